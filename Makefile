@@ -1,0 +1,58 @@
+# `make help` lists what can be made. Everything happens in .venv, which the first command sets up.
+
+CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14
+IS_NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in $(CANDIDATES); do \
+	$$each -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$each && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## list what can be made
+	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
+
+demo: .venv/.runtime ## train a small model on this machine, see what it learned, complete code
+	@$(BIN)/moestro demo
+
+test: .venv/.dev ## run the default tests (minutes)
+	$(BIN)/pytest -q
+
+check: .venv/.dev ## run all that CI runs: format, lint, types, layers, every test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not gpu and not net"
+
+bench: $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/*.py)) ## run every benchmark (hours)
+
+bench-%: .venv/.dev ## run one benchmark, like bench-train_step
+	$(BIN)/python benchmarks/$*.py
+
+clean: ## remove all that make and the tools made; runs/ stays
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp file is touched when its step is complete, so that the next call does not repeat it.
+.venv/.created:
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { \
+		echo "Moestro needs Python 3.11 or newer with venv, but found" \
+			"$$("$(or $(PYTHON),python3)" --version 2>/dev/null || echo none): install one, or name it:" \
+			"make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Setting up .venv: once, a few minutes"
+	@"$(PYTHON)" -m venv .venv
+	@touch $@
+
+# torch before anything that asks for it: see constraints.txt.
+.venv/.runtime: .venv/.created pyproject.toml constraints.txt
+	@$(INSTALL) setuptools
+	@$(INSTALL) $$(grep '^torch==' constraints.txt)
+	@$(INSTALL) --no-build-isolation -e '.[all]'
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	@$(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@

@@ -1,0 +1,106 @@
+"""`moestro demo`: the whole of Moestro in one command, on text that every machine with Python has.
+
+Next: train.py, which does the same for text of one's own.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moestro import settings
+from moestro.cli import options
+from moestro.cli.progress import TrainingProgress
+from moestro.cli.train import run_to_end, summarize
+from moestro.errors import ConfigError
+
+_TABLES: dict[str, Any] = {
+    "preset": "demo",
+    "data": {"paths": ["python"], "held_out": 0.015, "fim_rate": 0.2},
+    "tokenizer": {"sample_bytes": 4_000_000},
+    "train": {"seq_len": 512, "batch_size": 8},
+}
+_TRIAL_STEPS = 4
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="Run folder; a demo that was stopped goes on.")
+    ] = Path("runs/demo"),
+    minutes: Annotated[float, typer.Option("--minutes", help="How long to train.")] = 4.0,
+    assignments: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a small sparse model on this machine's own Python library and show what it learned.
+
+    Example: [bold]moestro demo --minutes 10 --out runs/ten[/bold]
+    """
+    from moestro.train.run import CONFIG_FILE, load_run
+
+    if not minutes > 0:
+        raise ConfigError(f"--minutes is {minutes}: it must be above 0")
+    progress = TrainingProgress()
+    if (out / CONFIG_FILE).exists():
+        progress.on_stage(f"going on with {out}")
+        run = load_run(out)
+    else:
+        run = _make_run(out, minutes, assignments or [], progress)
+    progress.num_steps = run.config.train.steps
+    trained = run_to_end(run, progress)
+    review = _read_review(out)
+    if as_json:
+        options.print_json(_result(out, review) | summarize(out, trained))
+    else:
+        _show(out, review)
+
+
+def _make_run(out: Path, minutes: float, assignments: list[str], progress: TrainingProgress) -> Any:
+    from moestro.train.config import build_run_config
+    from moestro.train.run import open_run, settle_machine
+
+    tables = settings.override(_TABLES, assignments)
+    if "steps" not in tables["train"]:
+        progress.on_stage("measuring this machine")
+        trial = settle_machine(build_run_config(tables))
+        tables["train"]["steps"] = max(20, round(60 * minutes / _seconds_per_step(trial)))
+    return open_run(build_run_config(tables), out, [progress])
+
+
+def _seconds_per_step(config: Any) -> float:
+    """Time a few steps of the very model on random tokens."""
+    import torch
+
+    from moestro.train.loop import build_stepper
+    from moestro.train.loss import window_length
+
+    stepper = build_stepper(config)
+    shape = (config.train.batch_size, window_length(stepper.model, config.train.seq_len))
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(config.model.vocab_size, shape, generator=generator)
+    seconds = []
+    for step in range(_TRIAL_STEPS):
+        start = time.perf_counter()
+        stepper.run(step, windows.to(config.train.device))
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[len(seconds[1:]) // 2]
+
+
+def _read_review(out: Path) -> dict[str, Any]:
+    from moestro.lm.review import read_review
+
+    return read_review(out)
+
+
+def _result(out: Path, review: dict[str, Any]) -> dict[str, Any]:
+    """Return what `moestro demo --json` prints."""
+    held_out = review["held_out"]
+    return {
+        "run": str(out),
+        "bits_per_byte": held_out["bits_per_byte"],
+        "baselines": review["baselines"],
+        "mean_experts": held_out["mean_experts"],
+        "max_violation": held_out["max_violation"],
+        "starved": held_out["starved"],
+        "report": str(out / "report.html"),
+    }

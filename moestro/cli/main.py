@@ -1,0 +1,69 @@
+"""The `moestro` program: parse, dispatch, exit code.
+
+0 done; 1 an error of ours; 2 the user's mistake, said in one line. Commands live in one file each.
+Next: train.py, demo.py.
+"""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from moestro import __version__, logs
+from moestro.cli import convert, demo, generate, inspect, score, train, xray
+from moestro.errors import MoestroError
+
+app = typer.Typer(
+    name="moestro",
+    help="Train, run and look into sparse Mixture-of-Experts language models on your own hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo", rich_help_panel="Start here")(demo.demo)
+app.command("train", rich_help_panel="Make a model")(train.train)
+app.command("generate", rich_help_panel="Use a model")(generate.generate)
+app.command("score", rich_help_panel="Use a model")(score.score)
+app.command("inspect", rich_help_panel="Look into a model")(inspect.inspect)
+app.command("xray", rich_help_panel="Look into a model")(xray.xray)
+app.command("convert", rich_help_panel="Make a model")(convert.convert)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Train, run and look into sparse Mixture-of-Experts language models on your own hardware."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run one command and end the process with its status."""
+    logs.apply()
+    try:
+        app()
+    except MoestroError as error:
+        _fail(f"{error}", status=2)
+    except BrokenPipeError:
+        # The reader of our output, `head` say, has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        _fail("stopped", status=2)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(
+            f"{type(error).__name__}: {error}. This is a bug in Moestro: please report it.",
+            status=1,
+        )
+
+
+def _fail(message: str, status: int) -> None:
+    one_line = " ".join(message.split())
+    print(f"moestro: {one_line}", file=sys.stderr)
+    sys.exit(status)

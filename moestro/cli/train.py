@@ -1,0 +1,77 @@
+"""`moestro train`: a run from a configuration file, begun or gone on with. Next: train/run.py, train/loop.py."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moestro import settings
+from moestro.cli import options
+from moestro.cli.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from moestro.train.loop import Trained
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Run folder; resumed if it holds this run. Default: runs/CONFIG.",
+            show_default=False,
+        ),
+    ] = None,
+    assignments: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model, or go on training it.
+
+    Example: [bold]moestro train configs/own-text.toml --set data.paths='["src"]' --out runs/mine[/bold]
+    """
+    from moestro.train.config import build_run_config
+    from moestro.train.run import open_run
+
+    run_config = build_run_config(settings.override(settings.load(config), assignments or []))
+    folder = out or Path("runs") / config.stem
+    progress = TrainingProgress(run_config.train.steps)
+    run = open_run(run_config, folder, [progress])
+    trained = run_to_end(run, progress)
+    summary = summarize(folder, trained)
+    if as_json:
+        options.print_json(summary)
+    else:
+        print(
+            f"{folder}: {summary['step']} steps, loss {summary['loss']:.4f}; open {folder / 'report.html'}"
+        )
+
+
+def run_to_end(run: Any, progress: TrainingProgress) -> "Trained":
+    """Train to the last step under a progress display, then review the model and write its report."""
+    from moestro.lm.review import review_run
+    from moestro.train.loop import train as train_run
+
+    with progress:
+        trained = train_run(run, [progress])
+    progress.on_stage("evaluating on held-out text")
+    review_run(run, trained.model)
+    return trained
+
+
+def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
+    """Return what `moestro train --json` prints."""
+    from moestro.train.metrics import read_metrics
+
+    steps = [row for row in read_metrics(folder) if "loss" in row]
+    last = steps[-1]
+    rates = sorted(row["tokens_per_s"] for row in steps)
+    return {
+        "run": str(folder),
+        "checkpoint": str(trained.checkpoint),
+        "step": last["step"],
+        "loss": last["loss"],
+        "tokens": last["tokens"],
+        "tokens_per_s": rates[len(rates) // 2],
+        "mfu": last["mfu"],
+    }

@@ -1,0 +1,198 @@
+"""READ FIRST: one checkpoint, ready to complete and to score text: what `moestro.load` returns.
+
+Ties a tokenizer to a model; serving many requests at once is the engine's task, not this one's.
+Next: generate.py, score.py, xray.py.
+
+Shapes: T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from moestro.errors import CheckpointError, ConfigError, DataError
+from moestro.lm.generate import Generated, generate
+from moestro.model.config import ModelConfig
+from moestro.model.model import Transformer
+from moestro.ops.machine import default_device, fastest_dtype
+from moestro.text.tokenizer import Tokenizer
+from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
+from moestro.train.resume import latest_checkpoint
+from moestro.weights.load import load_model
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote behind a prompt: text, token ids, and the mean routed experts that they took."""
+
+    text: str
+    tokens: list[int]
+    mean_experts: float | None
+
+
+class LanguageModel:
+    """A model and its tokenizer."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @torch.no_grad()
+    def logits(self, token_ids: Sequence[int], experts: float | None = None) -> np.ndarray:
+        """Return the float32 logits (T, V) behind each of the given tokens, as they are."""
+        if not len(token_ids):
+            raise DataError("no tokens given: logits need at least one")
+        ids = [int(token) for token in token_ids]
+        outside = [token for token in ids if not 0 <= token < self.config.vocab_size]
+        if outside:
+            raise DataError(
+                f"token {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
+            )
+        self._check_length(len(ids), "the tokens")
+        tokens_BS = torch.tensor([ids], device=self.model.embed_tokens.weight.device)
+        hidden_BSD = self.model(tokens_BS, budget=self.check_experts(experts))
+        return self.model.logits(hidden_BSD[0]).cpu().numpy()
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        suffix: str | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        experts: float | None = None,
+    ) -> Completion:
+        """Complete a prompt, or fill the gap before `suffix`, up to the end of the text or `max_tokens`."""
+        made = list(
+            self.stream(
+                prompt,
+                suffix=suffix,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                experts=experts,
+            )
+        )
+        tokens = [item.token for item in made]
+        taken = [item.mean_experts for item in made if item.mean_experts is not None]
+        mean = sum(taken) / len(taken) if taken else None
+        return Completion(self.tokenizer.decode(tokens, continues=True), tokens, mean)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        suffix: str | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        experts: float | None = None,
+    ) -> Iterator[Generated]:
+        """Yield tokens one by one; ends before the end-of-text token or with the model's context."""
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens is {max_tokens}: ask for at least 1")
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise ConfigError(f"temperature is {temperature}: it must be 0 or more")
+        budget = self.check_experts(experts)
+        ids = self._prompt_ids(prompt, suffix)
+        self._check_length(len(ids) + 1, "the prompt")
+        room = self.config.max_position_embeddings - len(ids)
+        for item in generate(
+            self.model,
+            ids,
+            max_tokens=min(max_tokens, room),
+            temperature=temperature,
+            seed=seed,
+            budget=budget,
+        ):
+            if item.token == self.tokenizer.eos_id:
+                return
+            yield item
+
+    def score(self, texts: Sequence[str], experts: float | None = None) -> Evaluation:
+        """Measure how well the model predicts documents, each on its own."""
+        ids = self.tokenizer.encode_batch(list(texts))
+        pairs = zip(texts, ids, strict=True)
+        documents = [TokenDocument(tokens, len(text.encode())) for text, tokens in pairs]
+        budget = self.check_experts(experts)
+        return evaluate(self.model, documents, start_id=self.tokenizer.bos_id, budget=budget)
+
+    def check_experts(self, experts: float | None) -> float | None:
+        """Return the budget that a request asks for, or raise ConfigError if this model cannot keep it."""
+        fewest, most = self.config.fewest_experts, self.config.num_experts_per_tok
+        if experts is None or experts == most:
+            return None
+        if not fewest <= experts <= most:
+            raise ConfigError(
+                f"experts is {experts}: this model takes {fewest} to {most} per token"
+            )
+        if not self.config.has_budget:
+            raise ConfigError(
+                f"experts is {experts}, but this checkpoint has no budget table: calibrate it first"
+                " (moestro convert --calibrate)"
+            )
+        return experts
+
+    def _prompt_ids(self, prompt: str, suffix: str | None) -> list[int]:
+        ids = self.tokenizer.encode(prompt)
+        if suffix is not None:
+            if self.tokenizer.fim is None:
+                raise ConfigError(
+                    "this model's tokenizer has no fill-in-the-middle tokens: leave out suffix"
+                )
+            ids = self.tokenizer.fim.prompt(ids, self.tokenizer.encode(suffix))
+        return [self.tokenizer.bos_id, *ids]
+
+    def _check_length(self, num_tokens: int, what: str) -> None:
+        limit = self.config.max_position_embeddings
+        if num_tokens > limit:
+            raise DataError(
+                f"{what} with room for an answer need {num_tokens} tokens, limit {limit}: shorten the text"
+            )
+
+
+def load(
+    path: str | Path, *, dtype: str | None = "float32", device: str | None = None
+) -> LanguageModel:
+    """Load a run folder, a checkpoint or a Hugging Face folder.
+
+    `dtype` is "float32", "bfloat16", "auto" for the faster of the two on this machine, or None for the
+    checkpoint's own.
+    """
+    folder = find_checkpoint(Path(path))
+    place = device or default_device()
+    kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in kinds and dtype != "auto":
+        raise ConfigError(f"dtype is {dtype!r}: choose float32, bfloat16 or auto")
+    model = load_model(folder, fastest_dtype(place) if dtype == "auto" else kinds[dtype], place)
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.check_fits(model.config.vocab_size)
+    return LanguageModel(model, tokenizer)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the Hugging Face folder that MODEL means: itself, or a run's newest checkpoint."""
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: no such folder: give a run, a checkpoint or a Hugging Face folder"
+        )
+    if (path / "config.json").exists():
+        return path
+    if (path / "config.toml").exists():
+        found = latest_checkpoint(path)
+        if found is None:
+            raise CheckpointError(f"{path}: this run has no checkpoint yet: let it train on")
+        return found
+    raise CheckpointError(
+        f"{path}: holds no config.json: give a run, a checkpoint or a Hugging Face folder"
+    )

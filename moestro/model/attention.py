@@ -1,0 +1,75 @@
+"""Multi-head latent attention: compress, cache, attend (arXiv 2412.19437, eq. 1-11).
+
+Only the latent and its rotated part reach the cache. Next: ops/latent.py for the two ways to attend.
+
+Shapes: B sequences, S tokens, D width, H heads, N / R query widths without / with rotary position,
+Q = N + R, V value width, C latent width, E = N + V.
+"""
+
+from torch import Tensor, nn
+
+from moestro.model.config import ModelConfig
+from moestro.model.context import Context
+from moestro.model.linear import Linear, RMSNorm
+from moestro.ops import latent, rope
+
+
+class Attention(nn.Module):
+    """MLA, with query compression when the configuration has a `q_lora_rank`."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        D, H, C = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
+        has_bias, rank = config.attention_bias, config.q_lora_rank
+        if rank is None:
+            self.q_proj = Linear(D, H * config.qk_head_dim)
+        else:
+            self.q_a_proj = Linear(D, rank, has_bias)
+            # The reference leaves the inner norms at their default eps, whatever `rms_norm_eps` says.
+            self.q_a_layernorm = RMSNorm(rank)
+            self.q_b_proj = Linear(rank, H * config.qk_head_dim)
+        self.kv_a_proj_with_mqa = Linear(D, C + config.qk_rope_head_dim, has_bias)
+        self.kv_a_layernorm = RMSNorm(C)
+        self.kv_b_proj = Linear(C, H * (config.qk_nope_head_dim + config.v_head_dim))
+        self.o_proj = Linear(H * config.v_head_dim, D, has_bias)
+        self.scale = _softmax_scale(config)
+
+    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
+        """Attend to all tokens up to each one's own."""
+        B, S, _ = x_BSD.shape
+        config = self.config
+        C, R = config.kv_lora_rank, config.qk_rope_head_dim
+        query_BSHQ = self._query(x_BSD).view(B, S, -1, config.qk_head_dim)
+        nope_BSHN, rope_BSHR = query_BSHQ.split([config.qk_nope_head_dim, R], dim=-1)
+        latent_BSC, rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split([C, R], dim=-1)
+        cos_SP, sin_SP = context.cos_SP, context.sin_SP
+        rope_BSHR = rope.rotate(rope_BSHR, cos_SP[:, None], sin_SP[:, None], config.rope_interleave)
+        rope_BSR = rope.rotate(rope_BSR, cos_SP, sin_SP, config.rope_interleave)
+        keys = context.cache.extend(self.layer, self.kv_a_layernorm(latent_BSC), rope_BSR)
+        up_HEC = self.kv_b_proj.weight.to(x_BSD.dtype).view(config.num_attention_heads, -1, C)
+        K = keys.latent_BKC.shape[1]
+        is_absorbed = context.path == "absorbed" or (
+            context.path == "auto" and latent.is_absorbed_cheaper(S, K, up_HEC, R)
+        )
+        attend = latent.absorbed if is_absorbed else latent.naive
+        out_BSHV = attend(nope_BSHN, rope_BSHR, keys, up_HEC, self.scale)
+        out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
+        return out_BSD
+
+    def _query(self, x_BSD: Tensor) -> Tensor:
+        query: Tensor
+        if self.config.q_lora_rank is None:
+            query = self.q_proj(x_BSD)
+        else:
+            query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+        return query
+
+
+def _softmax_scale(config: ModelConfig) -> float:
+    scale = config.qk_head_dim**-0.5
+    stretch = config.rope
+    if stretch.kind == "yarn" and stretch.mscale_all_dim:
+        scale *= rope.yarn_mscale(stretch.factor, stretch.mscale_all_dim) ** 2
+    return scale

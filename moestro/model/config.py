@@ -1,0 +1,301 @@
+"""The shape of a model, in the checkpoint's own words. No torch, no files.
+
+`from_hf` and `to_hf` read and write the mapping that `config.json` holds. Next: presets.py, model.py.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from moestro.errors import ConfigError
+
+ModelType = Literal["deepseek_v3", "deepseek_v2"]
+TopkMethod = Literal["noaux_tc", "greedy", "group_limited_greedy"]
+
+# Spellings of the same key: transformers 5's on the left, DeepSeek's on the right.
+_ALIASES = {"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "n_routed_experts"}
+_ARCHITECTURES = {"deepseek_v3": "DeepseekV3ForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) when `factor` is above 1."""
+
+    theta: float = 10000.0
+    kind: Literal["default", "yarn"] = "default"
+    factor: float = 1.0
+    original_max_position_embeddings: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = None
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a base or a stretch that has no meaning."""
+        if self.theta <= 1:
+            raise ConfigError(f"rope theta is {self.theta}: it must be above 1")
+        if self.kind == "yarn" and self.factor < 1:
+            raise ConfigError(f"rope factor is {self.factor}: YaRN stretches by 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """The learned table: for each budget of the grid, a score threshold for each MoE layer.
+
+    `thresholds[layer][i]` belongs to the budget `min + fractions[i] * (max - min)`; MTP modules' layers follow
+    the main ones. An empty table means that the model always takes `num_experts_per_tok` experts.
+    """
+
+    fractions: tuple[float, ...] = ()
+    thresholds: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A DeepSeek-V3 or -V2 shape. Names and meanings are those of the published `config.json`."""
+
+    model_type: ModelType = "deepseek_v3"
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    moe_intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    min_experts_per_tok: int | None = None
+    n_shared_experts: int = 1
+    first_k_dense_replace: int = 0
+    n_group: int = 1
+    topk_group: int = 1
+    topk_method: TopkMethod = "noaux_tc"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    q_lora_rank: int | None = None
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    attention_bias: bool = False
+    max_position_embeddings: int = 4096
+    rope: RopeConfig = RopeConfig()
+    rope_interleave: bool = True
+    rms_norm_eps: float = 1e-6
+    num_nextn_predict_layers: int = 0
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    budget: BudgetConfig = BudgetConfig()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a shape that no model can have."""
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.q_lora_rank is not None and self.q_lora_rank < 1:
+            raise ConfigError(f"q_lora_rank is {self.q_lora_rank}: leave it out for none")
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(
+                f"qk_rope_head_dim is {self.qk_rope_head_dim}: rotary pairs need an even number"
+            )
+        if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
+            raise ConfigError(
+                f"first_k_dense_replace is {self.first_k_dense_replace},"
+                f" but there are {self.num_hidden_layers} layers"
+            )
+        _check_gate(self)
+        _check_budget(self)
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one head's query and key."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Layers with a gate, MTP modules included."""
+        return self.num_hidden_layers - self.first_k_dense_replace + self.num_nextn_predict_layers
+
+    @property
+    def has_balance_bias(self) -> bool:
+        """Whether the gate holds DeepSeek-V3's `e_score_correction_bias`."""
+        return self.model_type == "deepseek_v3"
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a token may take fewer than `num_experts_per_tok` experts."""
+        return bool(self.budget.thresholds)
+
+    @property
+    def fewest_experts(self) -> int:
+        """Experts that every token takes, whatever the budget."""
+        return (
+            self.num_experts_per_tok
+            if self.min_experts_per_tok is None
+            else self.min_experts_per_tok
+        )
+
+    def with_budget(self, budget: BudgetConfig) -> "ModelConfig":
+        """Return the same shape with another budget table."""
+        return dataclasses.replace(self, budget=budget)
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "ModelConfig":
+        """Read the mapping in a `config.json`; keys without a meaning here are kept in `extra`."""
+        kind = raw.get("model_type")
+        if kind not in _ARCHITECTURES:
+            raise ConfigError(f"model_type is {kind!r}: Moestro loads deepseek_v3 and deepseek_v2")
+        values = {_ALIASES.get(key, key): value for key, value in raw.items()}
+        known = {item.name for item in dataclasses.fields(cls)} - {"rope", "budget", "extra"}
+        chosen = _V2_DEFAULTS | values if kind == "deepseek_v2" else _V3_DEFAULTS | values
+        missing = [name for name in _REQUIRED if chosen.get(name) is None]
+        if missing:
+            raise ConfigError(f"{missing[0]} is missing from the model's configuration")
+        _check_supported(chosen)
+        eos = chosen.get("eos_token_id")
+        chosen["eos_token_id"] = eos[0] if isinstance(eos, list) else eos
+        arguments = {
+            key: value
+            for key, value in chosen.items()
+            if key in known and (value is not None or key in _NULLABLE)
+        }
+        extra = {
+            key: value
+            for key, value in raw.items()
+            if _ALIASES.get(key, key) not in known | _RENDERED
+        }
+        return cls(**arguments, rope=_read_rope(values), budget=_read_budget(values), extra=extra)
+
+    def to_hf(self) -> dict[str, Any]:
+        """Write the mapping for a `config.json`, in the spelling that DeepSeek published."""
+        kind = self.model_type
+        own = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name not in ("rope", "budget", "extra", "min_experts_per_tok")
+        }
+        values = dict(self.extra) | {"architectures": [_ARCHITECTURES[kind]]} | own
+        values["scoring_func"] = "sigmoid" if kind == "deepseek_v3" else "softmax"
+        values |= {
+            "hidden_act": "silu",
+            "moe_layer_freq": 1,
+            "num_key_value_heads": self.num_attention_heads,
+        }
+        values |= {"rope_theta": self.rope.theta, "rope_scaling": _write_rope(self.rope)}
+        if self.min_experts_per_tok is not None:
+            values["min_experts_per_tok"] = self.min_experts_per_tok
+        if self.has_budget:
+            values["budget"] = {
+                "fractions": list(self.budget.fractions),
+                "thresholds": [list(row) for row in self.budget.thresholds],
+            }
+        return values
+
+
+_REQUIRED = ["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers", "num_attention_heads", "n_routed_experts", "num_experts_per_tok", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"]
+_POSITIVE = (*_REQUIRED, "n_group", "topk_group", "max_position_embeddings")
+_NULLABLE = {"q_lora_rank", "bos_token_id", "eos_token_id"}
+# Keys that `to_hf` derives from others, so that keeping the old value could contradict the new one.
+_RENDERED = {
+    "rope_theta", "rope_scaling", "rope_parameters", "budget", "architectures", "scoring_func", "hidden_act",
+    "moe_layer_freq", "num_key_value_heads", "head_dim", "qk_head_dim", "quantization_config", "torch_dtype", "dtype",
+}  # fmt: skip
+# What the published modelling code assumes where a key is absent.
+_V3_DEFAULTS: dict[str, Any] = {"n_group": 1, "topk_group": 1, "topk_method": "noaux_tc"}
+_V2_DEFAULTS: dict[str, Any] = _V3_DEFAULTS | {"topk_method": "greedy", "norm_topk_prob": False}
+
+
+def _check_gate(config: ModelConfig) -> None:
+    chosen, experts = config.num_experts_per_tok, config.n_routed_experts
+    if chosen > experts:
+        raise ConfigError(f"num_experts_per_tok is {chosen}, but there are {experts} experts")
+    if experts % config.n_group:
+        raise ConfigError(f"n_group is {config.n_group}: {experts} experts do not divide into it")
+    if config.topk_group > config.n_group:
+        raise ConfigError(
+            f"topk_group is {config.topk_group}, but there are {config.n_group} groups"
+        )
+    reachable = experts // config.n_group * config.topk_group
+    if chosen > reachable:
+        raise ConfigError(
+            f"num_experts_per_tok is {chosen}, but topk_group leaves {reachable} experts"
+        )
+    is_v3 = config.model_type == "deepseek_v3"
+    if is_v3 != (config.topk_method == "noaux_tc"):
+        raise ConfigError(
+            f"topk_method is {config.topk_method!r}: not one of {config.model_type}'s"
+        )
+    if is_v3 and config.n_group > 1 and experts // config.n_group < 2:
+        raise ConfigError(f"n_group is {config.n_group}: a group is scored by its best 2 experts")
+
+
+def _check_budget(config: ModelConfig) -> None:
+    fewest = config.min_experts_per_tok
+    if fewest is not None and not 1 <= fewest <= config.num_experts_per_tok:
+        raise ConfigError(
+            f"min_experts_per_tok is {fewest}: it must lie between 1 and"
+            f" num_experts_per_tok, {config.num_experts_per_tok}"
+        )
+    table = config.budget
+    if any(len(row) != len(table.fractions) for row in table.thresholds):
+        raise ConfigError(f"budget: each row of thresholds needs {len(table.fractions)} numbers")
+    if config.has_budget and len(table.thresholds) != config.num_moe_layers:
+        raise ConfigError(
+            f"budget: {len(table.thresholds)} rows of thresholds, but {config.num_moe_layers} MoE layers"
+        )
+
+
+def _check_supported(values: Mapping[str, Any]) -> None:
+    kind = values["model_type"]
+    wanted = {
+        "hidden_act": "silu",
+        "scoring_func": "sigmoid" if kind == "deepseek_v3" else "softmax",
+        "moe_layer_freq": 1,
+    }
+    for key, only in wanted.items():
+        if values.get(key, only) != only:
+            raise ConfigError(f"{key} is {values[key]!r}: a {kind} model has {only!r}")
+    heads = values.get("num_key_value_heads") or values["num_attention_heads"]
+    if heads != values["num_attention_heads"]:
+        raise ConfigError(
+            f"num_key_value_heads is {heads}: latent attention has one per query head"
+        )
+
+
+def _read_rope(values: Mapping[str, Any]) -> RopeConfig:
+    parameters = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    theta = parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0
+    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    if kind not in ("default", "yarn"):
+        raise ConfigError(f"rope type is {kind!r}: Moestro knows default and yarn")
+    if kind == "default":
+        return RopeConfig(theta=float(theta))
+    names = {item.name for item in dataclasses.fields(RopeConfig)}
+    known = {key: value for key, value in parameters.items() if key in names and value is not None}
+    original = known.setdefault(
+        "original_max_position_embeddings", values.get("max_position_embeddings", 4096)
+    )
+    known.setdefault("factor", values.get("max_position_embeddings", original) / original)
+    return RopeConfig(theta=float(theta), kind="yarn", **known)
+
+
+def _write_rope(rope: RopeConfig) -> dict[str, Any] | None:
+    if rope.kind == "default":
+        return None
+    values = {key: value for key, value in dataclasses.asdict(rope).items() if value is not None}
+    del values["theta"], values["kind"]
+    return {"type": "yarn", **values}
+
+
+def _read_budget(values: Mapping[str, Any]) -> BudgetConfig:
+    table = values.get("budget") or {}
+    return BudgetConfig(
+        fractions=tuple(table.get("fractions", ())),
+        thresholds=tuple(tuple(row) for row in table.get("thresholds", ())),
+    )

@@ -1,0 +1,30 @@
+"""The routed experts' weights, stacked, and how tokens meet them on one device.
+
+Knows choices, not how they were made. Next: moe.py.
+
+Shapes: T tokens, D width, E experts, F expert width, G = 2F.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from moestro.model.config import ModelConfig
+from moestro.model.gate import Choice
+from moestro.ops.grouped import apply_experts, sort_pairs
+
+
+class Experts(nn.Module):
+    """Stacked SwiGLU weights: rows of `gate_up_proj` are the gate's first, then the up projection's."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, D, F = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, F))
+
+    def forward(self, x_TD: Tensor, choice: Choice) -> Tensor:
+        """Send each token to its experts and sum what they return by weight."""
+        pairs = sort_pairs(choice.experts_TK, choice.is_used_TK, self.gate_up_proj.shape[0])
+        weights_TK = choice.weights_TK.to(x_TD.dtype)
+        gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
+        return apply_experts(x_TD, weights_TK, pairs, gate_up_EGD, down_EDF)

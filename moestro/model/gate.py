@@ -1,0 +1,124 @@
+"""The gate: which experts a token visits, how many, and with what weights (arXiv 2412.19437, eq. 12-16).
+
+Scores are pure functions of the token; the number of experts depends on the token and its own budget, never
+on the other tokens of a batch. Next: experts.py, moe.py.
+
+Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`), N grid points of the budget.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moestro.model.config import ModelConfig
+from moestro.model.trace import GateRecord, Trace
+
+
+class Choice(NamedTuple):
+    """Each token's experts, best first, their weights (0 where not in use), and which slots are in use."""
+
+    experts_TK: Tensor
+    weights_TK: Tensor
+    is_used_TK: Tensor
+
+
+class Gate(nn.Module):
+    """Scores every expert for every token and keeps the best two to four (or as many as configured)."""
+
+    e_score_correction_bias: Tensor | None
+    thresholds_N: Tensor
+    fractions_N: Tensor
+
+    def __init__(self, config: ModelConfig, moe_layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.moe_layer = moe_layer
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        bias = torch.zeros(config.n_routed_experts) if config.has_balance_bias else None
+        self.register_buffer("e_score_correction_bias", bias)
+        self.register_buffer("fractions_N", torch.empty(0), persistent=False)
+        self.register_buffer("thresholds_N", torch.empty(0), persistent=False)
+        self.reset_tables()
+
+    def reset_tables(self) -> None:
+        """Fill the budget table from the configuration, on the device of the weights."""
+        table = self.config.budget
+        device = self.weight.device
+        row = table.thresholds[self.moe_layer] if self.config.has_budget else ()
+        self.fractions_N = torch.tensor(table.fractions if row else (), device=device)
+        self.thresholds_N = torch.tensor(row, device=device)
+
+    def forward(self, x_TD: Tensor, fraction_T: Tensor | None, trace: Trace | None) -> Choice:
+        """Choose experts for each token within its budget."""
+        logits_TE, scores_TE, selection_TE = self._score(x_TD)
+        threshold_T = None if fraction_T is None else self.threshold(fraction_T)
+        ranked_TK, choice = choose(scores_TE, selection_TE, threshold_T, self.config)
+        if trace is not None:
+            trace.gates.append(GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice))
+        return choice
+
+    def ranked(self, x_TD: Tensor) -> Tensor:
+        """Return each token's best K selection scores, best first."""
+        return self._score(x_TD)[2].topk(self.config.num_experts_per_tok, dim=-1).values
+
+    def threshold(self, fraction_T: Tensor) -> Tensor:
+        """Look up the score that a further expert must pass: the table, linear between grid points.
+
+        A fraction of 0 lets no further expert in, a fraction of 1 lets in all. Without a table every budget
+        means all experts.
+        """
+        if self.thresholds_N.numel() == 0:
+            return torch.full_like(fraction_T, -torch.inf)
+        above = torch.searchsorted(self.fractions_N, fraction_T).clamp(1, len(self.fractions_N) - 1)
+        low, high = self.fractions_N[above - 1], self.fractions_N[above]
+        share_T = (fraction_T - low) / (high - low)
+        threshold_T = torch.lerp(self.thresholds_N[above - 1], self.thresholds_N[above], share_T)
+        threshold_T = threshold_T.masked_fill(fraction_T <= 0, torch.inf)
+        return threshold_T.masked_fill(fraction_T >= 1, -torch.inf)
+
+    def _score(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # float32: bfloat16 scores tie and flip between near-equal experts.
+        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        scores_TE = (
+            logits_TE.sigmoid() if self.config.has_balance_bias else logits_TE.softmax(dim=-1)
+        )
+        selection_TE = scores_TE.detach()
+        if self.e_score_correction_bias is not None:
+            selection_TE = selection_TE + self.e_score_correction_bias
+        return logits_TE, scores_TE, limit_groups(selection_TE, self.config)
+
+
+def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
+    """Rule out all experts but those of each token's `topk_group` best groups."""
+    if config.n_group == 1 or config.topk_method == "greedy":
+        return selection_TE
+    T, E = selection_TE.shape
+    grouped_TGM = selection_TE.view(T, config.n_group, E // config.n_group)
+    # V3 scores a group by the sum of its best two, V2 by its best.
+    best = 2 if config.topk_method == "noaux_tc" else 1
+    group_TG = grouped_TGM.topk(best, dim=-1).values.sum(dim=-1)
+    kept = group_TG.topk(config.topk_group, dim=-1).indices
+    is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter(1, kept, False)
+    return grouped_TGM.masked_fill(is_out_TG[..., None], -torch.inf).view(T, E)
+
+
+def choose(
+    scores_TE: Tensor, selection_TE: Tensor, threshold_T: Tensor | None, config: ModelConfig
+) -> tuple[Tensor, Choice]:
+    """Take the fewest experts always, and each further one whose selection score passes the threshold.
+
+    Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`, which
+    carries gradients; the choice itself has none.
+    """
+    ranked_TK, experts_TK = selection_TE.topk(config.num_experts_per_tok, dim=-1)
+    is_used_TK = torch.ones_like(experts_TK, dtype=torch.bool)
+    if threshold_T is not None:
+        fewest = config.fewest_experts
+        is_used_TK[:, fewest:] = ranked_TK[:, fewest:] > threshold_T[:, None]
+    weights_TK = scores_TE.gather(1, experts_TK) * is_used_TK
+    if config.norm_topk_prob:
+        weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
+    weights_TK = weights_TK * config.routed_scaling_factor
+    return ranked_TK, Choice(experts_TK, weights_TK, is_used_TK)

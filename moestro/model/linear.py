@@ -1,0 +1,36 @@
+"""How a weight is stored and applied: the seam behind which quantized weights will sit.
+
+Knows one matrix. Next: attention.py, feedforward.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """A matrix, kept in its own dtype and applied in that of its input."""
+
+    def __init__(self, num_in: int, num_out: int, has_bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+        self.bias = nn.Parameter(torch.empty(num_out)) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last dimension of `x`."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalization over the last dimension, with a learned scale."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize in float32 and return the dtype of `x`."""
+        # float32: a bfloat16 mean of squares is off by up to a percent.
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)

@@ -1,0 +1,36 @@
+"""A record of what the gates did in one pass, for balance, budgets, reports and x-rays.
+
+Knows gates' outputs, not what is made of them. Next: gate.py.
+
+Shapes: T tokens, K slots per token, E experts.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """One gate's pass. `selection_TE` is what it chose by; `ranked_TK` the best K of it, best first."""
+
+    logits_TE: Tensor
+    scores_TE: Tensor
+    selection_TE: Tensor
+    ranked_TK: Tensor
+    experts_TK: Tensor
+    weights_TK: Tensor
+    is_used_TK: Tensor
+
+    def counts(self) -> Tensor:
+        """Return how many tokens each expert served, as float32 of E."""
+        num_experts = self.scores_TE.shape[1]
+        chosen = self.experts_TK[self.is_used_TK]
+        return chosen.bincount(minlength=num_experts).float()
+
+
+@dataclass
+class Trace:
+    """Gate records in the order of the MoE layers; MTP modules come last."""
+
+    gates: list[GateRecord] = field(default_factory=list)

@@ -1,0 +1,114 @@
+"""Keeping experts equally busy: biases that steer the choice, or losses that teach the gate.
+
+One method at a time; statistics are over the whole batch of a step, micro-batches included. No token is ever
+dropped. Next: step.py; what the methods cost and give is in docs/log.md.
+
+Shapes: T tokens, K slots, E experts, S sequences, M tokens of a sequence.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moestro.model.gate import Gate
+from moestro.model.trace import GateRecord, Trace
+from moestro.train.config import BalanceConfig
+
+
+class Balancer:
+    """Watches the gates of one model through a step, then corrects their biases."""
+
+    def __init__(self, gates: Sequence[Gate], config: BalanceConfig) -> None:
+        self.gates = gates
+        self.config = config
+        self._counts: list[Tensor] = []
+        self._targets: list[list[Tensor]] = []
+        self._reset()
+
+    def loss(self, trace: Trace, num_sequences: int) -> Tensor:
+        """Return the weighted auxiliary losses of one micro-batch; call `observe` with it first."""
+        config = self.config
+        total = trace.gates[0].logits_TE.new_zeros(())
+        for record, counts_E in zip(trace.gates, self._counts, strict=True):
+            if config.router_z_weight:
+                total = total + config.router_z_weight * z_loss(record)
+            if config.method == "global_aux":
+                total = total + config.weight * global_batch_loss(record, counts_E)
+            elif config.method == "sequence_aux":
+                total = total + config.weight * sequence_loss(record, num_sequences)
+        return total
+
+    def observe(self, trace: Trace) -> None:
+        """Add one micro-batch to the step's statistics."""
+        for layer, record in enumerate(trace.gates):
+            self._counts[layer] += record.counts()
+            if self.config.method == "quantile":
+                self._targets[layer].append(quantile_bias(record))
+
+    def apply(self) -> list[float]:
+        """Correct the biases, begin a new step, and return each layer's load violation in the old one."""
+        for layer, gate in enumerate(self.gates):
+            bias_E = gate.e_score_correction_bias
+            if bias_E is None:
+                continue
+            if self.config.method == "sign":
+                counts_E = self._counts[layer]
+                bias_E += self.config.rate * torch.sign(counts_E.mean() - counts_E)
+            elif self.config.method == "quantile":
+                bias_E.lerp_(torch.stack(self._targets[layer]).mean(dim=0), self.config.rate)
+            # Only differences matter to the choice; a drifting mean would only cost precision.
+            bias_E -= bias_E.mean()
+        violations = [load_violation(counts_E) for counts_E in self._counts]
+        self._reset()
+        return violations
+
+    def _reset(self) -> None:
+        device = self.gates[0].weight.device if self.gates else None
+        self._counts = [torch.zeros(gate.weight.shape[0], device=device) for gate in self.gates]
+        self._targets = [[] for _ in self.gates]
+
+
+def load_violation(counts_E: Tensor) -> float:
+    """Return max load / mean load - 1 (MaxVio, arXiv 2408.15664)."""
+    return float(counts_E.max() / counts_E.mean().clamp(min=1e-9) - 1)
+
+
+def quantile_bias(record: GateRecord) -> Tensor:
+    """Return the bias that gives each expert its equal share of these tokens (one dual step of quantile balancing).
+
+    A token's border lies midway between its last chosen and first refused expert. An expert's bias is what lifts
+    just its share of tokens over the border.
+    """
+    ranked_TE = record.selection_TE.sort(dim=-1, descending=True).values
+    num_chosen_T1 = record.is_used_TK.sum(dim=-1, keepdim=True)
+    num_experts = ranked_TE.shape[1]
+    last_in = ranked_TE.gather(1, num_chosen_T1 - 1)
+    first_out = ranked_TE.gather(1, num_chosen_T1.clamp(max=num_experts - 1))
+    margin_TE = record.scores_TE.detach() - (last_in + first_out) / 2
+    share = record.is_used_TK.sum() / record.selection_TE.numel()
+    return -torch.quantile(margin_TE, 1 - share, dim=0)
+
+
+def global_batch_loss(record: GateRecord, counts_E: Tensor) -> Tensor:
+    """Return E sum_i f_i P_i with the loads f of the batch so far (arXiv 2501.11873)."""
+    probability_E = (record.scores_TE / record.scores_TE.sum(dim=-1, keepdim=True)).mean(dim=0)
+    return counts_E.numel() * (counts_E / counts_E.sum() * probability_E).sum()
+
+
+def sequence_loss(record: GateRecord, num_sequences: int) -> Tensor:
+    """Return DeepSeek-V3's complementary loss, balance within each sequence (arXiv 2412.19437, eq. 17-20)."""
+    T, E = record.scores_TE.shape
+    normed_TE = record.scores_TE / record.scores_TE.sum(dim=-1, keepdim=True)
+    probability_SE = normed_TE.view(num_sequences, -1, E).mean(dim=1)
+    is_chosen_TE = torch.zeros_like(normed_TE).scatter(
+        1, record.experts_TK, record.is_used_TK.to(normed_TE)
+    )
+    loads_SE = is_chosen_TE.view(num_sequences, -1, E).sum(dim=1)
+    loads_SE = loads_SE / loads_SE.sum(dim=1, keepdim=True)
+    return E * (loads_SE * probability_SE).sum(dim=1).mean()
+
+
+def z_loss(record: GateRecord) -> Tensor:
+    """Return mean(logsumexp(logits)^2), which keeps the gate's logits small (ST-MoE, arXiv 2202.08906)."""
+    return record.logits_TE.logsumexp(dim=-1).square().mean()

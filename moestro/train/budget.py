@@ -1,0 +1,68 @@
+"""Learning the budget's thresholds: running quantiles of the scores that would let further experts in.
+
+With m experts always taken and K at most, the mean of a budget that lets in a share f of all further slots is
+m + f (K - m). So the threshold for f is the (1 - f) quantile of the further slots' scores, whatever they are.
+Next: model/gate.py for its use; lm/calibrate.py for checkpoints trained without.
+
+Shapes: T tokens, K slots, L MoE layers, N grid points.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moestro.model.config import BudgetConfig
+from moestro.model.gate import Gate
+from moestro.model.trace import Trace
+
+# Denser at the ends, where quantiles are steepest.
+FRACTIONS = (0.0, 1 / 64, 1 / 32, *(i / 16 for i in range(1, 16)), 31 / 32, 63 / 64, 1.0)
+# Newest step's weight in the running mean: old weights' scores are forgotten within some fifty steps.
+RATE = 0.05
+_MOST_SAMPLES = 1 << 16
+
+
+class BudgetTable:
+    """The running quantiles of one model in training; writes them into its gates."""
+
+    def __init__(self, gates: Sequence[Gate], fewest: int) -> None:
+        self.gates = gates
+        self.fewest = fewest
+        self._seen: list[list[Tensor]] = [[] for _ in gates]
+
+    def observe(self, trace: Trace) -> None:
+        """Take one micro-batch's quantiles."""
+        for layer, record in enumerate(trace.gates):
+            self._seen[layer].append(
+                further_quantiles(record.ranked_TK[:, self.fewest :], FRACTIONS)
+            )
+
+    def apply(self) -> None:
+        """Move the gates' tables towards what the step's micro-batches showed."""
+        for gate, seen in zip(self.gates, self._seen, strict=True):
+            fresh_N = torch.stack(seen).mean(dim=0)
+            if gate.thresholds_N.numel() == 0:
+                gate.fractions_N = torch.tensor(FRACTIONS, device=fresh_N.device)
+                gate.thresholds_N = fresh_N
+            else:
+                gate.thresholds_N = gate.thresholds_N.lerp(fresh_N, RATE)
+            seen.clear()
+
+
+def further_quantiles(further_TK: Tensor, fractions: Sequence[float]) -> Tensor:
+    """Return the thresholds_N that let in given shares of the further slots' scores."""
+    scores = further_TK.flatten()
+    stride = -(-scores.numel() // _MOST_SAMPLES)
+    fractions_N = torch.tensor(fractions, device=scores.device)
+    return torch.quantile(scores[::stride], 1 - fractions_N)
+
+
+def table_of(gates: Sequence[Gate]) -> BudgetConfig:
+    """Return the gates' tables as configuration."""
+    if not gates or gates[0].thresholds_N.numel() == 0:
+        return BudgetConfig()
+    return BudgetConfig(
+        fractions=tuple(gates[0].fractions_N.tolist()),
+        thresholds=tuple(tuple(gate.thresholds_N.tolist()) for gate in gates),
+    )

@@ -1,0 +1,163 @@
+"""The settings of a training run. No torch; the other components' settings lie beside them.
+
+Next: run.py, loop.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moestro import settings
+from moestro.data.config import DataConfig, TokenizerConfig
+from moestro.errors import ConfigError
+from moestro.model.config import ModelConfig
+from moestro.model.presets import preset_tables
+
+BalanceMethod = Literal["sign", "quantile", "global_aux", "sequence_aux", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Muon for matrices (AdamW for the rest), or AdamW for everything; one learning rate serves both."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 4e-3
+    # Of embeddings, head, gates and norms when the matrices are Muon's.
+    adamw_learning_rate: float = 4e-3
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    newton_schulz_steps: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        for name in ("learning_rate", "adamw_learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if self.newton_schulz_steps < 1:
+            raise ConfigError(f"newton_schulz_steps is {self.newton_schulz_steps}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate over the run; both shapes warm up linearly. Shares are of all steps."""
+
+    kind: Literal["wsd", "cosine"] = "wsd"
+    warmup_share: float = 0.02
+    # Warm-up-stable-decay only: the share of steps over which the rate falls, linearly.
+    decay_share: float = 0.5
+    final_ratio: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse shares that do not fit into one run."""
+        for name in ("warmup_share", "decay_share", "final_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if self.kind == "wsd" and self.warmup_share + self.decay_share > 1:
+            raise ConfigError("warmup_share + decay_share is above 1: shorten one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """How experts are kept equally busy. `rate` belongs to the bias methods, `weight` to the losses."""
+
+    method: BalanceMethod = "quantile"
+    rate: float = 0.1
+    weight: float = 1e-2
+    router_z_weight: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a checkpoint is written, and how many are kept."""
+
+    every_s: float = 120.0
+    every_steps: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse to keep none."""
+        if self.keep < 1:
+            raise ConfigError(f"keep is {self.keep}: at least 1 checkpoint is kept")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ConfigError(f"every_steps is {self.every_steps}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batch and arithmetic of a run. Sizes are in tokens, sequences and steps."""
+
+    steps: int = 1000
+    seq_len: int = 256
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    mtp_weight: float = 0.3
+    # Draw each sequence's budget between the fewest and the most experts; else always take the most.
+    is_budget_drawn: bool = True
+    log_every: int = 1
+    evaluate_every: int = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    balance: BalanceConfig = BalanceConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no batch."""
+        for name in ("steps", "seq_len", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.batch_size % self.micro_batches_of:
+            raise ConfigError(
+                f"micro_batch_size is {self.micro_batch_size}: it must divide batch_size, {self.batch_size}"
+            )
+
+    @property
+    def micro_batches_of(self) -> int:
+        """Sequences in one forward pass."""
+        return self.micro_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that decides a run. Saved resolved as `config.toml`; equal configurations give equal weights."""
+
+    preset: str = "demo"
+    model: ModelConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit each other."""
+        if self.train.seq_len > self.model.max_position_embeddings:
+            raise ConfigError(
+                f"train.seq_len is {self.train.seq_len}, but"
+                f" model.max_position_embeddings is {self.model.max_position_embeddings}"
+            )
+        if self.tokenizer.vocab_size > self.model.vocab_size:
+            raise ConfigError(
+                f"tokenizer.vocab_size is {self.tokenizer.vocab_size}, but"
+                f" model.vocab_size is {self.model.vocab_size}: make them equal"
+            )
+
+
+def build_run_config(tables: Mapping[str, Any]) -> RunConfig:
+    """Resolve nested tables: a preset's shape lies under `[model]`, the model's vocabulary under the tokenizer's."""
+    tables = dict(tables)
+    preset = tables.get("preset", "demo")
+    if not isinstance(preset, str):
+        raise ConfigError(f"preset: {preset!r} is not a name")
+    model = tables.get("model", {})
+    if isinstance(model, Mapping):
+        model = settings.merge(preset_tables(preset), model)
+        vocabulary = {"tokenizer": {"vocab_size": model.get("vocab_size")}}
+        tables = settings.merge(vocabulary, tables)
+    return settings.build(RunConfig, tables | {"preset": preset, "model": model})

@@ -1,0 +1,54 @@
+"""Next-token loss of the main model and of the MTP modules, through one pass of the shared head.
+
+Next: ops/cross_entropy.py, step.py.
+
+Shapes: B sequences, S tokens, W = S + 1 + MTP depth tokens of a window, D width, T rows of the head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moestro.model.model import Transformer
+from moestro.model.trace import Trace
+from moestro.ops.cross_entropy import linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` carries gradients; the means are nats per token, one for each depth, the main model's first."""
+
+    total: Tensor
+    nats: list[float]
+
+
+def window_length(model: Transformer, seq_len: int) -> int:
+    """Return how many tokens a training window needs: inputs, the last target, and the MTP modules' targets."""
+    return seq_len + 1 + len(model.mtp)
+
+
+def language_loss(
+    model: Transformer, window_BW: Tensor, budget_B: Tensor | None, trace: Trace, mtp_weight: float
+) -> Losses:
+    """Return the mean loss over a window, MTP modules' weighted by `mtp_weight` over their number (eq. 24-25)."""
+    depth = len(model.mtp)
+    S = window_BW.shape[1] - 1 - depth
+    hidden_BSD = model(window_BW[:, :S], budget=budget_B, trace=trace)
+    states = [hidden_BSD]
+    for k in range(depth):
+        next_BS = window_BW[:, k + 1 : k + 1 + S]
+        states.append(model.look_ahead(states[-1], next_BS, k, budget=budget_B, trace=trace))
+    targets = [window_BW[:, k + 1 : k + 1 + S].reshape(-1) for k in range(depth + 1)]
+    shares = [1.0] + [mtp_weight / depth] * depth
+    weights_T = torch.cat(
+        [
+            torch.full(t.shape, share / t.numel(), device=t.device)
+            for t, share in zip(targets, shares, strict=True)
+        ]
+    )
+    rows_TD = torch.cat([state.reshape(-1, state.shape[-1]) for state in states])
+    total, nats_T = linear_cross_entropy(
+        rows_TD, model.head_weight(), torch.cat(targets), weights_T
+    )
+    return Losses(total, [float(part.mean()) for part in nats_T.split(targets[0].numel())])

@@ -1,0 +1,109 @@
+"""What is measured in training, in which unit, and where it is kept.
+
+`metrics.jsonl` has one object per logged step, TensorBoard the same numbers. Next: loop.py.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from moestro import files
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One step. Losses in nats per token; `mfu` is the share of the machine's measured arithmetic."""
+
+    step: int
+    tokens: int
+    seconds: float
+    loss: float
+    mtp_loss: float | None
+    grad_norm: float
+    learning_rate: float
+    mean_experts: float | None
+    max_violation: float | None
+    tokens_per_s: float
+    mfu: float
+    eta_s: float
+
+
+class Observer(Protocol):
+    """Someone who watches a run: the log on disk, a progress bar, a test."""
+
+    def on_stage(self, text: str) -> None:
+        """Hear what is about to be done, in words for a person."""
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """See one step's numbers."""
+
+    def on_evaluation(self, step: int, name: str, result: dict[str, Any]) -> None:
+        """See how well the model predicts held-out text."""
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Learn where the newest checkpoint lies."""
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` and TensorBoard events into a run folder, continuing after `step`."""
+
+    def __init__(self, run: Path, step: int, every: int = 1) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._every = every
+        path = run / "metrics.jsonl"
+        _keep_until(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
+
+    def on_stage(self, text: str) -> None:
+        """Ignore words."""
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Write one line and its scalars."""
+        if metrics.step % self._every:
+            return
+        values = asdict(metrics)
+        self._write(values)
+        for name, value in values.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(f"train/{name}", value, metrics.step)
+
+    def on_evaluation(self, step: int, name: str, result: dict[str, Any]) -> None:
+        """Write the evaluation as a line of its own."""
+        self._write({"step": step, "evaluation": name, **result})
+        self._board.add_scalar(f"{name}/bits_per_byte", result["bits_per_byte"], step)
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Ignore it: the folder speaks for itself."""
+
+    def close(self) -> None:
+        """Bring everything to disk."""
+        self._file.close()
+        self._board.close()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        with files.storage_errors(Path(self._file.name)):
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`; a last line that a kill cut short is left out."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _keep_until(path: Path, step: int) -> None:
+    # Steps after the checkpoint were lost with the process and will be run and logged again.
+    kept = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    files.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -1,0 +1,98 @@
+"""Muon: momentum whose matrices are orthogonalized before they are applied (Keller Jordan, 2024).
+
+Scaled as in Moonlight (arXiv 2502.16982), so that AdamW's learning rate and weight decay carry over. Stacked
+experts are orthogonalized one by one in a batch. Next: optimizer.py.
+
+Shapes: N stacked matrices, R rows, C columns.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to about 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalized Nesterov momentum for matrices; parameters of one shape are updated as one batch."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        num_steps: int,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "num_steps": num_steps,
+        }
+        super().__init__(list(parameters), defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Apply one update from the gradients."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameters in _by_shape(group["params"]):
+                updates = [self._momentum(parameter, group["momentum"]) for parameter in parameters]
+                stacked_NRC = torch.cat(
+                    [
+                        _matrices(parameter, u)
+                        for parameter, u in zip(parameters, updates, strict=True)
+                    ]
+                )
+                steps_NRC = orthogonalize(stacked_NRC, group["num_steps"])
+                _apply(parameters, steps_NRC, group["lr"], group["weight_decay"])
+
+    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum"]
+        buffer.lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
+
+
+def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
+    """Return for each matrix roughly U V^T of its singular value decomposition (Newton-Schulz iteration)."""
+    is_tall = update_NRC.shape[-2] > update_NRC.shape[-1]
+    x = update_NRC.mT if is_tall else update_NRC
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    a, b, c = _QUINTIC
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return x.mT if is_tall else x
+
+
+def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    groups: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups.setdefault(parameter.shape, []).append(parameter)
+    return list(groups.values())
+
+
+def _matrices(parameter: nn.Parameter, update: Tensor) -> Tensor:
+    num_parts = getattr(parameter, "num_matrices", 1)
+    return update.reshape(-1, update.shape[-2] // num_parts, update.shape[-1])
+
+
+def _apply(
+    parameters: list[nn.Parameter], steps_NRC: Tensor, lr: float, weight_decay: float
+) -> None:
+    # An orthogonal R x C matrix has entries of size 1 / sqrt(max(R, C)); AdamW's are about 0.2.
+    scale = 0.2 * max(steps_NRC.shape[-2:]) ** 0.5
+    per_parameter = steps_NRC.split(steps_NRC.shape[0] // len(parameters))
+    for parameter, step in zip(parameters, per_parameter, strict=True):
+        parameter.mul_(1 - lr * weight_decay)
+        parameter.add_(step.reshape(parameter.shape), alpha=-lr * scale)

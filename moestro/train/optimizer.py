@@ -1,0 +1,101 @@
+"""Which weights go to which optimizer, and their state as named tensors.
+
+Next: muon.py, schedule.py.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from moestro.model.model import Transformer
+from moestro.train.config import OptimizerConfig
+from moestro.train.muon import Muon
+
+_NOT_MATRICES = ("embed_tokens.weight", "lm_head.weight", "gate.weight")
+
+
+class Optimizers:
+    """Muon and AdamW (or AdamW alone) over one model, driven as one."""
+
+    def __init__(self, model: Transformer, config: OptimizerConfig) -> None:
+        self.config = config
+        self._parameters = dict(model.named_parameters())
+        matrices = {
+            name: parameter
+            for name, parameter in self._parameters.items()
+            if config.kind == "muon" and parameter.ndim >= 2 and not name.endswith(_NOT_MATRICES)
+        }
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = []
+        others = [p for name, p in self._parameters.items() if name not in matrices]
+        rate = config.adamw_learning_rate if matrices else config.learning_rate
+        self._parts.append((_adamw(others, rate, config), rate))
+        if matrices:
+            self._parts.append((_muon(matrices, config), config.learning_rate))
+
+    def apply(self, scale: float) -> float:
+        """Clip the gradients, update the weights at `scale` times the learning rates, return the norm."""
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.clip_norm)
+        for optimizer, rate in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all state as named tensors, `parameter.name|kind`."""
+        return {
+            f"{name}|{kind}": torch.as_tensor(value)
+            for name, parameter in self._parameters.items()
+            for optimizer, _ in self._parts
+            for kind, value in optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned for an equal model."""
+        owners = {
+            id(parameter): optimizer
+            for optimizer, _ in self._parts
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for key, value in tensors.items():
+            name, _, kind = key.rpartition("|")
+            parameter = self._parameters[name]
+            # AdamW wants its step count on the CPU; all else lives with the weights.
+            moved = value if kind == "step" else value.to(parameter.device)
+            owners[id(parameter)].state[parameter][kind] = moved
+
+
+def _adamw(
+    parameters: list[nn.Parameter], rate: float, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    is_decayed = [parameter.ndim >= 2 for parameter in parameters]
+    groups = [
+        {"params": [p for p, yes in zip(parameters, is_decayed, strict=True) if yes]},
+        {
+            "params": [p for p, yes in zip(parameters, is_decayed, strict=True) if not yes],
+            "weight_decay": 0.0,
+        },
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _muon(matrices: Mapping[str, nn.Parameter], config: OptimizerConfig) -> Muon:
+    for name, parameter in matrices.items():
+        # Gate and up projection are two matrices that share a tensor.
+        parameter.num_matrices = 2 if "gate_up_proj" in name else 1  # type: ignore[attr-defined]
+    return Muon(
+        matrices.values(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        num_steps=config.newton_schulz_steps,
+    )

@@ -1,0 +1,96 @@
+"""Checkpoints of a run: a model folder that anyone can load, and beside it all that an exact resume needs.
+
+A checkpoint appears whole or not at all, and `latest` names the newest whole one. Next: weights/export.py.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from moestro import files
+from moestro.errors import CheckpointError
+from moestro.model.model import Transformer
+from moestro.text.tokenizer import Tokenizer
+from moestro.train.budget import table_of
+from moestro.train.step import Stepper
+from moestro.weights.export import save_model
+from moestro.weights.load import load_model
+
+_STATE = "trainer/state.json"
+_OPTIMIZER = "trainer/optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done, tokens seen, and seconds spent on them."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    run: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progress, keep: int
+) -> Path:
+    """Write `checkpoints/step-NNNNNNNN`, point `latest` at it, and drop all but the newest `keep`."""
+    checkpoints = run / "checkpoints"
+    path = checkpoints / f"step-{progress.step:08d}"
+    if not path.exists():
+        with files.folder_atomic(path) as draft:
+            _write(draft, stepper, tokenizer, progress)
+    files.write_atomic(run / "latest", f"{path.name}\n".encode())
+    complete = sorted(checkpoints.glob("step-*"))
+    for old in complete[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Return the checkpoint that `latest` names, or None for a run without one."""
+    pointer = run / "latest"
+    if not pointer.exists():
+        return None
+    name = pointer.read_text().strip()
+    path = run / "checkpoints" / name
+    if Path(name).name != name or not path.is_dir():
+        raise CheckpointError(f"{pointer}: names {name!r}, which is not there: correct the file")
+    return path
+
+
+def resume(path: Path, stepper: Stepper) -> Progress:
+    """Load weights, biases, thresholds and optimizer state into a freshly built stepper."""
+    _copy_into(stepper.model, load_model(path, dtype=None))
+    state = files.read_json(path / _STATE)
+    try:
+        stepper.optimizers.load_state(load_file(path / _OPTIMIZER))
+        return Progress(step=state["step"], tokens=state["tokens"], seconds=state["seconds"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CheckpointError(
+            f"{path / 'trainer'}: cannot be resumed ({error}): write an older step's name into `latest`"
+        ) from error
+
+
+def _write(draft: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progress) -> None:
+    model = stepper.model
+    model.config = model.config.with_budget(table_of(stepper.gates))
+    save_model(model, draft)
+    tokenizer.save(draft)
+    (draft / "trainer").mkdir()
+    state = {name: tensor.contiguous() for name, tensor in stepper.optimizers.state().items()}
+    with files.storage_errors(draft / _OPTIMIZER):
+        save_file(state, draft / _OPTIMIZER)
+    record = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+    files.write_json(draft / _STATE, record)
+
+
+def _copy_into(model: Transformer, loaded: Transformer) -> None:
+    with torch.no_grad():
+        model.load_state_dict(loaded.state_dict())
+    model.config = loaded.config
+    for gate, source in zip(model.gates(), loaded.gates(), strict=True):
+        gate.config = source.config
+        gate.fractions_N, gate.thresholds_N = source.fractions_N, source.thresholds_N

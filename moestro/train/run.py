@@ -1,0 +1,154 @@
+"""A run folder: made once from a configuration and its text, opened again whenever the run goes on.
+
+The resolved configuration is written last, so that a folder that has one is complete. Next: loop.py.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moestro import files, settings
+from moestro.data import baselines, shards
+from moestro.data.corpus import read_corpus
+from moestro.data.loader import Loader
+from moestro.data.shards import Shards
+from moestro.data.split import split
+from moestro.data.vocabulary import build_tokenizer
+from moestro.errors import ConfigError
+from moestro.ops.machine import default_device, fastest_dtype
+from moestro.text.tokenizer import Tokenizer
+from moestro.train.config import RunConfig
+from moestro.train.metrics import Observer
+
+CONFIG_FILE = "config.toml"
+# Settings that change no weight: a run may go on under others.
+_FREE = ("train.checkpoint", "train.log_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An open run folder."""
+
+    folder: Path
+    config: RunConfig
+    tokenizer: Tokenizer
+    data: Shards
+
+    def loader(self) -> Loader:
+        """Return the run's batches: a pure function of the step."""
+        train = self.config.train
+        return Loader(
+            self.data.tokens,
+            batch_size=train.batch_size,
+            seq_len=train.seq_len,
+            num_extra=1 + self.config.model.num_nextn_predict_layers,
+            seed=train.seed,
+        )
+
+
+def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()) -> Run:
+    """Open the run in `folder` if it is this configuration's, or make it there."""
+    path = folder / CONFIG_FILE
+    if path.exists():
+        config = _check_same(settings.build(RunConfig, settings.load(path)), config, folder)
+    else:
+        _check_free(folder)
+        config = _make(config, folder, observers)
+        files.write_atomic(path, settings.to_toml(config).encode())
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    return Run(folder=folder, config=config, tokenizer=tokenizer, data=shards.load(folder / "data"))
+
+
+def load_run(folder: Path) -> Run:
+    """Open an existing run folder under its own configuration."""
+    config = settings.build(RunConfig, settings.load(folder / CONFIG_FILE))
+    return open_run(config, folder)
+
+
+def _make(config: RunConfig, folder: Path, observers: Sequence[Observer]) -> RunConfig:
+    def say(text: str) -> None:
+        for observer in observers:
+            observer.on_stage(text)
+
+    say("reading text")
+    corpus = read_corpus(config.data)
+    parts = split(corpus.documents, config.data.held_out, config.data.seed)
+    stats = corpus.stats
+    size = sum(stats.num_bytes.values()) / 1e6
+    say(f"{len(corpus.documents)} documents, {size:.1f} MB; left out: {stats.describe_left_out()}")
+    say("learning the tokenizer" if config.tokenizer.path is None else "loading the tokenizer")
+    tokenizer = build_tokenizer(config.tokenizer, parts.training, config.data.seed)
+    config = _adopt(settle_machine(config), tokenizer)
+    say("measuring gzip, xz and an order-5 n-gram model on the held-out text")
+    compared = baselines.measure(parts.training, parts.held_out)
+    say("writing token ids")
+    with files.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # A kill between these steps leaves parts without a configuration; they are made anew.
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    tokenizer.save(folder / "tokenizer")
+    shards.prepare(parts, tokenizer, config.data, folder / "data", stats, compared)
+    return config
+
+
+def settle_machine(config: RunConfig) -> RunConfig:
+    """Return the configuration with what "auto" means on this machine: device, and the faster dtype."""
+    train = config.train
+    device = default_device() if train.device == "auto" else train.device
+    dtype = train.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32"
+    return dataclasses.replace(config, train=dataclasses.replace(train, device=device, dtype=dtype))
+
+
+def _adopt(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """Give the model its tokenizer's ends of text, once it is sure to have room for its ids."""
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size}, but the tokenizer has"
+            f" {tokenizer.vocab_size} ids: set model.vocab_size to at least that"
+        )
+    model = dataclasses.replace(
+        config.model, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file: choose another --out")
+    left_over = {"data", "tokenizer", ".data.partial"}
+    strangers = [p.name for p in folder.glob("*") if p.name not in left_over]
+    if strangers:
+        raise ConfigError(f"{folder}: holds {strangers[0]} but no run: choose another --out")
+
+
+def _check_same(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
+    """Return the configuration to go on with: the stored one with the free settings of the wanted one."""
+    old, new = _flat(settings.to_tables(stored)), _flat(settings.to_tables(wanted))
+    for key in sorted(old.keys() | new.keys()):
+        is_auto = new.get(key) == "auto" or (key.startswith("model.") and key.endswith("token_id"))
+        if old.get(key) == new.get(key) or is_auto or key.startswith(_FREE):
+            continue
+        raise ConfigError(
+            f"{folder}: holds a run of another configuration: {key} is {old.get(key)} there and"
+            f" {new.get(key)} here: choose another --out"
+        )
+    train = dataclasses.replace(
+        stored.train, checkpoint=wanted.train.checkpoint, log_every=wanted.train.log_every
+    )
+    return dataclasses.replace(stored, train=train)
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
