@@ -1,4 +1,4 @@
-"""Moestro: train, serve and route sparse Mixture-of-Experts language models on your own hardware."""
+"""Train, serve and route sparse Mixture-of-Experts language models on your own hardware."""
 
 from typing import TYPE_CHECKING
 

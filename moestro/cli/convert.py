@@ -1,4 +1,7 @@
-"""`moestro convert`: another precision, or a budget table for a checkpoint without one. Next: weights/export.py."""
+"""`moestro convert`: another precision, or a budget table for a checkpoint without one.
+
+Next: weights/export.py.
+"""
 
 from enum import StrEnum
 from pathlib import Path

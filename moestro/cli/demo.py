@@ -5,15 +5,20 @@ Next: train.py, which does the same for text of one's own.
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moestro import settings
 from moestro.cli import options
+from moestro.cli.findings import show
 from moestro.cli.progress import TrainingProgress
 from moestro.cli.train import run_to_end, summarize
 from moestro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moestro.train.config import RunConfig
+    from moestro.train.run import Run
 
 _TABLES: dict[str, Any] = {
     "preset": "demo",
@@ -47,15 +52,17 @@ def demo(
     else:
         run = _make_run(out, minutes, assignments or [], progress)
     progress.num_steps = run.config.train.steps
-    trained = run_to_end(run, progress)
-    review = _read_review(out)
+    trained, review = run_to_end(run, progress)
+    summary = summarize(out, trained)
     if as_json:
-        options.print_json(_result(out, review) | summarize(out, trained))
+        options.print_json(_result(out, review) | summary)
     else:
-        _show(out, review)
+        show(out, review, summary)
 
 
-def _make_run(out: Path, minutes: float, assignments: list[str], progress: TrainingProgress) -> Any:
+def _make_run(
+    out: Path, minutes: float, assignments: list[str], progress: TrainingProgress
+) -> "Run":
     from moestro.train.config import build_run_config
     from moestro.train.run import open_run, settle_machine
 
@@ -67,7 +74,7 @@ def _make_run(out: Path, minutes: float, assignments: list[str], progress: Train
     return open_run(build_run_config(tables), out, [progress])
 
 
-def _seconds_per_step(config: Any) -> float:
+def _seconds_per_step(config: "RunConfig") -> float:
     """Time a few steps of the very model on random tokens."""
     import torch
 
@@ -84,12 +91,6 @@ def _seconds_per_step(config: Any) -> float:
         stepper.run(step, windows.to(config.train.device))
         seconds.append(time.perf_counter() - start)
     return sorted(seconds[1:])[len(seconds[1:]) // 2]
-
-
-def _read_review(out: Path) -> dict[str, Any]:
-    from moestro.lm.review import read_review
-
-    return read_review(out)
 
 
 def _result(out: Path, review: dict[str, Any]) -> dict[str, Any]:

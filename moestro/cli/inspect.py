@@ -1,4 +1,7 @@
-"""`moestro inspect`: what a model is, from its configuration and its files' sizes. Next: model/count.py."""
+"""`moestro inspect`: what a model is, from its configuration and its files' sizes.
+
+Next: model/count.py.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run on a terminal: one live line with what a person steers by; plain lines where there is no terminal.
+"""A run on a terminal: one live line with what a person steers by; plain lines elsewhere.
 
 Everything goes to standard error: standard output is for results. Next: train.py.
 """
@@ -17,7 +17,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 class TrainingProgress:
-    """Shows steps, tokens/s, loss, gradient norm, mean experts, worst violation, MFU and time left."""
+    """Shows steps, tokens/s, loss, gradient norm, mean experts, worst violation, MFU, time left."""
 
     def __init__(self, num_steps: int | None = None) -> None:
         self.num_steps = num_steps

@@ -1,4 +1,7 @@
-"""`moestro train`: a run from a configuration file, begun or gone on with. Next: train/run.py, train/loop.py."""
+"""`moestro train`: a run from a configuration file, begun or gone on with.
+
+Next: train/run.py, train/loop.py.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +14,7 @@ from moestro.cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from moestro.train.loop import Trained
+    from moestro.train.run import Run
 
 
 def train(
@@ -28,7 +32,7 @@ def train(
 ) -> None:
     """Train a model, or go on training it.
 
-    Example: [bold]moestro train configs/own-text.toml --set data.paths='["src"]' --out runs/mine[/bold]
+    Example: [bold]moestro train configs/own-text.toml --set data.paths=src --out runs/mine[/bold]
     """
     from moestro.train.config import build_run_config
     from moestro.train.run import open_run
@@ -37,26 +41,25 @@ def train(
     folder = out or Path("runs") / config.stem
     progress = TrainingProgress(run_config.train.steps)
     run = open_run(run_config, folder, [progress])
-    trained = run_to_end(run, progress)
+    trained, _ = run_to_end(run, progress)
     summary = summarize(folder, trained)
     if as_json:
         options.print_json(summary)
     else:
         print(
-            f"{folder}: {summary['step']} steps, loss {summary['loss']:.4f}; open {folder / 'report.html'}"
+            f"{folder}: {summary['step']} steps, loss {summary['loss']:.4f};"
+            f" open {folder / 'report.html'}"
         )
 
 
-def run_to_end(run: Any, progress: TrainingProgress) -> "Trained":
-    """Train to the last step under a progress display, then review the model and write its report."""
+def run_to_end(run: "Run", progress: TrainingProgress) -> tuple["Trained", dict[str, Any]]:
+    """Train to the last step under a display, then review the model and write its report."""
     from moestro.lm.review import review_run
     from moestro.train.loop import train as train_run
 
     with progress:
         trained = train_run(run, [progress])
-    progress.on_stage("evaluating on held-out text")
-    review_run(run, trained.model)
-    return trained
+    return trained, review_run(run, trained.model, say=progress.on_stage)
 
 
 def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
@@ -72,6 +75,7 @@ def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
         "step": last["step"],
         "loss": last["loss"],
         "tokens": last["tokens"],
+        "seconds": last["seconds"],
         "tokens_per_s": rates[len(rates) // 2],
         "mfu": last["mfu"],
     }

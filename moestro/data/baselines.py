@@ -2,8 +2,7 @@
 
 All in bits per byte. The n-gram model is interpolated Kneser-Ney: each order keeps what its counts
 say, less a discount, and gives the discount to the next shorter context. Legend: Q queries, G
-grams, C contexts.
-Next: loader.py.
+grams, C contexts. Next: loader.py.
 """
 
 import gzip

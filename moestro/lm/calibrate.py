@@ -1,7 +1,8 @@
 """A budget table for a checkpoint that was trained without one, from sample text.
 
-For each budget one pass over the sample: every gate sets its threshold from the scores that reach it, so a
-layer's threshold already knows what the layers before it leave out. Next: train/budget.py for the arithmetic.
+For each budget one pass over the sample: every gate sets its threshold from the scores that reach
+it, so a layer's threshold already knows what the layers before it leave out.
+Next: train/budget.py for the arithmetic.
 
 Shapes: T tokens, D width, N grid points.
 """
@@ -21,7 +22,7 @@ from moestro.train.budget import FRACTIONS, further_quantiles, table_of
 
 @torch.no_grad()
 def calibrate(model: Transformer, tokens_BS: Tensor, fewest: int) -> ModelConfig:
-    """Learn the thresholds on sample windows, put them into the model's gates, and return its new shape."""
+    """Learn thresholds on sample windows, put them into the model's gates, return its new shape."""
     most = model.config.num_experts_per_tok
     if not 1 <= fewest < most:
         raise ConfigError(f"min_experts_per_tok is {fewest}: it must lie between 1 and {most - 1}")

@@ -18,7 +18,7 @@ from moestro.model.trace import Trace
 
 @dataclass(frozen=True)
 class Generated:
-    """One new token, and the routed experts per layer that its prediction took, mean over layers."""
+    """One new token, and the routed experts that its prediction took, mean over layers."""
 
     token: int
     mean_experts: float | None
@@ -34,13 +34,15 @@ def generate(
     seed: int,
     budget: float | None,
 ) -> Iterator[Generated]:
-    """Yield up to `max_tokens` tokens behind a non-empty prompt; whoever iterates decides to stop earlier.
+    """Yield up to `max_tokens` tokens behind a non-empty prompt.
 
-    Prompt and new tokens together must fit the model's context.
+    Whoever iterates decides to stop earlier. Prompt and new tokens together must fit the model's
+    context.
     """
     device = model.embed_tokens.weight.device
     capacity = len(prompt) + max_tokens
-    assert prompt and capacity <= model.config.max_position_embeddings
+    assert prompt
+    assert capacity <= model.config.max_position_embeddings
     cache = ContiguousCache(
         model.config,
         capacity,

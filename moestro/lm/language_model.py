@@ -27,7 +27,7 @@ from moestro.weights.load import load_model
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote behind a prompt: text, token ids, and the mean routed experts that they took."""
+    """What a model wrote behind a prompt: text, token ids, and their mean routed experts."""
 
     text: str
     tokens: list[int]
@@ -72,7 +72,7 @@ class LanguageModel:
         seed: int = 0,
         experts: float | None = None,
     ) -> Completion:
-        """Complete a prompt, or fill the gap before `suffix`, up to the end of the text or `max_tokens`."""
+        """Complete a prompt or fill the gap before `suffix`, to the text's end or `max_tokens`."""
         made = list(
             self.stream(
                 prompt,
@@ -98,7 +98,7 @@ class LanguageModel:
         seed: int = 0,
         experts: float | None = None,
     ) -> Iterator[Generated]:
-        """Yield tokens one by one; ends before the end-of-text token or with the model's context."""
+        """Yield tokens one by one; end before the end-of-text token or with the model's context."""
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}: ask for at least 1")
         if not (temperature >= 0 and math.isfinite(temperature)):
@@ -128,7 +128,7 @@ class LanguageModel:
         return evaluate(self.model, documents, start_id=self.tokenizer.bos_id, budget=budget)
 
     def check_experts(self, experts: float | None) -> float | None:
-        """Return the budget that a request asks for, or raise ConfigError if this model cannot keep it."""
+        """Return the budget that a request asks for; ConfigError if this model cannot keep it."""
         fewest, most = self.config.fewest_experts, self.config.num_experts_per_tok
         if experts is None or experts == most:
             return None
@@ -157,7 +157,8 @@ class LanguageModel:
         limit = self.config.max_position_embeddings
         if num_tokens > limit:
             raise DataError(
-                f"{what} with room for an answer need {num_tokens} tokens, limit {limit}: shorten the text"
+                f"{what} with room for an answer need {num_tokens} tokens, limit {limit}:"
+                " shorten the text"
             )
 
 
@@ -166,8 +167,8 @@ def load(
 ) -> LanguageModel:
     """Load a run folder, a checkpoint or a Hugging Face folder.
 
-    `dtype` is "float32", "bfloat16", "auto" for the faster of the two on this machine, or None for the
-    checkpoint's own.
+    `dtype` is "float32", "bfloat16", "auto" for the faster of the two on this machine, or None for
+    the checkpoint's own.
     """
     folder = find_checkpoint(Path(path))
     place = device or default_device()

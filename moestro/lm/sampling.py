@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sample(logits_V: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """Return the likeliest token at temperature 0, else one drawn from the tempered distribution."""
+    """Return the likeliest token at temperature 0, else a draw from the tempered distribution."""
     if temperature == 0:
         return int(logits_V.argmax())
     probabilities_V = (logits_V / temperature).softmax(dim=-1)

@@ -1,6 +1,7 @@
 """Multi-head latent attention: compress, cache, attend (arXiv 2412.19437, eq. 1-11).
 
-Only the latent and its rotated part reach the cache. Next: ops/latent.py for the two ways to attend.
+Only the latent and its rotated part reach the cache.
+Next: ops/latent.py for the two ways to attend.
 
 Shapes: B sequences, S tokens, D width, H heads, N / R query widths without / with rotary position,
 Q = N + R, V value width, C latent width, E = N + V.
@@ -27,7 +28,7 @@ class Attention(nn.Module):
             self.q_proj = Linear(D, H * config.qk_head_dim)
         else:
             self.q_a_proj = Linear(D, rank, has_bias)
-            # The reference leaves the inner norms at their default eps, whatever `rms_norm_eps` says.
+            # The reference leaves inner norms at their default eps, whatever `rms_norm_eps` says.
             self.q_a_layernorm = RMSNorm(rank)
             self.q_b_proj = Linear(rank, H * config.qk_head_dim)
         self.kv_a_proj_with_mqa = Linear(D, C + config.qk_rope_head_dim, has_bias)

@@ -1,9 +1,10 @@
 """Where the compressed latents of earlier tokens live between calls.
 
-Holds `kv_lora_rank + qk_rope_head_dim` numbers per token and layer, and nothing else of the past. Knows no
-attention. Next: attention.py.
+Holds `kv_lora_rank + qk_rope_head_dim` numbers per token and layer, and nothing else of the past.
+Knows no attention. Next: attention.py.
 
-Shapes: B sequences, S new tokens, K tokens so far (new ones included), C latent width, R rotary width.
+Shapes: B sequences, S new tokens, K tokens so far (new ones included), C latent width,
+R rotary width.
 """
 
 from typing import Protocol
@@ -41,7 +42,7 @@ class NoCache:
 
 
 class ContiguousCache:
-    """One preallocated array for each layer: the plain cache of a single sequence or an even batch."""
+    """One preallocated array for each layer: the plain cache of a sequence or an even batch."""
 
     def __init__(
         self, config: ModelConfig, capacity: int, batch_size: int = 1, like: Tensor | None = None

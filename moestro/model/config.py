@@ -1,6 +1,6 @@
 """The shape of a model, in the checkpoint's own words. No torch, no files.
 
-`from_hf` and `to_hf` read and write the mapping that `config.json` holds. Next: presets.py, model.py.
+`from_hf` and `to_hf` read and write the mapping in `config.json`. Next: presets.py, model.py.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ TopkMethod = Literal["noaux_tc", "greedy", "group_limited_greedy"]
 
 # Spellings of the same key: transformers 5's on the left, DeepSeek's on the right.
 _ALIASES = {"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "n_routed_experts"}
+# Published under other names, with DeepSeek-V3's architecture.
+_SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 _ARCHITECTURES = {"deepseek_v3": "DeepseekV3ForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
-    """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) when `factor` is above 1."""
+    """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) if `factor` is above 1."""
 
     theta: float = 10000.0
     kind: Literal["default", "yarn"] = "default"
@@ -45,8 +47,9 @@ class RopeConfig:
 class BudgetConfig:
     """The learned table: for each budget of the grid, a score threshold for each MoE layer.
 
-    `thresholds[layer][i]` belongs to the budget `min + fractions[i] * (max - min)`; MTP modules' layers follow
-    the main ones. An empty table means that the model always takes `num_experts_per_tok` experts.
+    `thresholds[layer][i]` belongs to the budget `min + fractions[i] * (max - min)`; MTP modules'
+    layers follow the main ones. An empty table means that the model always takes
+    `num_experts_per_tok` experts.
     """
 
     fractions: tuple[float, ...] = ()
@@ -134,11 +137,8 @@ class ModelConfig:
     @property
     def fewest_experts(self) -> int:
         """Experts that every token takes, whatever the budget."""
-        return (
-            self.num_experts_per_tok
-            if self.min_experts_per_tok is None
-            else self.min_experts_per_tok
-        )
+        fewest = self.min_experts_per_tok
+        return self.num_experts_per_tok if fewest is None else fewest
 
     def with_budget(self, budget: BudgetConfig) -> "ModelConfig":
         """Return the same shape with another budget table."""
@@ -147,10 +147,11 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Read the mapping in a `config.json`; keys without a meaning here are kept in `extra`."""
-        kind = raw.get("model_type")
+        kind = _SAME_ARCHITECTURE.get(raw.get("model_type", ""), raw.get("model_type"))
         if kind not in _ARCHITECTURES:
             raise ConfigError(f"model_type is {kind!r}: Moestro loads deepseek_v3 and deepseek_v2")
         values = {_ALIASES.get(key, key): value for key, value in raw.items()}
+        values["model_type"] = kind
         known = {item.name for item in dataclasses.fields(cls)} - {"rope", "budget", "extra"}
         chosen = _V2_DEFAULTS | values if kind == "deepseek_v2" else _V3_DEFAULTS | values
         missing = [name for name in _REQUIRED if chosen.get(name) is None]
@@ -169,6 +170,8 @@ class ModelConfig:
             for key, value in raw.items()
             if _ALIASES.get(key, key) not in known | _RENDERED
         }
+        if isinstance(eos, list):
+            extra["eos_token_id"] = eos
         return cls(**arguments, rope=_read_rope(values), budget=_read_budget(values), extra=extra)
 
     def to_hf(self) -> dict[str, Any]:
@@ -181,11 +184,8 @@ class ModelConfig:
         }
         values = dict(self.extra) | {"architectures": [_ARCHITECTURES[kind]]} | own
         values["scoring_func"] = "sigmoid" if kind == "deepseek_v3" else "softmax"
-        values |= {
-            "hidden_act": "silu",
-            "moe_layer_freq": 1,
-            "num_key_value_heads": self.num_attention_heads,
-        }
+        values |= {"hidden_act": "silu", "moe_layer_freq": 1}
+        values["num_key_value_heads"] = self.num_attention_heads
         values |= {"rope_theta": self.rope.theta, "rope_scaling": _write_rope(self.rope)}
         if self.min_experts_per_tok is not None:
             values["min_experts_per_tok"] = self.min_experts_per_tok
@@ -194,16 +194,23 @@ class ModelConfig:
                 "fractions": list(self.budget.fractions),
                 "thresholds": [list(row) for row in self.budget.thresholds],
             }
+        if "eos_token_id" in self.extra:
+            values["eos_token_id"] = self.extra["eos_token_id"]
         return values
 
 
-_REQUIRED = ["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers", "num_attention_heads", "n_routed_experts", "num_experts_per_tok", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"]
+_REQUIRED = (
+    "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "n_routed_experts", "num_experts_per_tok",
+    "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
+)  # fmt: skip
 _POSITIVE = (*_REQUIRED, "n_group", "topk_group", "max_position_embeddings")
 _NULLABLE = {"q_lora_rank", "bos_token_id", "eos_token_id"}
 # Keys that `to_hf` derives from others, so that keeping the old value could contradict the new one.
 _RENDERED = {
-    "rope_theta", "rope_scaling", "rope_parameters", "budget", "architectures", "scoring_func", "hidden_act",
-    "moe_layer_freq", "num_key_value_heads", "head_dim", "qk_head_dim", "quantization_config", "torch_dtype", "dtype",
+    "rope_theta", "rope_scaling", "rope_parameters", "budget", "architectures", "scoring_func",
+    "hidden_act", "moe_layer_freq", "num_key_value_heads", "head_dim", "qk_head_dim",
+    "quantization_config", "torch_dtype", "dtype",
 }  # fmt: skip
 # What the published modelling code assumes where a key is absent.
 _V3_DEFAULTS: dict[str, Any] = {"n_group": 1, "topk_group": 1, "topk_method": "noaux_tc"}
@@ -246,17 +253,15 @@ def _check_budget(config: ModelConfig) -> None:
         raise ConfigError(f"budget: each row of thresholds needs {len(table.fractions)} numbers")
     if config.has_budget and len(table.thresholds) != config.num_moe_layers:
         raise ConfigError(
-            f"budget: {len(table.thresholds)} rows of thresholds, but {config.num_moe_layers} MoE layers"
+            f"budget: {len(table.thresholds)} rows of thresholds,"
+            f" but {config.num_moe_layers} MoE layers"
         )
 
 
 def _check_supported(values: Mapping[str, Any]) -> None:
     kind = values["model_type"]
-    wanted = {
-        "hidden_act": "silu",
-        "scoring_func": "sigmoid" if kind == "deepseek_v3" else "softmax",
-        "moe_layer_freq": 1,
-    }
+    scoring = "sigmoid" if kind == "deepseek_v3" else "softmax"
+    wanted = {"hidden_act": "silu", "scoring_func": scoring, "moe_layer_freq": 1}
     for key, only in wanted.items():
         if values.get(key, only) != only:
             raise ConfigError(f"{key} is {values[key]!r}: a {kind} model has {only!r}")

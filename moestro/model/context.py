@@ -20,8 +20,8 @@ AttentionPath = Literal["auto", "naive", "absorbed"]
 class Context:
     """Rotary tables, cache, budget and what is to be recorded.
 
-    `fraction_T` is each token's budget as a share of the way from the fewest experts to the most; None takes
-    the most everywhere.
+    `fraction_T` is each token's budget as a share of the way from the fewest experts to the most;
+    None takes the most everywhere.
     """
 
     cos_SP: Tensor

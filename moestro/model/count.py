@@ -10,7 +10,10 @@ from moestro.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Weights by part, embedding and head included; `mtp` is not part of `total`, as in DeepSeek's own figures."""
+    """Weights by part, embedding and head included.
+
+    `mtp` is not part of `total`, as in DeepSeek's own figures.
+    """
 
     total: int
     embedding: int
@@ -58,7 +61,7 @@ def training_flops_per_token(config: ModelConfig, seq_len: int, experts: float) 
 
 
 def cache_numbers_per_token(config: ModelConfig) -> int:
-    """Return how many numbers the cache keeps for each token: the latent and its rotated part, per layer."""
+    """Return how many numbers the cache keeps per token: latent and rotated part of each layer."""
     return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim)
 
 

@@ -14,7 +14,7 @@ from moestro.ops.grouped import apply_experts, sort_pairs
 
 
 class Experts(nn.Module):
-    """Stacked SwiGLU weights: rows of `gate_up_proj` are the gate's first, then the up projection's."""
+    """Stacked SwiGLU weights: rows of `gate_up_proj` are the gate's, then the up projection's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

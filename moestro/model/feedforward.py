@@ -1,4 +1,4 @@
-"""Dense SwiGLU: the first layers' feed-forward, the shared experts, and the dense models of comparisons.
+"""Dense SwiGLU: the first layers' feed-forward, the shared experts, and comparisons' dense models.
 
 Next: moe.py.
 """

@@ -1,9 +1,10 @@
-"""The gate: which experts a token visits, how many, and with what weights (arXiv 2412.19437, eq. 12-16).
+"""The gate: which experts a token visits, how many, and with what weights.
 
-Scores are pure functions of the token; the number of experts depends on the token and its own budget, never
-on the other tokens of a batch. Next: experts.py, moe.py.
+Eq. 12-16 of arXiv 2412.19437. Scores are pure functions of the token; the number of experts depends
+on the token and its own budget, never on the other tokens of a batch. Next: experts.py, moe.py.
 
-Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`), N grid points of the budget.
+Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`), N grid points of
+the budget.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from moestro.model.trace import GateRecord, Trace
 
 
 class Choice(NamedTuple):
-    """Each token's experts, best first, their weights (0 where not in use), and which slots are in use."""
+    """Each token's experts, best first, their weights (0 where not in use), and slots in use."""
 
     experts_TK: Tensor
     weights_TK: Tensor
@@ -25,7 +26,7 @@ class Choice(NamedTuple):
 
 
 class Gate(nn.Module):
-    """Scores every expert for every token and keeps the best two to four (or as many as configured)."""
+    """Scores all experts for each token; keeps the best two to four (or as many as configured)."""
 
     e_score_correction_bias: Tensor | None
     thresholds_N: Tensor
@@ -66,8 +67,8 @@ class Gate(nn.Module):
     def threshold(self, fraction_T: Tensor) -> Tensor:
         """Look up the score that a further expert must pass: the table, linear between grid points.
 
-        A fraction of 0 lets no further expert in, a fraction of 1 lets in all. Without a table every budget
-        means all experts.
+        A fraction of 0 lets no further expert in, a fraction of 1 lets in all. Without a table
+        every budget means all experts.
         """
         if self.thresholds_N.numel() == 0:
             return torch.full_like(fraction_T, -torch.inf)
@@ -107,10 +108,10 @@ def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
 def choose(
     scores_TE: Tensor, selection_TE: Tensor, threshold_T: Tensor | None, config: ModelConfig
 ) -> tuple[Tensor, Choice]:
-    """Take the fewest experts always, and each further one whose selection score passes the threshold.
+    """Take the fewest experts always, further ones if their selection score passes the threshold.
 
-    Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`, which
-    carries gradients; the choice itself has none.
+    Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`,
+    which carries gradients; the choice itself has none.
     """
     ranked_TK, experts_TK = selection_TE.topk(config.num_experts_per_tok, dim=-1)
     is_used_TK = torch.ones_like(experts_TK, dtype=torch.bool)

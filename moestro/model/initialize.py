@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from moestro.model.linear import RMSNorm
 from moestro.model.model import Transformer
 
-# Projections that write into the residual stream start smaller, so that depth does not inflate it (GPT-2's rule).
+# Projections that write into the residual stream start smaller, so that depth does not inflate it
+# (GPT-2's rule).
 _WRITES_TO_STREAM = ("o_proj.weight", "down_proj.weight", "down_proj")
 
 

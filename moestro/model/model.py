@@ -1,7 +1,7 @@
 """READ FIRST: the whole model, embed -> blocks -> norm -> head.
 
-One device, no files. The caller says where latents go (`cache`), how many experts tokens may take (`budget`)
-and what to record (`trace`). Next: block.py.
+One device, no files. The caller says where latents go (`cache`), how many experts tokens may take
+(`budget`) and what to record (`trace`). Next: block.py.
 
 Shapes: B sequences, S tokens, D width, V vocabulary, P rotary pairs, T = B * S.
 """
@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         self.reset_tables()
 
     def reset_tables(self) -> None:
-        """Recompute what follows from the configuration alone: rotary frequencies and budget tables."""
+        """Recompute what follows from the configuration: rotary frequencies and budget tables."""
         stretch, dim = self.config.rope, self.config.qk_rope_head_dim
         if stretch.kind == "yarn":
             turns = (stretch.beta_fast, stretch.beta_slow)
@@ -69,7 +69,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Return the normed hidden_BSD behind each token; `logits` turns it into predictions.
 
-        `budget` is the mean number of experts per token, one number or one per sequence; None takes all.
+        `budget` is the mean number of experts per token, one number or one per sequence; None takes
+        all.
         """
         cache = NoCache() if cache is None else cache
         context = self._context(tokens_BS, budget, cache, trace, path)

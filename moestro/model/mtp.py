@@ -1,6 +1,6 @@
-"""Multi-token prediction: a module that predicts one token further ahead (arXiv 2412.19437, eq. 21-24).
+"""Multi-token prediction: a module that predicts one token further ahead.
 
-Shares the main model's embedding and head. Next: model.py.
+Eq. 21-24 of arXiv 2412.19437. Shares the main model's embedding and head. Next: model.py.
 
 Shapes: B sequences, S tokens, D width.
 """
@@ -28,10 +28,10 @@ class MTPModule(nn.Module):
     def forward(self, hidden_BSD: Tensor, next_BSD: Tensor, context: Context) -> Tensor:
         """Return the state whose head predicts the token after next.
 
-        `hidden_BSD` is the main model's normed output (or the previous module's), `next_BSD` the embedding
-        of the token that follows each position.
+        `hidden_BSD` is the main model's normed output (or the previous module's), `next_BSD` the
+        embedding of the token that follows each position.
         """
-        # The embedding comes first, as in the published checkpoints, though the paper writes it second.
+        # The embedding comes first, as in the published checkpoints; the paper writes it second.
         joined = torch.cat([self.enorm(next_BSD), self.hnorm(hidden_BSD)], dim=-1)
         out: Tensor = self.norm(self.block(self.eh_proj(joined), context))
         return out

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GateRecord:
-    """One gate's pass. `selection_TE` is what it chose by; `ranked_TK` the best K of it, best first."""
+    """One gate's pass: `selection_TE` is what it chose by, `ranked_TK` its best K, best first."""
 
     logits_TE: Tensor
     scores_TE: Tensor

@@ -1,4 +1,4 @@
-"""Head and cross-entropy in one, a chunk of tokens at a time, so that no (tokens, vocabulary) array is ever held.
+"""Head and cross-entropy in one, chunk by chunk: no (tokens, vocabulary) array is ever held.
 
 `linear_cross_entropy` is the fast path; `logits` followed by torch's own loss is its specification.
 Knows rows and targets, not models. Next: train/loss.py.
@@ -18,7 +18,7 @@ CHUNK_TOKENS = 1024
 def linear_cross_entropy(
     x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return sum(weights * nats), differentiable in `x_TD` and `head_VD`, and `nats_T`, which is not.
+    """Return sum(weights * nats), differentiable in `x_TD` and `head_VD`, and constant `nats_T`.
 
     The gradients are computed on the way forward, while a chunk's probabilities are at hand.
     """

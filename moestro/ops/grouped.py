@@ -1,9 +1,10 @@
 """Experts' SwiGLU over tokens sorted by expert: forward and backward as plain matrix products.
 
-`apply_experts` is the fast path and `apply_experts_one_by_one` its specification. Knows pairs of a token and an
-expert, not how they were chosen. Next: model/experts.py.
+`apply_experts` is the fast path and `apply_experts_one_by_one` its specification. Knows pairs of a
+token and an expert, not how they were chosen. Next: model/experts.py.
 
-Shapes: T tokens, K slots per token, D width, E experts, F expert width, P pairs in use (at most T * K).
+Shapes: T tokens, K slots per token, D width, E experts, F expert width, P pairs in use
+(at most T * K).
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from torch import Tensor
 class Pairs:
     """Which tokens each expert serves: pairs sorted by expert, tokens in order within an expert.
 
-    `token_P` names each pair's token; `slot_TK` says where a token's k-th pair lies in that order, P for a slot
-    that is not in use; `borders[e]:borders[e + 1]` are expert e's pairs.
+    `token_P` names each pair's token; `slot_TK` says where a token's k-th pair lies in that order,
+    P for a slot that is not in use; `borders[e]:borders[e + 1]` are expert e's pairs.
     """
 
     token_P: Tensor
@@ -30,7 +31,8 @@ class Pairs:
 def sort_pairs(experts_TK: Tensor, is_used_TK: Tensor, num_experts: int) -> Pairs:
     """Sort the (token, expert) pairs in use by expert."""
     T, K = experts_TK.shape
-    # Unused slots go to a bucket of their own behind the last expert. int16 sorts faster than int64.
+    # Unused slots go to a bucket of their own, behind the last expert. int16 sorts faster than
+    # int64.
     buckets = experts_TK.masked_fill(~is_used_TK, num_experts).flatten().to(torch.int16)
     _, order = torch.sort(buckets, stable=True)
     counts = torch.bincount(buckets.long(), minlength=num_experts + 1)[:num_experts]
@@ -73,7 +75,7 @@ def apply_experts_one_by_one(
 
 
 class _Experts(torch.autograd.Function):
-    """Weights scale the hidden activations rather than the output, so no output is kept for the backward pass."""
+    """Weights scale hidden activations, not the output: none is kept for the backward pass."""
 
     @staticmethod
     def forward(
@@ -84,7 +86,7 @@ class _Experts(torch.autograd.Function):
         gate_up_EGD: Tensor,
         down_EDF: Tensor,
     ) -> Tensor:
-        T, D = x_TD.shape
+        D = x_TD.shape[1]
         P, G = pairs.borders[-1], gate_up_EGD.shape[1]
         x_PD = x_TD.index_select(0, pairs.token_P)
         weights_P = _by_pair(weights_TK, pairs)
@@ -149,5 +151,6 @@ def _by_pair(weights_TK: Tensor, pairs: Pairs) -> Tensor:
 
 
 def _combine(rows_PD: Tensor, pairs: Pairs) -> Tensor:
-    # A gather in slot order, not a scatter: every token's sum has a fixed order, whatever its neighbours do.
+    # A gather in slot order, not a scatter: every token's sum has a fixed order, whatever its
+    # neighbours do.
     return F.embedding_bag(pairs.slot_TK, rows_PD, mode="sum")

@@ -1,8 +1,8 @@
-"""Latent attention (MLA, arXiv 2412.19437 section 2.1.1), naive and absorbed: the same numbers, other costs.
+"""Latent attention (MLA, arXiv 2412.19437 section 2.1.1), naive and absorbed.
 
-Knows latents and heads, not caches or layers. `naive` expands every latent to keys and values, which is
-cheapest for many queries; `absorbed` carries queries into the latent space, which is cheapest for few.
-Next: model/attention.py.
+The same numbers at other costs: `naive` expands every latent to keys and values, which is cheapest
+for many queries; `absorbed` carries queries into the latent space, which is cheapest for few.
+Knows latents and heads, not caches or layers. Next: model/attention.py.
 
 Shapes: B sequences, S queries, K keys (the last S of them are the queries' own tokens), H heads,
 N and R query widths without and with rotary position, V value width, C latent width.
@@ -44,7 +44,7 @@ def naive(
 def absorbed(
     nope_BSHN: Tensor, rope_BSHR: Tensor, keys: Latents, up_HEC: Tensor, scale: float
 ) -> Tensor:
-    """Attend in the latent space: `kv_b_proj` is applied to queries and results, never to the keys."""
+    """Attend in the latent space: apply `kv_b_proj` to queries and results, never to the keys."""
     N = nope_BSHN.shape[-1]
     key_HNC, value_HVC = up_HEC[:, :N], up_HEC[:, N:]
     query_BSHC = torch.einsum("bshn,hnc->bshc", nope_BSHN, key_HNC)
@@ -73,7 +73,8 @@ def _attend(query_BHSQ: Tensor, key_BHKQ: Tensor, value_BHKV: Tensor, scale: flo
     S, K = query_BHSQ.shape[-2], key_BHKQ.shape[-2]
     Q, V = query_BHSQ.shape[-1], value_BHKV.shape[-1]
     if V < Q:
-        # Fused attention wants equal widths; padding is several times cheaper than its unfused fallback.
+        # Fused attention wants equal widths; padding is several times cheaper than the unfused
+        # fallback.
         value_BHKV = F.pad(value_BHKV, (0, Q - V))
     mask = None if S in (1, K) else _causal(S, K, query_BHSQ.device)
     out = F.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""What this machine's arithmetic can do, measured: the yardstick for MFU and the judge between dtypes.
+"""What this machine's arithmetic can do, measured: MFU's yardstick and the judge between dtypes.
 
 Next: train/run.py.
 """

@@ -26,8 +26,9 @@ def yarn_frequencies(
 ) -> Tensor:
     """Return YaRN's frequencies (arXiv 2309.00071, eq. 17-23), float32, one for each pair.
 
-    Pairs that turn more than `turns[0]` times (beta_fast) over the original length keep their frequency,
-    pairs that turn less than `turns[1]` times (beta_slow) are slowed by `factor`; a ramp joins the two.
+    Pairs that turn more than `turns[0]` times (beta_fast) over the original length keep their
+    frequency, pairs that turn less than `turns[1]` times (beta_slow) are slowed by `factor`; a ramp
+    joins the two.
     """
     kept_P = frequencies(dim, theta)
 
@@ -59,8 +60,9 @@ def angles(positions_S: Tensor, frequencies_P: Tensor, scale: float = 1.0) -> tu
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
     """Rotate the pairs of the last dimension of `x`; `cos` and `sin` broadcast against its pairs.
 
-    Pairs are neighbours (DeepSeek's checkpoints) or half a width apart. Either way the result has all first
-    halves before all second halves: queries and keys agree on that, and only their products matter.
+    Pairs are neighbours (DeepSeek's checkpoints) or half a width apart. Either way the result has
+    all first halves before all second halves: queries and keys agree on that, and only their
+    products matter.
     """
     if is_interleaved:
         first, second = x[..., 0::2], x[..., 1::2]

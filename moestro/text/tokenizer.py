@@ -16,7 +16,7 @@ import tokenizers
 
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
-from moestro.text.pieces import Pieces, build_pieces
+from moestro.text.pieces import build_pieces
 
 # Names tried, in this order, where no tokenizer_config.json says which token ends or begins a text.
 _EOS_NAMES = (
@@ -54,7 +54,8 @@ class Tokenizer:
         """Take the texts of tokenizer.json and, parsed, of tokenizer_config.json."""
         self._raw = raw
         self._settings = dict(settings or {})
-        self._inner, self._decoder = _parse(raw)
+        self._inner, decoder = _parse(raw)
+        self.pieces = build_pieces(self._inner, decoder)
         # Or a document that mentions <|end_of_text|> would end there.
         self._inner.encode_special_tokens = True
         self.vocab_size = (
@@ -134,11 +135,6 @@ class Tokenizer:
         if special is not None:
             return str(special.content)
         return self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
-
-    @cached_property
-    def pieces(self) -> Pieces:
-        """The bytes of every token."""
-        return build_pieces(self._inner, self._decoder)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
-"""Learning the budget's thresholds: running quantiles of the scores that would let further experts in.
+"""Learning the budget's thresholds: running quantiles of the scores that let further experts in.
 
-With m experts always taken and K at most, the mean of a budget that lets in a share f of all further slots is
-m + f (K - m). So the threshold for f is the (1 - f) quantile of the further slots' scores, whatever they are.
+With m experts always taken and K at most, the mean of a budget that lets in a share f of all
+further slots is m + f (K - m). So the threshold for f is the (1 - f) quantile of the further slots'
+scores, whatever they are.
 Next: model/gate.py for its use; lm/calibrate.py for checkpoints trained without.
 
 Shapes: T tokens, K slots, L MoE layers, N grid points.
@@ -18,7 +19,7 @@ from moestro.model.trace import Trace
 
 # Denser at the ends, where quantiles are steepest.
 FRACTIONS = (0.0, 1 / 64, 1 / 32, *(i / 16 for i in range(1, 16)), 31 / 32, 63 / 64, 1.0)
-# Newest step's weight in the running mean: old weights' scores are forgotten within some fifty steps.
+# Newest step's weight in the running mean: old weights' scores are forgotten in some fifty steps.
 RATE = 0.05
 _MOST_SAMPLES = 1 << 16
 

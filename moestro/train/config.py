@@ -18,7 +18,7 @@ BalanceMethod = Literal["sign", "quantile", "global_aux", "sequence_aux", "none"
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Muon for matrices (AdamW for the rest), or AdamW for everything; one learning rate serves both."""
+    """Muon for matrices (AdamW for the rest), or AdamW for all; one learning rate serves both."""
 
     kind: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 4e-3
@@ -64,7 +64,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
-    """How experts are kept equally busy. `rate` belongs to the bias methods, `weight` to the losses."""
+    """How experts are kept equally busy: `rate` is the bias methods', `weight` the losses'."""
 
     method: BalanceMethod = "quantile"
     rate: float = 0.1
@@ -100,7 +100,7 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     mtp_weight: float = 0.3
-    # Draw each sequence's budget between the fewest and the most experts; else always take the most.
+    # Draw each sequence's budget between the fewest and the most experts; else take the most.
     is_budget_drawn: bool = True
     log_every: int = 1
     evaluate_every: int = 0
@@ -116,7 +116,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.batch_size % self.micro_batches_of:
             raise ConfigError(
-                f"micro_batch_size is {self.micro_batch_size}: it must divide batch_size, {self.batch_size}"
+                f"micro_batch_size is {self.micro_batch_size}:"
+                f" it must divide batch_size, {self.batch_size}"
             )
 
     @property
@@ -127,7 +128,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides a run. Saved resolved as `config.toml`; equal configurations give equal weights."""
+    """All that decides a run: equal configurations give equal weights.
+
+    Saved resolved as `config.toml`.
+    """
 
     preset: str = "demo"
     model: ModelConfig
@@ -150,7 +154,10 @@ class RunConfig:
 
 
 def build_run_config(tables: Mapping[str, Any]) -> RunConfig:
-    """Resolve nested tables: a preset's shape lies under `[model]`, the model's vocabulary under the tokenizer's."""
+    """Resolve nested tables.
+
+    A preset's shape lies under `[model]`, the model's vocabulary under the tokenizer's.
+    """
     tables = dict(tables)
     preset = tables.get("preset", "demo")
     if not isinstance(preset, str):

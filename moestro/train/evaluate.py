@@ -1,9 +1,10 @@
 """How well a model predicts documents it has not seen, and how its experts share that work.
 
-An `Evaluation` is a sum over tokens: evaluations of two sets of documents add up to that of both. Knows token
-ids, not text. Next: lm/score.py, report.py.
+An `Evaluation` is a sum over tokens: evaluations of two sets of documents add up to that of both.
+Knows token ids, not text. Next: lm/score.py, report.py.
 
-Shapes: B windows, S tokens, L MoE layers, E experts, K slots (histogram index k = k experts), M moments.
+Shapes: B windows, S tokens, L MoE layers, E experts, K slots (histogram index k = k experts),
+M moments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,10 +35,11 @@ class TokenDocument:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over all tokens of some documents; load and experts exclude MTP modules, which predict no text here.
+    """Sums over all tokens of some documents.
 
-    `moments_LM` holds, for each layer, sums of 1, k, k^2, x, x^2 and k x over tokens, where k is a token's
-    experts and x its nats.
+    Load and experts exclude MTP modules, which predict no text here. `moments_LM` holds, for each
+    layer, sums of 1, k, k^2, x, x^2 and k x over tokens, where k is a token's experts and x its
+    nats.
     """
 
     documents: int
@@ -113,8 +115,9 @@ def evaluate(
 ) -> Evaluation:
     """Predict every token of every document from those before it, each document on its own.
 
-    A document begins behind `start_id`. One that is longer than the model's context is read in windows that
-    overlap by half, so that every token but the first window's has at least half a context before it.
+    A document begins behind `start_id`. One that is longer than the model's context is read in
+    windows that overlap by half, so that every token but the first window's has at least half a
+    context before it.
     """
     context = model.config.max_position_embeddings
     windows = [w for d in documents for w in _windows([start_id, *d.tokens], context)]

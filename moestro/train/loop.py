@@ -1,6 +1,7 @@
-"""READ FIRST: the training loop. Batches in, checkpoints and metrics out; stops and resumes anywhere.
+"""READ FIRST: the training loop. Batches in, checkpoints and metrics out; stops, resumes anywhere.
 
-Knows no terminal: whoever watches is an `Observer`. Next: step.py for one step, resume.py for checkpoints.
+Knows no terminal: whoever watches is an `Observer`.
+Next: step.py for one step, resume.py for checkpoints.
 """
 
 import signal
@@ -75,7 +76,8 @@ class _Loop:
                 if is_stopping():
                     path = self._save()
                     raise Interrupted(
-                        f"stopped after step {self.progress.step}: saved {path}; the same command goes on"
+                        f"stopped after step {self.progress.step}: saved {path};"
+                        " the same command goes on"
                     )
                 if self._is_checkpoint_due(time.monotonic() - saved_at):
                     self._save()

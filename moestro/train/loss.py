@@ -2,7 +2,8 @@
 
 Next: ops/cross_entropy.py, step.py.
 
-Shapes: B sequences, S tokens, W = S + 1 + MTP depth tokens of a window, D width, T rows of the head.
+Shapes: B sequences, S tokens, W = S + 1 + MTP depth tokens of a window, D width,
+T rows of the head.
 """
 
 from dataclasses import dataclass
@@ -17,21 +18,24 @@ from moestro.ops.cross_entropy import linear_cross_entropy
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` carries gradients; the means are nats per token, one for each depth, the main model's first."""
+    """`total` carries gradients; means are nats per token for each depth, main model's first."""
 
     total: Tensor
     nats: list[float]
 
 
 def window_length(model: Transformer, seq_len: int) -> int:
-    """Return how many tokens a training window needs: inputs, the last target, and the MTP modules' targets."""
+    """Return how many tokens a training window needs: inputs, the last target, MTP targets."""
     return seq_len + 1 + len(model.mtp)
 
 
 def language_loss(
     model: Transformer, window_BW: Tensor, budget_B: Tensor | None, trace: Trace, mtp_weight: float
 ) -> Losses:
-    """Return the mean loss over a window, MTP modules' weighted by `mtp_weight` over their number (eq. 24-25)."""
+    """Return the mean loss over a window.
+
+    MTP modules' losses are weighted by `mtp_weight` over their number (eq. 24-25).
+    """
     depth = len(model.mtp)
     S = window_BW.shape[1] - 1 - depth
     hidden_BSD = model(window_BW[:, :S], budget=budget_B, trace=trace)

@@ -13,7 +13,7 @@ from moestro import files
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One step. Losses in nats per token; `mfu` is the share of the machine's measured arithmetic."""
+    """One step: losses in nats per token, `mfu` as a share of the machine's measured arithmetic."""
 
     step: int
     tokens: int

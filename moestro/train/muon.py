@@ -1,23 +1,23 @@
 """Muon: momentum whose matrices are orthogonalized before they are applied (Keller Jordan, 2024).
 
-Scaled as in Moonlight (arXiv 2502.16982), so that AdamW's learning rate and weight decay carry over. Stacked
-experts are orthogonalized one by one in a batch. Next: optimizer.py.
+Scaled as in Moonlight (arXiv 2502.16982), so that AdamW's learning rate and weight decay carry
+over. Stacked experts are orthogonalized one by one in a batch. Next: optimizer.py.
 
 Shapes: N stacked matrices, R rows, C columns.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to about 1.
+# The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to
+# about 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalized Nesterov momentum for matrices; parameters of one shape are updated as one batch."""
+    """Orthogonalized Nesterov momentum for matrices; those of one shape are updated as a batch."""
 
     def __init__(
         self,
@@ -37,7 +37,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    # torch's overload that takes a closure and returns its loss is not offered: nothing needs it.
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Apply one update from the gradients."""
         assert closure is None
         for group in self.param_groups:
@@ -63,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
-    """Return for each matrix roughly U V^T of its singular value decomposition (Newton-Schulz iteration)."""
+    """Return roughly U V^T of each matrix's singular value decomposition (by Newton-Schulz)."""
     is_tall = update_NRC.shape[-2] > update_NRC.shape[-1]
     x = update_NRC.mT if is_tall else update_NRC
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -4,6 +4,7 @@ Next: muon.py, schedule.py.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Optimizers:
             self._parts.append((_muon(matrices, config), config.learning_rate))
 
     def apply(self, scale: float) -> float:
-        """Clip the gradients, update the weights at `scale` times the learning rates, return the norm."""
+        """Clip gradients, update weights at `scale` times the learning rates, return the norm."""
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.clip_norm)
         for optimizer, rate in self._parts:
             for group in optimizer.param_groups:
@@ -72,7 +73,7 @@ def _adamw(
     parameters: list[nn.Parameter], rate: float, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
     is_decayed = [parameter.ndim >= 2 for parameter in parameters]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p, yes in zip(parameters, is_decayed, strict=True) if yes]},
         {
             "params": [p for p, yes in zip(parameters, is_decayed, strict=True) if not yes],

@@ -1,6 +1,7 @@
-"""Checkpoints of a run: a model folder that anyone can load, and beside it all that an exact resume needs.
+"""Checkpoints of a run: a model folder that anyone can load, and what an exact resume needs.
 
-A checkpoint appears whole or not at all, and `latest` names the newest whole one. Next: weights/export.py.
+A checkpoint appears whole or not at all, and `latest` names the newest whole one.
+Next: weights/export.py.
 """
 
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from moestro import files
 from moestro.errors import CheckpointError
@@ -19,6 +20,7 @@ from moestro.train.budget import table_of
 from moestro.train.step import Stepper
 from moestro.weights.export import save_model
 from moestro.weights.load import load_model
+from moestro.weights.store import outgoing, save_file
 
 _STATE = "trainer/state.json"
 _OPTIMIZER = "trainer/optimizer.safetensors"
@@ -36,7 +38,7 @@ class Progress:
 def save_checkpoint(
     run: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progress, keep: int
 ) -> Path:
-    """Write `checkpoints/step-NNNNNNNN`, point `latest` at it, and drop all but the newest `keep`."""
+    """Write `checkpoints/step-NNNNNNNN`, point `latest` at it, drop all but the newest `keep`."""
     checkpoints = run / "checkpoints"
     path = checkpoints / f"step-{progress.step:08d}"
     if not path.exists():
@@ -70,7 +72,8 @@ def resume(path: Path, stepper: Stepper) -> Progress:
         return Progress(step=state["step"], tokens=state["tokens"], seconds=state["seconds"])
     except (OSError, SafetensorError, KeyError) as error:
         raise CheckpointError(
-            f"{path / 'trainer'}: cannot be resumed ({error}): write an older step's name into `latest`"
+            f"{path / 'trainer'}: cannot be resumed ({error}):"
+            " write an older step's name into `latest`"
         ) from error
 
 
@@ -80,9 +83,8 @@ def _write(draft: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progre
     save_model(model, draft)
     tokenizer.save(draft)
     (draft / "trainer").mkdir()
-    state = {name: tensor.contiguous() for name, tensor in stepper.optimizers.state().items()}
-    with files.storage_errors(draft / _OPTIMIZER):
-        save_file(state, draft / _OPTIMIZER)
+    state = stepper.optimizers.state()
+    save_file(draft / _OPTIMIZER, [outgoing(name, tensor) for name, tensor in state.items()])
     record = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
     files.write_json(draft / _STATE, record)
 

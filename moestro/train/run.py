@@ -1,6 +1,7 @@
 """A run folder: made once from a configuration and its text, opened again whenever the run goes on.
 
-The resolved configuration is written last, so that a folder that has one is complete. Next: loop.py.
+The resolved configuration is written last, so that a folder that has one is complete.
+Next: loop.py.
 """
 
 import dataclasses
@@ -97,7 +98,7 @@ def _make(config: RunConfig, folder: Path, observers: Sequence[Observer]) -> Run
 
 
 def settle_machine(config: RunConfig) -> RunConfig:
-    """Return the configuration with what "auto" means on this machine: device, and the faster dtype."""
+    """Return the configuration with what "auto" means here: the device, and the faster dtype."""
     train = config.train
     device = default_device() if train.device == "auto" else train.device
     dtype = train.dtype
@@ -129,7 +130,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _check_same(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
-    """Return the configuration to go on with: the stored one with the free settings of the wanted one."""
+    """Return the configuration to go on with: the stored one with the wanted free settings."""
     old, new = _flat(settings.to_tables(stored)), _flat(settings.to_tables(wanted))
     for key in sorted(old.keys() | new.keys()):
         is_auto = new.get(key) == "auto" or (key.startswith("model.") and key.endswith("token_id"))

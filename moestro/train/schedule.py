@@ -6,7 +6,7 @@ from moestro.train.config import ScheduleConfig
 
 
 def learning_rate_scale(step: int, num_steps: int, config: ScheduleConfig) -> float:
-    """Return the factor on every learning rate for the update that ends step `step`, counted from 0."""
+    """Return the factor on every learning rate for the update that ends `step`, counted from 0."""
     warmup = max(1, round(config.warmup_share * num_steps))
     if step < warmup:
         return (step + 1) / warmup

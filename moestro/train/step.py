@@ -1,7 +1,7 @@
 """One training step: micro-batches -> loss -> gradients -> update -> biases and thresholds.
 
-Everything random in a step follows from the seed and the step's number, so that a resumed run repeats it.
-Next: loss.py, balance.py, budget.py.
+Everything random in a step follows from the seed and the step's number, so that a resumed run
+repeats it. Next: loss.py, balance.py, budget.py.
 
 Shapes: B sequences, W tokens of a window.
 """

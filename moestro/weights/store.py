@@ -84,6 +84,11 @@ class Outgoing:
         return Entry(_SPELLINGS[self.dtype], self.shape)
 
 
+def outgoing(name: str, tensor: Tensor) -> Outgoing:
+    """Describe a tensor that is at hand, to be written as it is."""
+    return Outgoing(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
 def save_tensors(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int) -> None:
     """Write one file, or shards with an index where one would pass `max_shard_bytes`.
 
@@ -91,17 +96,29 @@ def save_tensors(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
     """
     shards = plan_shards([item.entry.num_bytes for item in tensors], max_shard_bytes)
     if len(shards) == 1:
-        _write_shard(folder / SINGLE_FILE, tensors)
+        save_file(folder / SINGLE_FILE, tensors)
         return
     weight_map: dict[str, str] = {}
     for number, members in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         chosen = [tensors[i] for i in members]
-        _write_shard(folder / name, chosen)
+        save_file(folder / name, chosen)
         weight_map |= {item.name: name for item in chosen}
     total = sum(item.entry.num_bytes for item in tensors)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     files.write_json(folder / INDEX_FILE, index)
+
+
+def save_file(path: Path, tensors: Sequence[Outgoing]) -> None:
+    """Write one safetensors file, tensor by tensor."""
+    # Widest elements first, so that every tensor starts at a multiple of its element's size.
+    ordered = sorted(tensors, key=lambda item: -ITEM_BYTES[item.entry.dtype])
+    with files.storage_errors(path), path.open("wb") as file:
+        file.write(write_header([(item.name, item.entry) for item in ordered]))
+        for item in ordered:
+            tensor = item.build().detach().to("cpu", item.dtype).contiguous()
+            assert tuple(tensor.shape) == item.shape, item.name
+            file.write(tensor.view(torch.uint8).numpy().data)
 
 
 def plan_shards(sizes: Sequence[int], max_shard_bytes: int) -> list[list[int]]:
@@ -115,17 +132,6 @@ def plan_shards(sizes: Sequence[int], max_shard_bytes: int) -> list[list[int]]:
         shards[-1].append(i)
         held += size
     return shards
-
-
-def _write_shard(path: Path, tensors: Sequence[Outgoing]) -> None:
-    # Widest elements first, so that every tensor starts at a multiple of its element's size.
-    ordered = sorted(tensors, key=lambda item: -ITEM_BYTES[item.entry.dtype])
-    with files.storage_errors(path), path.open("wb") as file:
-        file.write(write_header([(item.name, item.entry) for item in ordered]))
-        for item in ordered:
-            tensor = item.build().detach().to("cpu", item.dtype).contiguous()
-            assert tuple(tensor.shape) == item.shape, item.name
-            file.write(tensor.view(torch.uint8).numpy().data)
 
 
 def _find_tensors(folder: Path) -> dict[str, tuple[Path, Entry]]:

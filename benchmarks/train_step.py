@@ -1,0 +1,161 @@
+"""Claim: a sparse training step costs little more than a dense one, and much less than transformers' own.
+
+Tokens per second of one whole step (forward, backward, clip, AdamW) of (a) our sparse model, (b) our dense model
+of equal active size, (c) transformers' DeepseekV3ForCausalLM on (a)'s weights with its fastest experts setting.
+Interleaved, medians, with the machine's matrix peak measured in between. MTP and budgets are off, because (c)
+has neither; every token takes all 4 routed experts.
+
+    python benchmarks/train_step.py [--repeats 5] [--sizes demo small]
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiment import write_result
+from rich.console import Console
+from rich.table import Table
+
+from moestro import settings
+from moestro.model.config import ModelConfig
+from moestro.model.count import training_flops_per_token
+from moestro.model.initialize import initialize
+from moestro.model.model import Transformer
+from moestro.model.presets import dense_twin, preset_tables
+from moestro.ops.machine import fastest_dtype, measure_flops
+from moestro.train.config import OptimizerConfig, TrainConfig
+from moestro.train.step import Stepper
+from moestro.weights.export import save_model
+
+SHAPES = {"demo": (16, 256), "small": (8, 256)}
+Step = Callable[[], None]
+
+
+def main() -> None:
+    """Measure every size and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    arguments = parser.parse_args()
+    dtype = fastest_dtype("cpu")
+    rows = [measure(size, arguments.repeats, dtype) for size in arguments.sizes]
+    table = Table(
+        "size",
+        "ours tokens/s",
+        "dense",
+        "transformers",
+        "a/b (>= 0.83)",
+        "a/c (>= 2.4)",
+        "share of peak (>= 45 %)",
+    )
+    for row in rows:
+        table.add_row(
+            row["size"],
+            *(f"{row['tokens_per_s'][name]:,.0f}" for name in ("ours", "dense", "transformers")),
+            f"{row['ours_to_dense']:.2f}",
+            f"{row['ours_to_transformers']:.2f}",
+            f"{row['share_of_peak']:.0%} of {row['peak_gflops']:.0f} GFLOP/s {row['dtype']}",
+        )
+    Console(width=140).print(table)
+    print(write_result("train_step", {"sizes": rows}))
+
+
+def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Time the three steps in turn."""
+    batch_size, seq_len = SHAPES[size]
+    config = dataclasses.replace(
+        settings.build(ModelConfig, preset_tables(size)),
+        num_nextn_predict_layers=0,
+        min_experts_per_tok=None,
+    )
+    experts = config.num_experts_per_tok
+    ours = build(config, batch_size, seq_len, dtype)
+    twins = {
+        "ours": own_step(ours, batch_size, seq_len),
+        "dense": own_step(
+            build(dense_twin(config, experts), batch_size, seq_len, dtype), batch_size, seq_len
+        ),
+        "transformers": reference_step(ours.model, batch_size, seq_len, dtype),
+    }
+    times: dict[str, list[float]] = {name: [] for name in twins}
+    peaks = []
+    for repeat in range(repeats + 1):
+        for name, step in twins.items():
+            start = time.perf_counter()
+            step()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+        peaks.append(measure_flops(dtype, "cpu"))
+    tokens = batch_size * seq_len
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    peak = statistics.median(peaks)
+    flops = training_flops_per_token(config, seq_len, experts) * tokens
+    return {
+        "size": size,
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": [batch_size, seq_len],
+        "tokens_per_s": {name: tokens / seconds for name, seconds in medians.items()},
+        "seconds": times,
+        "ours_to_dense": medians["dense"] / medians["ours"],
+        "ours_to_transformers": medians["transformers"] / medians["ours"],
+        "share_of_peak": flops / medians["ours"] / peak,
+        "peak_gflops": peak / 1e9,
+    }
+
+
+def build(config: ModelConfig, batch_size: int, seq_len: int, dtype: torch.dtype) -> Stepper:
+    """Make one of our models in training."""
+    model = Transformer(config, compute_dtype=dtype)
+    initialize(model, seed=0)
+    train = TrainConfig(
+        batch_size=batch_size,
+        seq_len=seq_len,
+        is_budget_drawn=False,
+        optimizer=OptimizerConfig(kind="adamw"),
+    )
+    return Stepper(model, train)
+
+
+def own_step(stepper: Stepper, batch_size: int, seq_len: int) -> Step:
+    """Return our step on random tokens."""
+    window_BW = torch.randint(stepper.model.config.vocab_size, (batch_size, seq_len + 1))
+    numbers = iter(range(1_000_000))
+    return lambda: void(stepper.run(next(numbers), window_BW))
+
+
+def reference_step(model: Transformer, batch_size: int, seq_len: int, dtype: torch.dtype) -> Step:
+    """Return the same step of transformers' model on the same weights."""
+    from transformers import DeepseekV3ForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder))
+        twin = DeepseekV3ForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, experts_implementation="grouped_mm"
+        )
+    twin.train()
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-4, fused=True)
+    tokens_BS = torch.randint(model.config.vocab_size, (batch_size, seq_len))
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = twin(input_ids=tokens_BS, labels=tokens_BS, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def void(value: object) -> None:
+    """Drop a value, so that a lambda returns nothing."""
+
+
+if __name__ == "__main__":
+    main()
