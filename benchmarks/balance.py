@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments = parser.parse_args()
-    run = prepare({"preset": "demo", "train": {"steps": arguments.steps}})
+    run = prepare("demo", {})
     rows = []
     for name in arguments.methods:
         for seed in range(arguments.seeds):

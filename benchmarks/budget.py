@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    run = prepare({"preset": "demo", "train": {"steps": arguments.steps}})
+    run = prepare("demo", {})
     rows = []
     for seed in range(arguments.seeds):
         with said(f"drawn budgets, seed {seed}"):

@@ -31,6 +31,12 @@ from moestro.train.step import Stepper, StepResult
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path("runs/benchmark-data")
+SETTINGS = {
+    "data": {"paths": ["python"], "held_out": 0.015},
+    "tokenizer": {"sample_bytes": 4_000_000},
+    "model": {"num_nextn_predict_layers": 0},
+    "train": {"seq_len": 512, "batch_size": 8},
+}
 
 
 @dataclass(frozen=True)

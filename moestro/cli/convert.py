@@ -105,7 +105,7 @@ def _calibrate(lm: "LanguageModel", paths: list[Path], min_experts: int | None) 
 
     from moestro.data.config import DataConfig
     from moestro.data.corpus import read_corpus
-    from moestro.lm.calibrate import calibrate
+    from moestro.train.calibrate import calibrate
 
     corpus = read_corpus(DataConfig(paths=tuple(map(str, paths)), min_bytes=1))
     ids = [lm.tokenizer.bos_id]

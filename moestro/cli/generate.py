@@ -43,7 +43,8 @@ def generate(
         )
         return
     stream = TextStream(lm.tokenizer)
+    made = lm.stream(text, **wishes)  # type: ignore[arg-type]
     print(text, end="", flush=True)
-    for item in lm.stream(text, **wishes):  # type: ignore[arg-type]
+    for item in made:
         print(stream.push(item.token), end="", flush=True)
     print(stream.finish())

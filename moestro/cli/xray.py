@@ -28,17 +28,20 @@ def xray(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show each token with the experts it visited, coloured by how many.
+    """Show each token with the experts it visited, coloured by how many it took.
+
+    Without --experts it looks at the budget midway between the fewest and the most.
 
     Example: [bold]moestro xray runs/demo "for i in range(10):" --experts 3 --out xray.html[/bold]
     """
     from moestro.lm import xray as views
     from moestro.lm.language_model import load
+    from moestro.lm.review import default_budget
 
     lm = load(model)
-    tokens = views.xray(lm, text, experts)
+    tokens = views.xray(lm, text, default_budget(lm.config) if experts is None else experts)
     if out is not None:
-        views.write_page(tokens, out)
+        views.write_page(tokens, out, lm.config.first_k_dense_replace)
     if as_json:
         options.print_json({"tokens": [token.to_dict() for token in tokens]})
         return

@@ -1,6 +1,6 @@
-"""The report's charts as data: what plotly.js draws, without colors, which the page adds for dark and light.
+"""The charts of a run's training, as data for plotly.js; the page adds colors for dark and light.
 
-Reads rows of `metrics.jsonl` and a review as `review.json` holds it. Next: report.py, report.html.
+Reads rows of `metrics.jsonl`. Next: review_charts.py, report.py.
 """
 
 import math
@@ -17,7 +17,7 @@ MAX_POINTS = 1500
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture with what to look for. `choices` are named lists of traces: the reader picks one."""
+    """A picture with what to look for. `choices`: named lists of traces; the reader picks one."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def line(rows: Rows, key: str, label: str, **more: Any) -> dict[str, Any]:
+def line(rows: Rows, key: str, label: str, **more: str) -> dict[str, Any]:
     """Draw one number of each row over the steps; peaks of spiky numbers survive thinning."""
     choose = max if key in ("grad_norm", "max_violation") else mean
     trace = {
@@ -69,7 +69,9 @@ def line(rows: Rows, key: str, label: str, **more: Any) -> dict[str, Any]:
     return trace | more
 
 
-def axes(x: str, y: str, second: str | None = None, **more: Any) -> dict[str, Any]:
+def axes(
+    x: str, y: str, second: str | None = None, **more: str | bool | dict[str, Any]
+) -> dict[str, Any]:
     """Name a chart's axes; `second` is the one on the right."""
     layout: dict[str, Any] = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
     if second is not None:
@@ -78,6 +80,8 @@ def axes(x: str, y: str, second: str | None = None, **more: Any) -> dict[str, An
             "overlaying": "y",
             "side": "right",
             "showgrid": False,
+            "tickmode": "auto",
+            "ticklabelstandoff": 5,
             "rangemode": "tozero",
         }
     return layout | more
@@ -112,7 +116,8 @@ def _gradient(steps: Rows) -> Chart:
     return Chart(
         name="gradient",
         title="Gradient norm and learning rate",
-        hint="The norm should stay near one level while the rate is constant; rising peaks come before trouble.",
+        hint="The norm should stay near one level while the rate is constant;"
+        " rising peaks come before trouble.",
         choices={"": [line(steps, "grad_norm", "gradient norm"), rate]},
         layout=axes("step", "gradient norm", "learning rate"),
     )
@@ -144,12 +149,14 @@ def _speed(steps: Rows) -> Chart | None:
             {"step": row["step"], "mfu": value} for row, value in zip(steps, share, strict=True)
         ]
         traces.append(line(rows, "mfu", "share of peak", yaxis="y2"))
+    layout = axes("step", "tokens per second", "share of the machine's peak (%)")
+    layout["yaxis"]["rangemode"] = "tozero"
     return Chart(
         name="speed",
         title="Speed",
-        hint="Should be level; a step down that stays means that something else wants this machine.",
+        hint="Should be level; a step down that stays: something else wants this machine.",
         choices={"": traces},
-        layout=axes("step", "tokens per second", "share of the machine's peak (%)"),
+        layout=layout,
     )
 
 
@@ -164,7 +171,7 @@ def _evaluations(rows: Rows) -> Chart | None:
     return Chart(
         name="evaluations",
         title="Held-out text during training",
-        hint="Should fall with the training loss; where it turns up again, the model learns by heart.",
+        hint="Should fall with the training loss; where it turns up, the model learns by heart.",
         choices={"": traces},
         layout=axes("step", "bits per byte"),
     )

@@ -1,7 +1,7 @@
-"""Which held-out text a review reads, and what gzip, xz and an n-gram model make of those very bytes.
+"""Which held-out text a review reads, and what gzip, xz and an n-gram model make of those bytes.
 
-Numbers of different bytes cannot be compared, so whoever shortens the text measures all of them anew. Next:
-review.py, data/baselines.py.
+Numbers of different bytes cannot be compared, so whoever shortens the text measures all of them
+anew. Knows no model. Next: review.py, data/baselines.py.
 """
 
 from collections.abc import Sequence
@@ -39,10 +39,11 @@ class HeldOut:
 
 
 def choose(documents: Sequence[Document], max_bytes: int) -> HeldOut:
-    """Choose held-out text of about `max_bytes`, by the documents' own hashes; all of it if it fits.
+    """Choose about `max_bytes` of held-out text by the documents' own hashes; all of it if it fits.
 
-    Half of the room follows the domains' sizes, half is the same for each, so that a small domain is still
-    measured. No document fills more than a quarter of its domain's room: it is cut at a line's end.
+    Half of the room follows the domains' sizes, half is the same for each, so that a small
+    domain is still measured. No document fills more than a quarter of its domain's room: it is cut
+    at a line's end.
     """
     by_domain: dict[str, list[Document]] = {}
     for document in documents:
@@ -57,7 +58,7 @@ def choose(documents: Sequence[Document], max_bytes: int) -> HeldOut:
 
 
 def measure_baselines(chosen: HeldOut, data: Shards, tokenizer: Tokenizer) -> dict[str, float]:
-    """Return bits per byte of the chosen text by `gzip`, `xz` and `ngram`: the run's own numbers if it is all."""
+    """Return bits per byte by `gzip`, `xz` and `ngram`; where all was chosen, the run has them."""
     known = data.about.get("baselines")
     if known and chosen.documents and chosen.num_bytes == chosen.total_bytes:
         return dict(known)
@@ -76,8 +77,7 @@ def measure_baselines(chosen: HeldOut, data: Shards, tokenizer: Tokenizer) -> di
 
 
 def training_bytes(data: Shards, tokenizer: Tokenizer, max_bytes: int) -> bytes:
-    """Read the first training documents back from their ids, fill-in-the-middle examples in reading order."""
-    # A token stands for one byte or more, so these ids hold enough.
+    """Read the first training documents back from their ids, each in reading order."""
     ids = np.asarray(data.tokens[: _num_tokens(data, max_bytes)])
     ends = np.flatnonzero(ids == tokenizer.eos_id).tolist()
     parts: list[bytes] = []
@@ -87,7 +87,7 @@ def training_bytes(data: Shards, tokenizer: Tokenizer, max_bytes: int) -> bytes:
         if not example:
             continue
         is_fim = tokenizer.fim is not None and tokenizer.fim.prefix_id in example[:2]
-        # The examples of one document follow each other; a border between them would be one too many.
+        # A document told as several examples gets no borders within it.
         if parts and not (is_fim and was_fim):
             parts.append(_BORDER)
         parts.append(tokenizer.decode_bytes(_in_order(example, tokenizer) if is_fim else example))

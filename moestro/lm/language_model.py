@@ -9,6 +9,7 @@ Shapes: T tokens, V vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,10 @@ class LanguageModel:
         seed: int = 0,
         experts: float | None = None,
     ) -> Iterator[Generated]:
-        """Yield tokens one by one; end before the end-of-text token or with the model's context."""
+        """Return tokens one by one, up to the end-of-text token or the end of the model's context.
+
+        Whatever is wrong with the wishes is said at once, before the first token is asked for.
+        """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}: ask for at least 1")
         if not (temperature >= 0 and math.isfinite(temperature)):
@@ -106,18 +110,15 @@ class LanguageModel:
         budget = self.check_experts(experts)
         ids = self._prompt_ids(prompt, suffix)
         self._check_length(len(ids) + 1, "the prompt")
-        room = self.config.max_position_embeddings - len(ids)
-        for item in generate(
+        made = generate(
             self.model,
             ids,
-            max_tokens=min(max_tokens, room),
+            max_tokens=min(max_tokens, self.config.max_position_embeddings - len(ids)),
             temperature=temperature,
             seed=seed,
             budget=budget,
-        ):
-            if item.token == self.tokenizer.eos_id:
-                return
-            yield item
+        )
+        return takewhile(lambda item: item.token != self.tokenizer.eos_id, made)
 
     def score(self, texts: Sequence[str], experts: float | None = None) -> Evaluation:
         """Measure how well the model predicts documents, each on its own."""

@@ -1,7 +1,7 @@
 """`report.html`: one file that opens offline and shows what a run did and what its model can do.
 
-Works at any time of a run: what has not been measured yet is left out. Knows records, no tensors. Next:
-review_charts.py, charts.py, report.html.
+Works at any time of a run: what has not been measured yet is left out. Knows records, no tensors.
+Next: review_charts.py, charts.py, then report.html beside it.
 """
 
 import math
@@ -35,7 +35,7 @@ class Figure:
 def write_report(
     folder: Path, rows: Sequence[Table], review: Table | None, config: Table | None = None
 ) -> Path:
-    """Write a run's report from its metrics, its review and its configuration; any of them may be missing."""
+    """Write a run's report from its metrics, review and configuration; any may be missing."""
     path = folder / REPORT_FILE
     files.write_atomic(path, render(folder.resolve().name, rows, review, config or {}).encode())
     return path
@@ -55,11 +55,13 @@ def render(name: str, rows: Sequence[Table], review: Table | None, config: Table
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    # The order of charts, of their choices and of domains is part of what they say.
+    page.policies["json.dumps_kwargs"] = {"sort_keys": False}
     template = page.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         name=name,
         summary=_summary(config),
-        figures=[*_run_figures(rows), *_review_figures(review)],
+        figures=[*_review_figures(review), *_run_figures(rows)],
         sections=finite(charts),
         domains=_domain_rows(review),
         scope=_scope(review),
@@ -99,8 +101,7 @@ def _review_figures(review: Table | None) -> list[Figure]:
     if review is None:
         return []
     whole = review["held_out"]
-    known = {"gzip": "gzip", "xz": "xz", "ngram": "5-gram"}
-    note = ", ".join(f"{known.get(k, k)} {_number(v)}" for k, v in review["baselines"].items())
+    note = ", ".join(f"{name} {_number(bits)}" for name, bits in _named(review["baselines"]))
     figures = [Figure("bits per byte, held out", _number(whole["bits_per_byte"]), note)]
     if review["at_budget"] is not None:
         few = review["at_budget"]["held_out"]
@@ -137,29 +138,21 @@ def _run_figures(rows: Sequence[Table]) -> list[Figure]:
 def _domain_rows(review: Table | None) -> list[dict[str, str]]:
     if review is None:
         return []
-    parts = {**review["domains"], "all": review["held_out"]}
-    found = []
-    for name, part in parts.items():
-        few = None
-        if review["at_budget"] is not None:
-            few = {**review["at_budget"]["domains"], "all": review["at_budget"]["held_out"]}[name]
-        found.append(
-            {
-                "domain": name,
-                "documents": f"{part['documents']:,}",
-                "bytes": f"{part['bytes']:,}",
-                "tokens": f"{part['tokens']:,}",
-                "nats per token": _number(part["nats_per_token"]),
-                "bits per byte": _number(part["bits_per_byte"]),
-                **(
-                    {}
-                    if few is None
-                    else {f"at {review['budget']:g}": _number(few["bits_per_byte"])}
-                ),
-                **({"violation": _number(max(part["max_violation"]), 2)} if part["load"] else {}),
-            }
-        )
-    return found
+    parts = [*review["domains"].items(), ("all", review["held_out"])]
+    rows = [_domain_row(name, part) for name, part in parts]
+    if (few := review["at_budget"]) is not None:
+        for row, part in zip(rows, [*few["domains"].values(), few["held_out"]], strict=True):
+            row[f"at {review['budget']:g} experts"] = _number(part["bits_per_byte"])
+    return rows
+
+
+def _domain_row(name: str, part: Table) -> dict[str, str]:
+    row = {"domain": name}
+    row |= {key: f"{part[key]:,}" for key in ("documents", "bytes", "tokens")}
+    row["nats per token"] = _number(part["nats_per_token"])
+    row["violation"] = _number(max(part["max_violation"], default=None), 2)
+    row["bits per byte"] = _number(part["bits_per_byte"])
+    return row
 
 
 def _scope(review: Table | None) -> str:
@@ -168,10 +161,19 @@ def _scope(review: Table | None) -> str:
     read, total = review["held_out"]["bytes"], review["held_out_bytes"]
     if read == total:
         return f"All {total:,} bytes held out from training."
-    return (
-        f"{read:,} of the {total:,} bytes held out from training, chosen by the documents' own hashes; gzip,"
-        " xz and the 5-gram model were measured on the same ones."
+    whole = ", ".join(
+        f"{name} {_number(bits)}" for name, bits in _named(review["baselines_of_all"])
     )
+    return (
+        f"{read:,} of the {total:,} bytes held out from training, chosen by the documents' own"
+        " hashes; gzip, xz and the 5-gram model were measured on the same ones. Gzip and xz learn"
+        f" while they read and do better on more text{f'; on all of it: {whole}' if whole else ''}."
+    )
+
+
+def _named(baselines: Table) -> list[tuple[str, float]]:
+    names = {"ngram": "5-gram"}
+    return [(names.get(name, name), bits) for name, bits in baselines.items()]
 
 
 def _flat(config: Table, prefix: str = "") -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""READ FIRST: what a run's model can do, as one record: `review.json`, from which the report is drawn.
+"""What a run's model can do, as one record: `review.json`, from which the report is drawn.
 
-Compares on the same bytes only: see held_out.py. Knows no pictures. Next: specialization.py, samples.py,
-report.py.
+Compares on the same bytes only: see held_out.py. Knows no pictures. Next: specialization.py,
+samples.py, report.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from moestro.data.corpus import Document
 from moestro.data.shards import Shards
 from moestro.lm.held_out import HeldOut, choose, measure_baselines
 from moestro.lm.language_model import LanguageModel
-from moestro.lm.report import write_report
+from moestro.lm.report import finite, write_report
 from moestro.lm.samples import Sample, choose_passages, complete
 from moestro.lm.specialization import Divergence, KnockOut, divergence, knock_out
 from moestro.model.config import ModelConfig
@@ -33,10 +33,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much is read: bytes for the headline, bytes for the budget curve and the knock-out, samples."""
+    """How much is read: for the headline, for budget curve and knock-out; and how many samples."""
 
-    max_bytes: int = 200_000
-    curve_bytes: int = 30_000
+    max_bytes: int = 500_000
+    curve_bytes: int = 20_000
     num_budgets: int = 9
     num_samples: int = 3
     sample_tokens: int = 64
@@ -54,13 +54,18 @@ class BudgetPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """Everything a report shows of a model. `domains` at all experts, `thrifty` at `budget`, if it has one."""
+    """Everything a report shows of a model.
+
+    `domains` are measured at all experts, `thrifty` at `budget`, if the model has one. `baselines`
+    read the same bytes as the model, `baselines_of_all` all that were held out.
+    """
 
     held_out_bytes: int
     domains: dict[str, Evaluation]
     budget: float | None = None
     thrifty: dict[str, Evaluation] = field(default_factory=dict)
     baselines: dict[str, float] = field(default_factory=dict)
+    baselines_of_all: dict[str, float] = field(default_factory=dict)
     curve: list[BudgetPoint] = field(default_factory=list)
     divergence: Divergence | None = None
     knock_out: list[KnockOut] | None = None
@@ -80,6 +85,7 @@ class Review:
                 "domains": {name: part.to_dict() for name, part in self.thrifty.items()},
             },
             "baselines": self.baselines,
+            "baselines_of_all": self.baselines_of_all,
             "budget_curve": [vars(point) for point in self.curve],
             "divergence": self.divergence and self.divergence.to_dict(),
             "knock_out": self.knock_out and [each.to_dict() for each in self.knock_out],
@@ -90,12 +96,20 @@ class Review:
 def review_run(
     run: Run, model: Transformer, *, limits: Limits | None = None, say: Say | None = None
 ) -> dict[str, Any]:
-    """Review a run's model, write `review.json` and `report.html` into its folder, and return the former."""
+    """Review a run's model; write `review.json`, which is returned, and `report.html`."""
     lm = LanguageModel(model, run.tokenizer)
-    found = review(lm, run.data, limits=limits or Limits(), say=say).to_dict()
+    limits = limits or limits_for(run.config.train.device)
+    found = finite(review(lm, run.data, limits=limits, say=say).to_dict())
     files.write_json(run.folder / REVIEW_FILE, found)
     write_report(run.folder, read_metrics(run.folder), found, settings.to_tables(run.config))
     return found
+
+
+def limits_for(device: str) -> Limits:
+    """Return what is read in about a minute on two cores, or on a GPU in less."""
+    if device.startswith("cuda"):
+        return Limits(max_bytes=20_000_000, curve_bytes=500_000)
+    return Limits()
 
 
 def read_review(folder: Path) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def read_review(folder: Path) -> dict[str, Any]:
 def review(
     lm: LanguageModel, data: Shards, *, limits: Limits = Limits(), say: Say | None = None
 ) -> Review:
-    """Measure a model on its run's held-out text, by domain and by budget, and let it complete some of it."""
+    """Measure a model on held-out text, by domain and by budget, and let it complete some."""
     tell = say or (lambda text: None)
     chosen = choose(data.held_out, limits.max_bytes)
     tell(f"evaluating on {chosen.num_bytes:,} of {chosen.total_bytes:,} held-out bytes")
@@ -123,6 +137,7 @@ def review(
         budget=budget,
         thrifty=_evaluate(lm, documents, budget) if budget is not None else {},
         baselines=measure_baselines(chosen, data, lm.tokenizer),
+        baselines_of_all=dict(data.about.get("baselines") or {}),
         curve=curve,
         divergence=divergence(domains),
         knock_out=knock_out(
@@ -133,7 +148,7 @@ def review(
 
 
 def default_budget(config: ModelConfig) -> float | None:
-    """Return the budget midway between the fewest and the most experts; None for a model that has no choice."""
+    """Return the budget midway between fewest and most experts; None for a model without one."""
     fewest, most = config.fewest_experts, config.num_experts_per_tok
     has_gates = config.first_k_dense_replace < config.num_hidden_layers
     return (fewest + most) / 2 if has_gates and config.has_budget and fewest < most else None

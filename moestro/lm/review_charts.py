@@ -18,7 +18,7 @@ def quality_charts(review: Table) -> list[Chart]:
 
 
 def expert_charts(review: Table, first_layer: int) -> list[Chart]:
-    """Draw the experts' work; nothing for a dense model. `first_layer` is the first sparse one's number."""
+    """Draw the experts' work; nothing for a dense model. `first_layer` is the first sparse one."""
     if not review["held_out"]["load"]:
         return []
     charts = [_load(review, first_layer)]
@@ -37,12 +37,30 @@ def expert_charts(review: Table, first_layer: int) -> list[Chart]:
 
 def _comparison(review: Table) -> Chart:
     names = {"gzip": "gzip -9", "xz": "xz -9e", "ngram": "5-gram model"}
-    values = {names.get(name, name): bits for name, bits in review["baselines"].items()}
+    others = {names.get(name, name): bits for name, bits in review["baselines"].items()}
+    ours = {}
     if review["at_budget"] is not None:
-        budget = f"this model, {review['budget']:g} experts"
-        values[budget] = review["at_budget"]["held_out"]["bits_per_byte"]
-    values["this model"] = review["held_out"]["bits_per_byte"]
-    trace = {
+        label = f"this model, {review['budget']:g} experts"
+        ours[label] = review["at_budget"]["held_out"]["bits_per_byte"]
+    ours["this model"] = review["held_out"]["bits_per_byte"]
+    return Chart(
+        name="comparison",
+        title="Bits per byte on text that training never saw",
+        hint="Shorter is better: all of them are measured on the very same bytes.",
+        choices={"": [_comparison_bars(ours), _comparison_bars(others)]},
+        layout=axes(
+            "bits per byte",
+            "",
+            barmode="overlay",
+            showlegend=False,
+            yaxis={"categoryorder": "array", "categoryarray": [*others, *ours]},
+        ),
+        height=110 + 38 * len({**others, **ours}),
+    )
+
+
+def _comparison_bars(values: Table) -> dict[str, Any]:
+    return {
         "type": "bar",
         "orientation": "h",
         "x": list(values.values()),
@@ -51,14 +69,6 @@ def _comparison(review: Table) -> Chart:
         "textposition": "auto",
         "hovertemplate": "%{y}: %{x:.4f} bits per byte<extra></extra>",
     }
-    return Chart(
-        name="comparison",
-        title="Bits per byte on text that training never saw",
-        hint="Shorter is better: all of them are measured on the very same bytes.",
-        choices={"": [trace]},
-        layout=axes("bits per byte", "", yaxis={"automargin": True}),
-        height=120 + 36 * len(values),
-    )
 
 
 def _by_domain(review: Table) -> Chart:
@@ -86,8 +96,8 @@ def _load(review: Table, first_layer: int) -> Chart:
     return Chart(
         name="load",
         title="Load of each expert",
-        hint="For all text every square should be pale; for one domain, bright ones are its specialists."
-        " An expert at -100 % is never chosen.",
+        hint="For all text every square should be pale; for one domain, bright ones are its"
+        " specialists. An expert at -100 % is never chosen.",
         choices=choices,
         layout=axes("expert", "layer", yaxis=_layer_axis(num_layers)),
         height=min(900, 170 + 26 * num_layers),
@@ -145,7 +155,8 @@ def _curve(review: Table) -> Chart:
     return Chart(
         name="curve",
         title="What a smaller budget costs",
-        hint="The loss should hardly rise down to the middle; the experts used should lie on the dotted line.",
+        hint="The loss should hardly rise down to the middle; the experts used should lie on the"
+        " dotted line.",
         choices={"": [loss, measured, exact]},
         layout=layout,
     )
@@ -193,7 +204,7 @@ def _correlation(review: Table, first_layer: int) -> Chart:
     return Chart(
         name="correlation",
         title=f"Do hard tokens get more experts? (budget {review['budget']:g})",
-        hint="Above 0, tokens that are hard to predict take more experts than easy ones; at 0 it makes no difference.",
+        hint="Above 0, tokens that are hard to predict take more experts than easy ones.",
         choices={"": [trace]},
         layout=axes("", "correlation of experts with nats"),
     )
@@ -224,9 +235,12 @@ def _divergence(found: Table, first_layer: int) -> Chart:
     return Chart(
         name="divergence",
         title="How differently two domains use the experts",
-        hint="Jensen-Shannon divergence of their loads: 0 means the same experts, 1 bit means none in common.",
+        hint="Jensen-Shannon divergence of their loads: 0 for the same experts, 1 bit for none in"
+        " common.",
         choices=choices,
-        layout=axes("domain", "domain", yaxis={"automargin": True, "autorange": "reversed"}),
+        layout=axes(
+            "domain", "domain", yaxis={"title": {"text": "domain"}, "autorange": "reversed"}
+        ),
     )
 
 
@@ -237,7 +251,7 @@ def _knock_out(found: Sequence[Table]) -> Chart:
     return Chart(
         name="knock-out",
         title="Damage from switching off a domain's favorite expert in every layer",
-        hint="If experts specialize, the first bar is much the taller one: the others hardly miss them.",
+        hint="If experts specialize, the first bar is much taller: the others hardly miss them.",
         choices={"": [own, others]},
         layout=axes("whose favorites are off", "rise of loss (nats per token)", barmode="group"),
     )

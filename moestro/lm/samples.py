@@ -1,13 +1,14 @@
-"""Places in held-out documents where a person can judge a completion: a function's body, or mid-document.
+"""Places in held-out documents where a person can judge a completion, and the completions.
 
-Which places are chosen depends on the documents alone, so every model of a run is asked the same. Next:
-review.py, language_model.py.
+A place is a function's body, or else mid-document. Which ones are chosen depends on the documents
+alone, so every model of a run is asked the same. Next: review.py, language_model.py.
 """
 
 import ast
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from moestro.data.corpus import Document
 from moestro.lm.language_model import LanguageModel
@@ -16,6 +17,8 @@ from moestro.text.tokenizer import Tokenizer
 _PROMPT_LINES = 25
 _REFERENCE_LINES = 12
 _BODY_LINES = range(3, 26)
+# Enough to find a few functions in; more would only take time.
+_MAX_DOCUMENTS = 200
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -23,8 +26,8 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Passage:
     """A prompt and how its document goes on.
 
-    Code that is indented no more than `margin` is past the function's end; without its last `num_needed`
-    lines the prompt would make no sense.
+    Code that is indented no more than `margin` is past the function's end; without its last
+    `num_needed` lines the prompt would make no sense.
     """
 
     name: str
@@ -54,28 +57,28 @@ class Sample:
 def choose_passages(
     documents: Sequence[Document], tokenizer: Tokenizer, max_tokens: int, num: int = 3
 ) -> list[Passage]:
-    """Choose up to `num` passages of different documents, Python functions first.
+    """Choose up to `num` passages of different documents: Python functions first.
 
     Each prompt has at most `max_tokens` tokens: its first lines go, or else the passage.
     """
-    ordered = sorted(documents, key=lambda document: document.draw("samples", 0))
-    chosen: list[Passage] = []
-    left = []
-    for document in ordered:
-        if len(chosen) == num:
-            break
-        passage = _fit(_function(document), tokenizer, max_tokens)
-        if passage is None:
-            left.append(document)
-        else:
-            chosen.append(passage)
-    for document in left:
-        if len(chosen) == num:
-            break
-        passage = _fit(_middle(document), tokenizer, max_tokens)
-        if passage is not None:
-            chosen.append(passage)
-    return chosen
+    ordered = sorted(documents, key=lambda document: document.draw("samples", 0))[:_MAX_DOCUMENTS]
+    # A docstring tells the model what a person would have been told.
+    kinds = (
+        partial(_function, has_docstring=True),
+        partial(_function, has_docstring=False),
+        _middle,
+    )
+    chosen: dict[str, Passage] = {}
+    for find in kinds:
+        for document in ordered:
+            if len(chosen) == num:
+                break
+            passage = (
+                None if document.text in chosen else _fit(find(document), tokenizer, max_tokens)
+            )
+            if passage is not None:
+                chosen[document.text] = passage
+    return list(chosen.values())
 
 
 def complete(
@@ -124,16 +127,13 @@ def _lines(text: str, margin: int | None) -> tuple[list[str], bool]:
     return kept, False
 
 
-def _function(document: Document) -> Passage | None:
+def _function(document: Document, *, has_docstring: bool) -> Passage | None:
     is_python = document.domain == "python" or document.name.partition("#")[0].endswith(".py")
-    if not is_python:
-        return None
-    found = list(_functions(document.text))
+    functions = _functions(document.text) if is_python else iter(())
+    found = [each for each in functions if (ast.get_docstring(each) is not None) == has_docstring]
     if not found:
         return None
-    # A docstring tells the model what a person would have been told.
-    documented = [function for function in found if ast.get_docstring(function)] or found
-    function = documented[int(document.draw("function", 0) * len(documented))]
+    function = found[int(document.draw("function", 0) * len(found))]
     lines = document.text.splitlines(keepends=True)
     first = _body(function)[0].lineno - 1
     signature = min([function.lineno, *(each.lineno for each in function.decorator_list)]) - 1
@@ -198,7 +198,7 @@ def _line_end(text: str, middle: int) -> int:
 
 
 def _fit(passage: Passage | None, tokenizer: Tokenizer, max_tokens: int) -> Passage | None:
-    """Drop a prompt's first lines until it has at most `max_tokens`; None if nothing sensible is left."""
+    """Drop a prompt's first lines until it fits; None if nothing sensible is left."""
     if passage is None:
         return None
     lines = passage.prompt.splitlines(keepends=True)

@@ -1,6 +1,7 @@
-"""How far experts specialize: do domains use other experts, and does it hurt a domain to lose its own?
+"""Do domains use different experts, and does it hurt a domain to lose its own?
 
-Works on evaluations and token ids. Knows no text and no pictures. Next: review.py, train/evaluate.py.
+Works on evaluations and token ids. Knows no text and no pictures. Next: review.py,
+train/evaluate.py.
 
 Shapes: N domains, L MoE layers, E experts.
 """
@@ -23,7 +24,7 @@ Documents = Mapping[str, Sequence[TokenDocument]]
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """Jensen-Shannon divergence between domains' loads, in bits: 0 for the same experts, 1 for none shared."""
+    """Jensen-Shannon divergence between domains' loads, in bits: 0 is the same, 1 none shared."""
 
     domains: list[str]
     layers_LNN: Floats
@@ -44,7 +45,7 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class KnockOut:
-    """What it costs every domain, in nats per token, when one domain's favorite experts are switched off."""
+    """What it costs every domain, in nats per token, to switch off one domain's favorites."""
 
     domain: str
     experts: list[int]
@@ -87,7 +88,7 @@ def divergence(by_domain: Mapping[str, Evaluation]) -> Divergence | None:
 
 
 def favorites(by_domain: Mapping[str, Evaluation], domain: str) -> list[int]:
-    """Return, for each MoE layer, the expert whose share of `domain` most exceeds its share of the others.
+    """Return, for each MoE layer, the expert that `domain` uses most beyond what the others do.
 
     A difference and not a ratio: an expert that hardly anyone uses is nobody's favorite.
     """
@@ -107,8 +108,9 @@ def knock_out(
 ) -> list[KnockOut] | None:
     """Switch off each domain's favorites in turn and measure the damage to all domains.
 
-    `by_domain` says who the favorites are, `documents` what is read with and without them. None where nothing
-    can be compared: one domain, a dense model, or one whose gates leave no expert unchosen.
+    `by_domain` says who the favorites are, `documents` what is read with and without them. None
+    where nothing can be compared: one domain, a dense model, or one whose gates leave no expert
+    unchosen.
     """
     if divergence(by_domain) is None or not _has_spare_expert(model.config):
         return None
@@ -125,9 +127,10 @@ def knock_out(
 
 @contextmanager
 def switched_off(model: Transformer, experts: Sequence[int]) -> Iterator[None]:
-    """Keep one expert of each MoE layer from being chosen while the block lasts; MTP modules stay whole.
+    """Keep one expert of each MoE layer from being chosen while the block lasts.
 
-    The gates get other bias tensors for a while: the model's own are never written to.
+    MTP modules stay whole. The gates get other bias tensors for a while: the model's own are never
+    written to.
     """
     gates = model.gates()[: len(experts)]
     kept = [gate.e_score_correction_bias for gate in gates]

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_routed_experts": 16, "num_experts_per_tok": 4, "min_experts_per_tok": 2,
         "n_shared_experts": 1, "first_k_dense_replace": 1, "kv_lora_rank": 64,
         "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 32,
-        "num_nextn_predict_layers": 1, "max_position_embeddings": 2048, "initializer_range": 0.05,
+        "num_nextn_predict_layers": 1, "max_position_embeddings": 512, "initializer_range": 0.05,
     },
     # 120 M parameters, 46 M active: an evening on a laptop, minutes on a GPU.
     "small": {
@@ -83,11 +83,15 @@ def preset_tables(name: str) -> dict[str, Any]:
 
 
 def dense_twin(config: ModelConfig, num_experts: int) -> ModelConfig:
-    """Return the dense shape with the arithmetic per token of `num_experts` routed experts.
+    """Return the dense shape that does as much arithmetic per token as `num_experts` routed experts.
 
-    Its feed-forward is as wide as those and the shared experts together; all else is the same.
+    Its feed-forward is as wide as those and the shared experts together. It has no MTP modules: theirs are
+    sparse in the published shape.
     """
     width = (num_experts + config.n_shared_experts) * config.moe_intermediate_size
     return dataclasses.replace(
-        config, first_k_dense_replace=config.num_hidden_layers, intermediate_size=width
+        config,
+        first_k_dense_replace=config.num_hidden_layers,
+        intermediate_size=width,
+        num_nextn_predict_layers=0,
     )

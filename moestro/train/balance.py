@@ -86,6 +86,8 @@ def quantile_bias(record: GateRecord) -> Tensor:
     num_experts = ranked_TE.shape[1]
     last_in = ranked_TE.gather(1, num_chosen_T1 - 1)
     first_out = ranked_TE.gather(1, num_chosen_T1.clamp(max=num_experts - 1))
+    # Groups may leave no expert to refuse.
+    first_out = first_out.where(first_out.isfinite(), last_in)
     margin_TE = record.scores_TE.detach() - (last_in + first_out) / 2
     share = record.is_used_TK.sum() / record.selection_TE.numel()
     num_tokens = margin_TE.shape[0]

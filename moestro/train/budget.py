@@ -3,7 +3,7 @@
 With m experts always taken and K at most, the mean of a budget that lets in a share f of all
 further slots is m + f (K - m). So the threshold for f is the (1 - f) quantile of the further slots'
 scores, whatever they are.
-Next: model/gate.py for its use; lm/calibrate.py for checkpoints trained without.
+Next: model/gate.py for its use; calibrate.py for checkpoints trained without.
 
 Shapes: T tokens, K slots, L MoE layers, N grid points.
 """
@@ -53,10 +53,10 @@ class BudgetTable:
 
 def further_quantiles(further_TK: Tensor, fractions: Sequence[float]) -> Tensor:
     """Return the thresholds_N that let in given shares of the further slots' scores."""
-    scores = further_TK.flatten()
-    stride = -(-scores.numel() // _MOST_SAMPLES)
-    fractions_N = torch.tensor(fractions, device=scores.device)
-    return torch.quantile(scores[::stride], 1 - fractions_N)
+    # Whole tokens are left out: slots are ranked, so that some columns alone would mislead.
+    stride = -(-further_TK.numel() // _MOST_SAMPLES)
+    fractions_N = torch.tensor(fractions, device=further_TK.device)
+    return torch.quantile(further_TK[::stride].flatten(), 1 - fractions_N)
 
 
 def table_of(gates: Sequence[Gate]) -> BudgetConfig:

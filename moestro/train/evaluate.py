@@ -1,7 +1,7 @@
 """How well a model predicts documents it has not seen, and how its experts share that work.
 
 An `Evaluation` is a sum over tokens: evaluations of two sets of documents add up to that of both.
-Knows token ids, not text. Next: lm/score.py, report.py.
+Knows token ids, not text. Next: lm/review.py.
 
 Shapes: B windows, S tokens, L MoE layers, E experts, K slots (histogram index k = k experts),
 M moments.

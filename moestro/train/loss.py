@@ -44,7 +44,7 @@ def language_loss(
         next_BS = window_BW[:, k + 1 : k + 1 + S]
         states.append(model.look_ahead(states[-1], next_BS, k, budget=budget_B, trace=trace))
     targets = [window_BW[:, k + 1 : k + 1 + S].reshape(-1) for k in range(depth + 1)]
-    shares = [1.0] + [mtp_weight / depth] * depth
+    shares = [1.0] + [mtp_weight / max(depth, 1)] * depth
     weights_T = torch.cat(
         [
             torch.full(t.shape, share / t.numel(), device=t.device)

@@ -55,7 +55,7 @@ class MetricsLog:
         path = run / "metrics.jsonl"
         _keep_until(path, step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def on_stage(self, text: str) -> None:
         """Ignore words."""

@@ -76,16 +76,21 @@ def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
 
 
 def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    groups: dict[torch.Size, list[nn.Parameter]] = {}
+    groups: dict[tuple[torch.Size, int], list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            groups.setdefault(parameter.shape, []).append(parameter)
+            groups.setdefault((parameter.shape, _num_matrices(parameter)), []).append(parameter)
     return list(groups.values())
 
 
 def _matrices(parameter: nn.Parameter, update: Tensor) -> Tensor:
-    num_parts = getattr(parameter, "num_matrices", 1)
-    return update.reshape(-1, update.shape[-2] // num_parts, update.shape[-1])
+    num_rows = update.shape[-2] // _num_matrices(parameter)
+    return update.reshape(-1, num_rows, update.shape[-1])
+
+
+def _num_matrices(parameter: nn.Parameter) -> int:
+    number: int = getattr(parameter, "num_matrices", 1)
+    return number
 
 
 def _apply(

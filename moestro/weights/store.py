@@ -118,7 +118,7 @@ def save_file(path: Path, tensors: Sequence[Outgoing]) -> None:
         for item in ordered:
             tensor = item.build().detach().to("cpu", item.dtype).contiguous()
             assert tuple(tensor.shape) == item.shape, item.name
-            file.write(tensor.view(torch.uint8).numpy().data)
+            file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def plan_shards(sizes: Sequence[int], max_shard_bytes: int) -> list[list[int]]:

@@ -60,7 +60,8 @@ def test_active_parameters_leave_out_idle_experts_and_the_lookup(changes: dict[s
 def test_version_3_has_671_billion_parameters_37_billion_of_them_active() -> None:
     config = ModelConfig(**_preset("v3"))
     assert count_parameters(config).total == pytest.approx(671e9, rel=0.01)
-    assert active_parameters(config, 8) == pytest.approx(37e9, rel=0.01)
+    # The paper rounds to 37 G; without the lookup, which is no arithmetic, it is a little less.
+    assert round(active_parameters(config, 8) / 1e9) == 37
 
 
 def test_a_training_step_takes_six_operations_for_each_active_weight() -> None:

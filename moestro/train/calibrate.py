@@ -2,7 +2,7 @@
 
 For each budget one pass over the sample: every gate sets its threshold from the scores that reach
 it, so a layer's threshold already knows what the layers before it leave out.
-Next: train/budget.py for the arithmetic.
+Next: budget.py for the arithmetic.
 
 Shapes: T tokens, D width, N grid points.
 """

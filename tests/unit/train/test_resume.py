@@ -1,0 +1,166 @@
+"""A checkpoint holds all that a run needs to go on, and `latest` never names anything else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from moestro.errors import CheckpointError, StorageError
+from moestro.model.initialize import initialize
+from moestro.model.model import Transformer
+from moestro.text.learn import learn
+from moestro.text.tokenizer import Tokenizer
+from moestro.train.config import TrainConfig
+from moestro.train.resume import Progress, latest_checkpoint, resume, save_checkpoint
+from moestro.train.step import Stepper
+from tests.builders import random_tokens, tiny_config
+
+OPTIMIZER = "trainer/optimizer.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return learn(["some text " * 30], 270)
+
+
+def build_stepper() -> Stepper:
+    model = Transformer(tiny_config(num_nextn_predict_layers=1))
+    initialize(model, 0)
+    return Stepper(model, TrainConfig(steps=10, seq_len=8, batch_size=4))
+
+
+def train(stepper: Stepper, first: int, last: int) -> None:
+    for step in range(first, last):
+        stepper.run(step, random_tokens(stepper.model.config, 4, 10, seed=step))
+
+
+def progress(step: int) -> Progress:
+    return Progress(step=step, tokens=32 * step, seconds=1.5)
+
+
+def test_everything_comes_back_to_the_bit(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 3)
+    path = save_checkpoint(tmp_path, stepper, tokenizer, progress(3), keep=2)
+    assert latest_checkpoint(tmp_path) == path
+    again = build_stepper()
+    assert resume(path, again) == progress(3)
+    for its in (stepper, again):
+        train(its, 3, 5)
+    assert_same(again, stepper)
+
+
+def assert_same(first: Stepper, second: Stepper) -> None:
+    for ours, expected in (
+        (first.model.state_dict(), second.model.state_dict()),
+        (first.optimizers.state(), second.optimizers.state()),
+    ):
+        assert ours.keys() == expected.keys()
+        assert not [name for name in ours if not torch.equal(ours[name], expected[name])]
+    for gate, other in zip(first.gates, second.gates, strict=True):
+        assert gate.thresholds_N.numel() > 0
+        assert torch.equal(gate.thresholds_N, other.thresholds_N)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_only_the_newest_checkpoints_are_kept(
+    tmp_path: Path, tokenizer: Tokenizer, keep: int
+) -> None:
+    stepper = build_stepper()
+    for step in range(1, 6):
+        train(stepper, step - 1, step)
+        save_checkpoint(tmp_path, stepper, tokenizer, progress(step), keep)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"step-{step:08d}" for step in range(6 - keep, 6)]
+
+
+def test_a_run_that_its_owner_set_back_goes_on_from_there(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    stepper = build_stepper()
+    for step in range(1, 5):
+        train(stepper, step - 1, step)
+        save_checkpoint(tmp_path, stepper, tokenizer, progress(step), keep=3)
+    # As the message for a damaged checkpoint advises.
+    (tmp_path / "checkpoints/step-00000004" / OPTIMIZER).write_bytes(b"damaged")
+    (tmp_path / "latest").write_text("step-00000002\n")
+    again = build_stepper()
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert resume(found, again) == progress(2)
+    for step in (3, 4):
+        train(again, step - 1, step)
+        path = save_checkpoint(tmp_path, again, tokenizer, progress(step), keep=3)
+        assert latest_checkpoint(tmp_path) == path
+        assert resume(path, build_stepper()) == progress(step)
+
+
+def test_saving_the_newest_step_twice_leaves_it_alone(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 1)
+    first = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
+    written = (first / OPTIMIZER).stat().st_mtime_ns
+    assert save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1) == first
+    assert (first / OPTIMIZER).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["step-00000009", "../elsewhere", "", "."])
+def test_a_latest_that_names_nothing_is_an_error(
+    tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
+    save_checkpoint(tmp_path, build_stepper(), tokenizer, progress(1), keep=1)
+    (tmp_path / "latest").write_text(f"{name}\n")
+    with pytest.raises(CheckpointError, match="latest: names .* correct the file"):
+        latest_checkpoint(tmp_path)
+
+
+def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[20] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", OPTIMIZER])
+def test_a_damaged_checkpoint_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, damage: object
+) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 1)
+    path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
+    assert callable(damage)
+    damage(path / name)
+    with pytest.raises((CheckpointError, StorageError), match="safetensors|trainer"):
+        resume(path, build_stepper())
+
+
+@pytest.mark.parametrize("text", ["{}", '{"step": 1}', "[]", "", '{"step": "1", "tokens": 1}'])
+def test_a_damaged_record_of_progress_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, text: str
+) -> None:
+    path = save_checkpoint(tmp_path, build_stepper(), tokenizer, progress(1), keep=1)
+    (path / "trainer/state.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        resume(path, build_stepper())
+
+
+def test_the_optimizer_state_of_another_model_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    paths = []
+    for name, num_steps in (("empty", 0), ("full", 2)):
+        stepper = build_stepper()
+        train(stepper, 0, num_steps)
+        paths.append(save_checkpoint(tmp_path / name, stepper, tokenizer, progress(2), keep=1))
+    # The state from before the first step has no tensors at all.
+    (paths[1] / OPTIMIZER).write_bytes((paths[0] / OPTIMIZER).read_bytes())
+    with pytest.raises(CheckpointError, match="trainer"):
+        resume(paths[1], build_stepper())
