@@ -1,7 +1,8 @@
 """Claim: the default balance method starves no expert, keeps loads within 10 %, and costs no loss.
 
-Every method at the same settings and seeds: held-out loss, load violation by layer over the whole evaluation,
-starved experts, and how far apart the domains' loads lie (Python, C headers, English prose).
+Every method at the same settings and seeds: held-out loss, load violation by layer over the whole
+evaluation, starved experts, and how far apart the domains' loads lie (Python, C headers, English
+prose).
 
     python benchmarks/balance.py [--steps 300] [--seeds 1]
 """

@@ -1,7 +1,9 @@
-"""Claim: one model trained with drawn budgets keeps any requested mean, and loses nothing to fixed models.
+"""Claim: one model trained with drawn budgets keeps any requested mean, and loses nothing to fixed
+models.
 
-Trains one model with budgets drawn from 2 to 4 and three with a fixed 2, 3 and 4, with the same seeds and data;
-prints loss and mean experts of the first at 2.0, 2.25, ... 4.0 on unseen text, beside the fixed ones' loss.
+Trains one model with budgets drawn from 2 to 4 and three with a fixed 2, 3 and 4, with the same
+seeds and data; prints loss and mean experts of the first at 2.0, 2.25, ... 4.0 on unseen text,
+beside the fixed ones' loss.
 
     python benchmarks/budget.py [--steps 300] [--seeds 1]
 """

@@ -1,7 +1,8 @@
-"""Training runs for benchmarks: the same data, an evaluation on the same held-out text, results as JSON.
+"""Training runs for benchmarks: the same data, an evaluation on the same held-out text, results as
+JSON.
 
-Every benchmark of training goes through here, so that their figures can be compared. Knows no claim: those
-are in the scripts beside it.
+Every benchmark of training goes through here, so that their figures can be compared. Knows no
+claim: those are in the scripts beside it.
 """
 
 import json
@@ -32,7 +33,7 @@ from moestro.train.step import Stepper, StepResult
 RESULTS = Path(__file__).parent / "results"
 DATA = Path("runs/benchmark-data")
 SETTINGS = {
-    "data": {"paths": ["python"], "held_out": 0.015},
+    "data": {"paths": ["python"], "held_out": 0.05},
     "tokenizer": {"sample_bytes": 4_000_000},
     "model": {"num_nextn_predict_layers": 0},
     "train": {"seq_len": 512, "batch_size": 8},
@@ -41,7 +42,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run stood after `tokens` tokens and `seconds` of training (evaluation not counted)."""
+    """Where a run stood after `tokens` tokens and `seconds` of training, evaluation not counted."""
 
     tokens: int
     seconds: float
@@ -60,7 +61,7 @@ class Outcome:
 def prepare(tables: Mapping[str, Any]) -> Run:
     """Make the benchmarks' data once: this machine's Python library, split by document."""
     config = build_run_config(
-        settings.merge(tables, {"data": {"paths": ["python"], "held_out": 0.015}})
+        settings.merge(tables, {"data": {"paths": ["python"], "held_out": 0.05}})
     )
     DATA.parent.mkdir(parents=True, exist_ok=True)
     return open_run(config, DATA, [])
@@ -73,13 +74,15 @@ def held_out(run: Run, max_bytes: int, domain: str | None = None) -> list[TokenD
 
 
 def encode(documents: list[Document], tokenizer: Tokenizer, max_bytes: int) -> list[TokenDocument]:
-    """Cut each document so that all have a share of `max_bytes`."""
+    """Take a piece of each document, from anywhere in it; all have a share of `max_bytes`."""
     share = max(2_000, max_bytes // max(1, len(documents)))
     kept, total = [], 0
     for document in sorted(documents, key=lambda d: d.draw("benchmark", 0)):
         if total >= max_bytes:
             break
-        text = document.text.encode()[:share].decode(errors="ignore")
+        data = document.text.encode()
+        start = int(document.draw("piece", 0) * max(0, len(data) - share))
+        text = data[start : start + share].decode(errors="ignore")
         kept.append(TokenDocument(tokenizer.encode(text), len(text.encode())))
         total += kept[-1].num_bytes
     return kept

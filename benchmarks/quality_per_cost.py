@@ -1,9 +1,10 @@
 """Claim: sparse + budget + Muon reaches a dense AdamW model's final loss in half its time.
 
-The dense model (equal active size) trains with AdamW at its best learning rate of several. Each contender trains
-over several horizons, each with its own whole schedule; where the final losses cross the dense model's, read off
-between horizons, is the contender's cost, in seconds and in tokens. Factors one by one: Muon alone, sparse alone,
-both, both with drawn budgets. Learning rates of AdamW and Muon are tuned alike, on the first seed.
+The dense model (equal active size) trains with AdamW at its best learning rate of several. Each
+contender trains over several horizons, each with its own whole schedule; where the final losses
+cross the dense model's, read off between horizons, is the contender's cost, in seconds and in
+tokens. Factors one by one: Muon alone, sparse alone, both, both with drawn budgets. Learning rates
+of AdamW and Muon are tuned alike, on the first seed.
 
     python benchmarks/quality_per_cost.py [--tokens-per-parameter 50] [--seeds 3] [--shape micro]
 """
@@ -12,6 +13,7 @@ import argparse
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from experiment import configure, held_out, prepare, said, train_once, write_result
@@ -142,7 +144,7 @@ class Study:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print each contender's cost to the dense model's final loss, as a share of the dense model's."""
+    """Print what each contender paid for the dense model's final loss, as a share of its cost."""
     base = best_rate(rows, BASELINE.name)
     target = statistics.mean(row["nats_per_token"] for row in base)
     table = Table(
@@ -181,23 +183,19 @@ def best_rate(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def by_horizon(rows: list[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
     """Return (horizon, seconds, tokens, nats), means over seeds, shortest first."""
-    return [
-        (
-            h,
-            *(
-                statistics.mean(r[key] for r in rows if r["horizon"] == h)
-                for key in ("seconds", "tokens", "nats_per_token")
-            ),
-        )  # type: ignore[misc]
-        for h in sorted({row["horizon"] for row in rows})
-    ]
+
+    def mean(horizon: float, key: str) -> float:
+        return statistics.mean(row[key] for row in rows if row["horizon"] == horizon)
+
+    horizons = sorted({row["horizon"] for row in rows})
+    return [(h, mean(h, "seconds"), mean(h, "tokens"), mean(h, "nats_per_token")) for h in horizons]
 
 
 def reach(
     curve: list[tuple[float, float, float, float]], target: float, column: int
 ) -> float | None:
-    """Return the cost at which the curve crosses the target, between horizons on a logarithmic scale."""
-    for low, high in zip(curve, curve[1:], strict=False):
+    """Return the cost at which the curve crosses the target, between horizons on a log scale."""
+    for low, high in pairwise(curve):
         if high[3] <= target <= low[3]:
             share = (low[3] - target) / (low[3] - high[3])
             return math.exp(math.log(low[column]) * (1 - share) + math.log(high[column]) * share)

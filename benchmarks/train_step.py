@@ -1,9 +1,10 @@
-"""Claim: a sparse training step costs little more than a dense one, and much less than transformers' own.
+"""Claim: a sparse training step costs little more than a dense one, and much less than
+transformers' own.
 
-Tokens per second of one whole step (forward, backward, clip, AdamW) of (a) our sparse model, (b) our dense model
-of equal active size, (c) transformers' DeepseekV3ForCausalLM on (a)'s weights with its fastest experts setting.
-Interleaved, medians, with the machine's matrix peak measured in between. MTP and budgets are off, because (c)
-has neither; every token takes all 4 routed experts.
+Tokens per second of one whole step (forward, backward, clip, AdamW) of (a) our sparse model, (b)
+our dense model of equal active size, (c) transformers' DeepseekV3ForCausalLM on (a)'s weights with
+its fastest experts setting. Interleaved, medians, with the machine's matrix peak measured in
+between. MTP and budgets are off, because (c) has neither; every token takes all 4 routed experts.
 
     python benchmarks/train_step.py [--repeats 5] [--sizes demo small]
 """

@@ -66,10 +66,8 @@ def _speed(summary: dict[str, Any]) -> Text:
 
 
 def _experts(held_out: dict[str, Any], review: dict[str, Any]) -> Group:
-    table = Table(
-        "layer", "load of each expert", "violation", "starved", title="How the experts share the work",
-        title_justify="left", box=None,
-    )  # fmt: skip
+    table = Table("layer", "load of each expert", "violation", "starved", box=None)
+    table.title, table.title_justify = "How the experts share the work", "left"
     starved = held_out["starved"]
     rows = zip(held_out["load"], held_out["max_violation"], starved, strict=True)
     for layer, (load, violation, idle) in enumerate(rows):

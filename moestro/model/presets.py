@@ -83,10 +83,10 @@ def preset_tables(name: str) -> dict[str, Any]:
 
 
 def dense_twin(config: ModelConfig, num_experts: int) -> ModelConfig:
-    """Return the dense shape that does as much arithmetic per token as `num_experts` routed experts.
+    """Return the dense shape that does as much arithmetic as `num_experts` routed experts.
 
-    Its feed-forward is as wide as those and the shared experts together. It has no MTP modules: theirs are
-    sparse in the published shape.
+    Its feed-forward is as wide as those and the shared experts together. It has no MTP modules:
+    theirs are sparse in the published shape.
     """
     width = (num_experts + config.n_shared_experts) * config.moe_intermediate_size
     return dataclasses.replace(

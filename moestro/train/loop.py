@@ -7,14 +7,14 @@ Next: step.py for one step, resume.py for checkpoints.
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from moestro.errors import Interrupted
+from moestro.errors import Interrupted, StorageError
 from moestro.model.count import training_flops_per_token
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
@@ -42,9 +42,14 @@ def train(run: Run, observers: Sequence[Observer]) -> Trained:
     progress = resume(found, stepper) if found else Progress()
     log = MetricsLog(run.folder, progress.step, run.config.train.log_every)
     try:
-        return _Loop(run, stepper, progress, [log, *observers]).go()
-    finally:
-        log.close()
+        trained = _Loop(run, stepper, progress, [log, *observers]).go()
+    except BaseException:
+        # A disk that is full refuses the log as well: what went wrong first is what is told.
+        with suppress(StorageError):
+            log.close()
+        raise
+    log.close()
+    return trained
 
 
 def build_stepper(config: RunConfig) -> Stepper:

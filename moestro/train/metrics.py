@@ -54,8 +54,11 @@ class MetricsLog:
         self._every = every
         path = run / "metrics.jsonl"
         _keep_until(path, step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._path, self._events = path, run / "tensorboard"
+        with files.storage_errors(run):
+            # Unbuffered: what a full disk refused must not be written again by `close`.
+            self._file = path.open("ab", buffering=0)
+            self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def on_stage(self, text: str) -> None:
         """Ignore words."""
@@ -66,14 +69,16 @@ class MetricsLog:
             return
         values = asdict(metrics)
         self._write(values)
-        for name, value in values.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(f"train/{name}", value, metrics.step)
+        with files.storage_errors(self._events):
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(f"train/{name}", value, metrics.step)
 
     def on_evaluation(self, step: int, name: str, result: dict[str, Any]) -> None:
         """Write the evaluation as a line of its own."""
         self._write({"step": step, "evaluation": name, **result})
-        self._board.add_scalar(f"{name}/bits_per_byte", result["bits_per_byte"], step)
+        with files.storage_errors(self._events):
+            self._board.add_scalar(f"{name}/bits_per_byte", result["bits_per_byte"], step)
 
     def on_checkpoint(self, path: Path) -> None:
         """Ignore it: the folder speaks for itself."""
@@ -81,12 +86,12 @@ class MetricsLog:
     def close(self) -> None:
         """Bring everything to disk."""
         self._file.close()
-        self._board.close()
+        with files.storage_errors(self._events):
+            self._board.close()
 
     def _write(self, values: dict[str, Any]) -> None:
-        with files.storage_errors(Path(self._file.name)):
-            self._file.write(json.dumps(values) + "\n")
-            self._file.flush()
+        with files.storage_errors(self._path):
+            self._file.write(f"{json.dumps(values)}\n".encode())
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

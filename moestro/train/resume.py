@@ -41,13 +41,18 @@ def save_checkpoint(
     """Write `checkpoints/step-NNNNNNNN`, point `latest` at it, drop all but the newest `keep`."""
     checkpoints = run / "checkpoints"
     path = checkpoints / f"step-{progress.step:08d}"
-    if not path.exists():
+    if latest_checkpoint(run) != path:
+        with files.storage_errors(path):
+            # Left by a kill before `latest` named it, or from before its owner set the run back.
+            if path.exists():
+                shutil.rmtree(path)
         with files.folder_atomic(path) as draft:
             _write(draft, stepper, tokenizer, progress)
-    files.write_atomic(run / "latest", f"{path.name}\n".encode())
-    complete = sorted(checkpoints.glob("step-*"))
-    for old in complete[:-keep]:
-        shutil.rmtree(old)
+        files.write_atomic(run / "latest", f"{path.name}\n".encode())
+    past = sorted(old for old in checkpoints.glob("step-*") if old.name <= path.name)
+    with files.storage_errors(checkpoints):
+        for old in past[:-keep]:
+            shutil.rmtree(old)
     return path
 
 
@@ -58,7 +63,7 @@ def latest_checkpoint(run: Path) -> Path | None:
         return None
     name = pointer.read_text().strip()
     path = run / "checkpoints" / name
-    if Path(name).name != name or not path.is_dir():
+    if not name or Path(name).name != name or not path.is_dir():
         raise CheckpointError(f"{pointer}: names {name!r}, which is not there: correct the file")
     return path
 

@@ -18,7 +18,9 @@ class Reader(DeepseekV3ForCausalLM):
     _keys_to_ignore_on_load_unexpected = (r"model\.layers\.[23]\..*",)
 
 
-@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": 12, "n_group": 2, "topk_group": 2}], ids=["plain", "other"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"q_lora_rank": 12, "n_group": 2, "topk_group": 2}], ids=["plain", "other"]
+)
 def test_looking_ahead_gives_the_logits_of_transformers(changes: dict, tmp_path: Path) -> None:
     # Their experts want rows of 16 bytes.
     ours = random_model(

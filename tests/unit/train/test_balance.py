@@ -225,9 +225,7 @@ def violation(gate: Gate, budget: float | None = None) -> float:
     return load_violation(trace_of(gate, tokens(seed=99), budget).gates[0].counts())
 
 
-def train(
-    gate: Gate, config: BalanceConfig, num_steps: int, budget: float | None = None
-) -> None:
+def train(gate: Gate, config: BalanceConfig, num_steps: int, budget: float | None = None) -> None:
     balancer = Balancer([gate], config)
     for step in range(num_steps):
         trace = trace_of(gate, tokens(seed=step), budget)
