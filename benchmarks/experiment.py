@@ -36,7 +36,7 @@ SETTINGS = {
     "data": {"paths": ["python"], "held_out": 0.05},
     "tokenizer": {"sample_bytes": 4_000_000},
     "model": {"num_nextn_predict_layers": 0},
-    "train": {"seq_len": 512, "batch_size": 8},
+    "train": {"seq_len": 512, "batch_size": 4},
 }
 
 
@@ -58,13 +58,10 @@ class Outcome:
     stepper: Stepper | None = None
 
 
-def prepare(tables: Mapping[str, Any]) -> Run:
-    """Make the benchmarks' data once: this machine's Python library, split by document."""
-    config = build_run_config(
-        settings.merge(tables, {"data": {"paths": ["python"], "held_out": 0.05}})
-    )
-    DATA.parent.mkdir(parents=True, exist_ok=True)
-    return open_run(config, DATA, [])
+def prepare(name: str, tables: Mapping[str, Any]) -> Run:
+    """Make data once for benchmarks of one vocabulary: this machine's Python library."""
+    config = build_run_config(settings.merge(SETTINGS, tables))
+    return open_run(config, DATA / name, [])
 
 
 def held_out(run: Run, max_bytes: int, domain: str | None = None) -> list[TokenDocument]:

@@ -40,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tokenizer": {"vocab_size": 512},
         "train": {"seq_len": 256, "batch_size": 16},
     },
-    "demo": {"model": {"num_nextn_predict_layers": 0}, "train": {"seq_len": 512, "batch_size": 8}},
+    "demo": {"model": {"num_nextn_predict_layers": 0}, "train": {"seq_len": 512, "batch_size": 4}},
 }
 MEAN_EXPERTS = 3
 

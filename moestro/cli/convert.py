@@ -83,6 +83,8 @@ def convert(
     assert to is Format.HF
     if dest.exists():
         raise ConfigError(f"{dest}: exists already: name a folder to make")
+    if min_experts is not None and not calibrate:
+        raise ConfigError(f"--min-experts is {min_experts}: it belongs to --calibrate")
     lm = load(model, dtype=None, device="cpu")
     if calibrate:
         _calibrate(lm, calibrate, min_experts)
@@ -114,7 +116,7 @@ def _calibrate(lm: "LanguageModel", paths: list[Path], min_experts: int | None) 
     length = min(lm.config.max_position_embeddings, 512, len(ids))
     num_windows = min(_CALIBRATION_WINDOWS, len(ids) // length)
     sample = torch.tensor(ids[: num_windows * length]).view(num_windows, length)
-    fewest = (
-        min_experts or lm.config.min_experts_per_tok or max(1, lm.config.num_experts_per_tok // 2)
-    )
+    fewest = lm.config.min_experts_per_tok if min_experts is None else min_experts
+    if fewest is None:
+        fewest = max(1, lm.config.num_experts_per_tok // 2)
     calibrate(lm.model, sample, fewest)

@@ -3,7 +3,9 @@
 Next: train.py, which does the same for text of one's own.
 """
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 
 _TABLES: dict[str, Any] = {
     "preset": "demo",
-    "data": {"paths": ["python"], "held_out": 0.015, "fim_rate": 0.2},
+    "data": {"paths": ["python"], "held_out": 0.01, "fim_rate": 0.2},
     "tokenizer": {"sample_bytes": 4_000_000},
-    "train": {"seq_len": 512, "batch_size": 8},
+    "train": {"seq_len": 512, "batch_size": 4},
 }
 _TRIAL_STEPS = 4
+_FEWEST_STEPS = 20
 
 
 def demo(
@@ -41,14 +44,14 @@ def demo(
 
     Example: [bold]moestro demo --minutes 10 --out runs/ten[/bold]
     """
-    from moestro.train.run import CONFIG_FILE, load_run
+    from moestro.train.run import CONFIG_FILE
 
-    if not minutes > 0:
-        raise ConfigError(f"--minutes is {minutes}: it must be above 0")
+    if not 0 < minutes < math.inf:
+        raise ConfigError(f"--minutes is {minutes}: it must be a number above 0")
     progress = TrainingProgress()
     if (out / CONFIG_FILE).exists():
         progress.on_stage(f"going on with {out}")
-        run = load_run(out)
+        run = _reopen(out, assignments or [])
     else:
         run = _make_run(out, minutes, assignments or [], progress)
     progress.num_steps = run.config.train.steps
@@ -67,11 +70,24 @@ def _make_run(
     from moestro.train.run import open_run, settle_machine
 
     tables = settings.override(_TABLES, assignments)
+    config = build_run_config(tables)
     if "steps" not in tables["train"]:
         progress.on_stage("measuring this machine")
-        trial = settle_machine(build_run_config(tables))
-        tables["train"]["steps"] = max(20, round(60 * minutes / _seconds_per_step(trial)))
-    return open_run(build_run_config(tables), out, [progress])
+        seconds = _seconds_per_step(settle_machine(config))
+        steps = max(_FEWEST_STEPS, round(60 * minutes / seconds))
+        config = replace(config, train=replace(config.train, steps=steps))
+    return open_run(config, out, [progress])
+
+
+def _reopen(out: Path, assignments: list[str]) -> "Run":
+    from moestro.train.config import RunConfig
+    from moestro.train.run import load_run, open_run
+
+    run = load_run(out)
+    if not assignments:
+        return run
+    tables = settings.override(settings.to_tables(run.config), assignments)
+    return open_run(settings.build(RunConfig, tables), out)
 
 
 def _seconds_per_step(config: "RunConfig") -> float:

@@ -10,6 +10,7 @@ import traceback
 from typing import Annotated
 
 import typer
+import typer.main
 
 from moestro import __version__, logs
 from moestro.cli import convert, demo, generate, inspect, score, train, xray
@@ -46,7 +47,12 @@ def main() -> None:
     """Run one command and end the process with its status."""
     logs.apply()
     try:
-        app()
+        _run()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.TyperException as error:
+        # Without any arguments there is no complaint: the help was shown.
+        _fail(_describe(error), status=2) if error.format_message() else sys.exit(2)
     except MoestroError as error:
         _fail(f"{error}", status=2)
     except BrokenPipeError:
@@ -61,6 +67,25 @@ def main() -> None:
             f"{type(error).__name__}: {error}. This is a bug in Moestro: please report it.",
             status=1,
         )
+
+
+def _run() -> None:
+    # Not `app()`, which ends the process itself: its complaints fill a box of several lines, and
+    # Ctrl-C is 130 to it.
+    command = typer.main.get_command(app)
+    with command.make_context("moestro", sys.argv[1:]) as context:
+        command.invoke(context)
+    sys.stdout.flush()
+
+
+def _describe(error: typer.TyperException) -> str:
+    """Put what is wrong with the command line in one line: the flag, its value, where to look."""
+    message = error.format_message()
+    given = [reason["input"] for reason in getattr(error.__cause__, "errors", list)()]
+    value = "".join(f" Got {text!r}." for text in given if repr(text) not in message)
+    context = getattr(error, "ctx", None)
+    place = context.command_path if context else "moestro"
+    return f"{message.rstrip('.')}{'' if message.endswith('?') else '.'}{value} See {place} --help."
 
 
 def _fail(message: str, status: int) -> None:

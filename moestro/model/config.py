@@ -157,9 +157,13 @@ class ModelConfig:
         missing = [name for name in _REQUIRED if chosen.get(name) is None]
         if missing:
             raise ConfigError(f"{missing[0]} is missing from the model's configuration")
+        wrong = [name for name in _REQUIRED if type(chosen[name]) is not int]
+        if wrong:
+            raise ConfigError(f"{wrong[0]} is {chosen[wrong[0]]!r}: expected a whole number")
         _check_supported(chosen)
         eos = chosen.get("eos_token_id")
         chosen["eos_token_id"] = eos[0] if isinstance(eos, list) else eos
+        chosen["n_shared_experts"] = chosen.get("n_shared_experts", 1) or 0
         arguments = {
             key: value
             for key, value in chosen.items()

@@ -71,6 +71,12 @@ class BalanceConfig:
     weight: float = 1e-2
     router_z_weight: float = 1e-4
 
+    def __post_init__(self) -> None:
+        """Refuse to drive loads apart."""
+        for name in ("rate", "weight", "router_z_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
@@ -82,6 +88,8 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Refuse to keep none."""
+        if self.every_s < 0:
+            raise ConfigError(f"every_s is {self.every_s}: it must be 0 or more")
         if self.keep < 1:
             raise ConfigError(f"keep is {self.keep}: at least 1 checkpoint is kept")
         if self.every_steps is not None and self.every_steps < 1:
@@ -111,9 +119,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no batch."""
-        for name in ("steps", "seq_len", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("steps", "seq_len", "batch_size", "micro_batch_size", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be 1 or more")
+        for name in ("seed", "mtp_weight", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         if self.batch_size % self.micro_batches_of:
             raise ConfigError(
                 f"micro_batch_size is {self.micro_batch_size}:"

@@ -20,10 +20,14 @@ from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.ops.machine import measure_flops
 from moestro.train.config import RunConfig
+from moestro.train.evaluate import evaluate
 from moestro.train.metrics import MetricsLog, Observer, StepMetrics
 from moestro.train.resume import Progress, latest_checkpoint, resume, save_checkpoint
 from moestro.train.run import Run
 from moestro.train.step import Stepper, StepResult
+
+# Enough to see a trend; a review at the end reads far more.
+_EVALUATION_BYTES = 64_000
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class _Loop:
             while self.progress.step < settings.steps:
                 window_BW = torch.from_numpy(loader.batch(self.progress.step)).to(settings.device)
                 self._step(window_BW)
+                self._evaluate_if_due()
                 if is_stopping():
                     path = self._save()
                     raise Interrupted(
@@ -103,6 +108,15 @@ class _Loop:
         self.last = self._metrics(result, tokens / seconds)
         for observer in self.observers:
             observer.on_step(self.last)
+
+    def _evaluate_if_due(self) -> None:
+        every, step = self.run.config.train.evaluate_every, self.progress.step
+        if not every or step % every:
+            return
+        sample = self.run.held_out_sample(_EVALUATION_BYTES)
+        found = evaluate(self.stepper.model, sample, start_id=self.run.tokenizer.bos_id)
+        for observer in self.observers:
+            observer.on_evaluation(step, "held_out", found.to_dict())
 
     def _metrics(self, result: StepResult, tokens_per_s: float) -> StepMetrics:
         config = self.run.config

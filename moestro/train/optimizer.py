@@ -54,18 +54,24 @@ class Optimizers:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned for an equal model."""
+        """Take back what `state` returned for an equal model; raise KeyError for any other."""
         owners = {
             id(parameter): optimizer
             for optimizer, _ in self._parts
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
+        named = {key.rpartition("|")[0] for key in tensors}
+        if unlike := named ^ self._parameters.keys():
+            raise KeyError(f"{min(unlike)} is on one side only")
         for key, value in tensors.items():
             name, _, kind = key.rpartition("|")
             parameter = self._parameters[name]
+            is_count = kind == "step"
+            if not is_count and value.shape != parameter.shape:
+                raise KeyError(f"state of {name} has shape {list(value.shape)}")
             # AdamW wants its step count on the CPU; all else lives with the weights.
-            moved = value if kind == "step" else value.to(parameter.device)
+            moved = value if is_count else value.to(parameter.device)
             owners[id(parameter)].state[parameter][kind] = moved
 
 

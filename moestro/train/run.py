@@ -24,6 +24,7 @@ from moestro.errors import ConfigError
 from moestro.ops.machine import default_device, fastest_dtype
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig
+from moestro.train.evaluate import TokenDocument
 from moestro.train.metrics import Observer
 
 CONFIG_FILE = "config.toml"
@@ -51,6 +52,14 @@ class Run:
             seed=train.seed,
         )
 
+    def held_out_sample(self, max_bytes: int) -> list[TokenDocument]:
+        """Return the beginnings of held-out documents, all with an equal share of `max_bytes`."""
+        share = max(1_000, max_bytes // len(self.data.held_out))
+        chosen = sorted(self.data.held_out, key=lambda d: d.draw("sample", 0))[: max_bytes // share]
+        texts = [document.text[:share] for document in chosen]
+        ids = self.tokenizer.encode_batch(texts)
+        return [TokenDocument(i, len(t.encode())) for i, t in zip(ids, texts, strict=True)]
+
 
 def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()) -> Run:
     """Open the run in `folder` if it is this configuration's, or make it there."""
@@ -76,6 +85,7 @@ def _make(config: RunConfig, folder: Path, observers: Sequence[Observer]) -> Run
         for observer in observers:
             observer.on_stage(text)
 
+    config = settle_machine(config)
     say("reading text")
     corpus = read_corpus(config.data)
     parts = split(corpus.documents, config.data.held_out, config.data.seed)
@@ -84,7 +94,7 @@ def _make(config: RunConfig, folder: Path, observers: Sequence[Observer]) -> Run
     say(f"{len(corpus.documents)} documents, {size:.1f} MB; left out: {stats.describe_left_out()}")
     say("learning the tokenizer" if config.tokenizer.path is None else "loading the tokenizer")
     tokenizer = build_tokenizer(config.tokenizer, parts.training, config.data.seed)
-    config = _adopt(settle_machine(config), tokenizer)
+    config = _adopt(config, tokenizer)
     say("measuring gzip, xz and an order-5 n-gram model on the held-out text")
     compared = baselines.measure(parts.training, parts.held_out)
     say("writing token ids")
@@ -101,10 +111,22 @@ def settle_machine(config: RunConfig) -> RunConfig:
     """Return the configuration with what "auto" means here: the device, and the faster dtype."""
     train = config.train
     device = default_device() if train.device == "auto" else train.device
+    _check_device(device)
     dtype = train.dtype
     if dtype == "auto":
         dtype = "bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32"
     return dataclasses.replace(config, train=dataclasses.replace(train, device=device, dtype=dtype))
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.zeros(1, device=name).device.type
+    except (RuntimeError, AssertionError):
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"train.device is {name!r}, which cannot be used here: choose auto, cpu or cuda"
+        )
 
 
 def _adopt(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:

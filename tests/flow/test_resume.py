@@ -197,7 +197,7 @@ def test_settings_that_change_no_weight_may_differ(text: Path, uninterrupted: Pa
 
 def test_a_folder_of_something_else_is_left_alone(text: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds thesis.txt but no run"):
+    with pytest.raises(ConfigError, match=r"holds thesis\.txt but no run"):
         open_run(micro_config(text), tmp_path)
     with pytest.raises(ConfigError, match="is a file"):
         open_run(micro_config(text), tmp_path / "thesis.txt")

@@ -1,6 +1,7 @@
 """Our MTP modules say what transformers' say, loaded from a folder that we wrote."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.builders import random_model, random_tokens, tiny_config
 
 
 class Reader(DeepseekV3ForCausalLM):
-    """Finds MTP modules where a model of two layers has them: theirs knows only the published 61."""
+    """Finds the MTP modules of two layers: theirs knows those of the published 61 only."""
 
     _keys_to_ignore_on_load_unexpected = (r"model\.layers\.[23]\..*",)
 
@@ -21,7 +22,9 @@ class Reader(DeepseekV3ForCausalLM):
 @pytest.mark.parametrize(
     "changes", [{}, {"q_lora_rank": 12, "n_group": 2, "topk_group": 2}], ids=["plain", "other"]
 )
-def test_looking_ahead_gives_the_logits_of_transformers(changes: dict, tmp_path: Path) -> None:
+def test_looking_ahead_gives_the_logits_of_transformers(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     # Their experts want rows of 16 bytes.
     ours = random_model(
         tiny_config(num_nextn_predict_layers=2, moe_intermediate_size=12, **changes)

@@ -124,7 +124,7 @@ def test_a_completion_ends_with_the_context(tokenizer: Tokenizer) -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused(language_model: LanguageModel) -> None:
-    with pytest.raises(DataError, match="the prompt with room for an answer need .* limit 64"):
+    with pytest.raises(DataError, match=r"the prompt with room for an answer need .* limit 64"):
         language_model.generate(TEXT * 5)
 
 
@@ -220,7 +220,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer: Tokenizer, tmp_
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no config.json"):
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         find_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder"):
         find_checkpoint(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""A shape is read from and written to `config.json` without loss, and an impossible one is refused."""
+"""A shape survives its `config.json` without loss, and an impossible one is refused."""
 
 import json
 from typing import Any

@@ -42,12 +42,12 @@ def test_changing_what_a_preset_gave_leaves_the_preset_alone() -> None:
     assert PRESETS["demo"]["vocab_size"] == 2048
 
 
-def test_a_dense_twin_differs_in_its_feed_forward_only() -> None:
+def test_a_dense_twin_has_no_gate_and_differs_in_its_feed_forward_only() -> None:
     config = settings.build(ModelConfig, preset_tables("small"))
-    twin = dense_twin(config, 3)
+    twin = dense_twin(config, 2)
     changed = {key for key, value in vars(config).items() if getattr(twin, key) != value}
-    assert changed == {"first_k_dense_replace"}
-    assert twin.intermediate_size == 4 * 512
-    assert changed | {"intermediate_size"} == {
-        key for key, value in vars(config).items() if getattr(dense_twin(config, 2), key) != value
-    }
+    # The published MTP modules are sparse, so that a dense model has none.
+    mtp = {"num_nextn_predict_layers"}
+    assert changed == {"first_k_dense_replace", "intermediate_size"} | mtp
+    assert twin.intermediate_size == 3 * config.moe_intermediate_size
+    assert twin.num_moe_layers == 0

@@ -1,4 +1,4 @@
-"""Rotary positions: rotations keep lengths, products depend on distance alone, YaRN slows slow pairs.
+"""Rotations keep lengths, products depend on distance alone, YaRN slows slow pairs.
 
 Shapes: S tokens, R rotary width.
 """

@@ -1,13 +1,13 @@
-"""A checkpoint that was trained without a budget meets any budget after calibration on sample text."""
+"""A checkpoint trained without a budget meets any budget after calibration on sample text."""
 
 import pytest
 import torch
 
 from moestro.errors import ConfigError, DataError
-from moestro.train.calibrate import calibrate
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
+from moestro.train.calibrate import calibrate
 from tests.builders import random_model, random_tokens, tiny_config
 
 BUDGETS = [2.0, 2.1, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 3.9, 4.0]

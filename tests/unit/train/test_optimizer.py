@@ -136,3 +136,22 @@ def fill_gradients(model: Transformer, seed: int) -> None:
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert actual.keys() == expected.keys()
     assert not [name for name in actual if not torch.equal(actual[name], expected[name])]
+
+
+def test_state_that_lacks_a_weight_is_refused() -> None:
+    model = build_model()
+    optimizers = Optimizers(model, MUON)
+    run(model, optimizers, range(1))
+    state = {name: t for name, t in optimizers.state().items() if not name.startswith("norm.")}
+    with pytest.raises(KeyError, match="norm.weight is on one side only"):
+        Optimizers(model, MUON).load_state(state)
+
+
+def test_state_of_another_shape_is_refused() -> None:
+    model = build_model()
+    optimizers = Optimizers(model, MUON)
+    run(model, optimizers, range(1))
+    state = optimizers.state()
+    state["norm.weight|exp_avg"] = state["norm.weight|exp_avg"][:-1]
+    with pytest.raises(KeyError, match="norm.weight has shape"):
+        Optimizers(model, MUON).load_state(state)

@@ -111,7 +111,7 @@ def test_a_latest_that_names_nothing_is_an_error(
 ) -> None:
     save_checkpoint(tmp_path, build_stepper(), tokenizer, progress(1), keep=1)
     (tmp_path / "latest").write_text(f"{name}\n")
-    with pytest.raises(CheckpointError, match="latest: names .* correct the file"):
+    with pytest.raises(CheckpointError, match=r"latest: names .* correct the file"):
         latest_checkpoint(tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_refused(
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
     assert callable(damage)
     damage(path / name)
-    with pytest.raises((CheckpointError, StorageError), match="safetensors|trainer"):
+    with pytest.raises((CheckpointError, StorageError), match=r"safetensors|trainer"):
         resume(path, build_stepper())
 
 
@@ -160,5 +160,5 @@ def test_the_optimizer_state_of_another_model_is_refused(
     train(stepper, 0, 1)
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
     save_file({"layers.9.norm.weight|momentum": torch.zeros(2)}, path / OPTIMIZER)
-    with pytest.raises(CheckpointError, match=r"trainer: cannot be resumed .*layers\.9"):
+    with pytest.raises(CheckpointError, match="trainer: cannot be resumed .*on one side only"):
         resume(path, build_stepper())

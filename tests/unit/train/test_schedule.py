@@ -1,5 +1,7 @@
 """The learning rate rises, holds or bends, and ends where it was told to."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def test_warm_up_stable_decay_has_its_three_parts() -> None:
     rates = scales(100, config)
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert set(rates[10:51]) == {1.0}
-    falls = [before - after for before, after in zip(rates[50:], rates[51:], strict=False)]
+    falls = [before - after for before, after in pairwise(rates[50:])]
     assert falls == pytest.approx([0.9 / 50] * 49)
     assert rates[-1] == pytest.approx(0.1 + 0.9 / 50)
 

@@ -1,4 +1,4 @@
-"""A step follows from seed, number and batch alone, and its micro-batches change nothing but memory."""
+"""A step follows from seed, number and batch; its micro-batches change nothing but memory."""
 
 import pytest
 import torch

@@ -1,0 +1,64 @@
+"""A folder with text, a configuration and a finished run of it, made once for all flows."""
+
+import random
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from tests.flow.program import Ended, run
+
+# Every part that a model can have, at the smallest size; the rest is the demo's.
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "n_routed_experts": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "max_position_embeddings": 64,
+}
+SIZES = {"seq_len": 24, "batch_size": 4, "dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `text` and `micro.toml`, in which a person types commands."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "text").mkdir()
+    draw = random.Random(0)
+    words = ["alpha", "beta", "gamma", "delta", "return", "print", "(x)", "=", "\n"]
+    for number in range(24):
+        lines = " ".join(draw.choice(words) for _ in range(120))
+        (folder / f"text/{number}.py").write_text(f"# {number}\n{lines}\n")
+    tables = {
+        "model": SHAPE,
+        "data": {"paths": ["text"], "held_out": 0.2},
+        "train": SIZES | {"steps": 6},
+    }
+    (folder / "micro.toml").write_text(tomli_w.dumps(tables))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(workplace: Path) -> Ended:
+    """What the training of `run` in the workplace left on the terminal."""
+    return run("train", "micro.toml", "--out", "run", "--json", cwd=workplace)
+
+
+@pytest.fixture(scope="session")
+def model(workplace: Path, trained: Ended) -> Path:
+    """The finished run, for reading only."""
+    assert trained.status == 0, trained.err
+    return workplace / "run"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: Path) -> Path:
+    """Its newest checkpoint, for reading only."""
+    return model / "checkpoints" / (model / "latest").read_text().strip()
