@@ -71,7 +71,7 @@ def build(kind: type[T], tables: Mapping[str, Any], prefix: str = "") -> T:
     values = {}
     for key, value in tables.items():
         if key not in fields:
-            raise ConfigError(f"{prefix}{key}: unknown setting.{_hint(key, fields)}")
+            raise ConfigError(f"{prefix}{key}: unknown setting.{_hint(key, fields, hints)}")
         value = _over_default(fields[key], value)
         values[key] = _convert(hints[key], value, f"{prefix}{key}")
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
@@ -106,9 +106,18 @@ def _parse_value(text: str) -> Any:
     return tables["value"] if len(tables) == 1 else text
 
 
-def _hint(key: str, names: Mapping[str, object]) -> str:
+def _hint(key: str, names: Mapping[str, object], kinds: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f" hint: {near[0]}" if near else f" known: {', '.join(sorted(names))}"
+    if near:
+        return f" hint: {near[0]}"
+    below = {
+        field.name: f"{name}.{field.name}"
+        for name in names
+        if dataclasses.is_dataclass(kinds[name])
+        for field in dataclasses.fields(kinds[name])
+    }
+    near = difflib.get_close_matches(key, below, n=1, cutoff=0.7)
+    return f" hint: {below[near[0]]}" if near else f" known: {', '.join(sorted(names))}"
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

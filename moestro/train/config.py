@@ -21,9 +21,9 @@ class OptimizerConfig:
     """Muon for matrices (AdamW for the rest), or AdamW for all; one learning rate serves both."""
 
     kind: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     # Of embeddings, head, gates and norms when the matrices are Muon's.
-    adamw_learning_rate: float = 4e-3
+    adamw_learning_rate: float = 6e-3
     weight_decay: float = 0.1
     momentum: float = 0.95
     beta1: float = 0.9

@@ -32,6 +32,8 @@ def intact(workplace: Path, model: Path) -> Iterator[None]:
     [
         ("train.step=5", ["train.step", "hint: steps"]),
         ("train.optimizer.leraning_rate=1", ["leraning_rate", "hint: learning_rate"]),
+        ("train.leraning_rate=1", ["train.leraning_rate", "hint: optimizer.learning_rate"]),
+        ("steps=1", ["steps", "hint: train.steps"]),
         ("modle.hidden_size=8", ["modle", "hint: model"]),
         ("train.steps=many", ["train.steps", "'many'", "int"]),
         ("train.steps=true", ["train.steps", "True", "int"]),
@@ -218,7 +220,7 @@ def test_a_tokenizer_that_is_larger_than_its_model_is_refused(
     workplace: Path, copied: Path
 ) -> None:
     raw = json.loads((copied / "tokenizer.json").read_text())
-    first = len(raw["model"]["vocab"]) + len(raw["added_tokens"])
+    first = len(raw["model"]["vocab"])
     for number in range(first, 310):
         raw["added_tokens"].append(
             raw["added_tokens"][0] | {"id": number, "content": f"<{number}>"}

@@ -166,6 +166,7 @@ def test_an_assignment_without_name_or_value_is_an_error(assignment: str) -> Non
         ({"stepz": 1}, "stepz: unknown setting. hint: steps"),
         ({"qqq": 1}, "qqq: unknown setting. known: balance, budget"),
         ({"total": 1}, "total: unknown setting"),
+        ({"leraning_rate": 1}, "leraning_rate: unknown setting. hint: optimizer.learning_rate"),
         ({"optimizer": {"leraning_rate": 1}}, "optimizer.leraning_rate: .* hint: learning_rate"),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate is -1.0: it must be"),
         ({"optimizer": 3}, "optimizer: 3 is not a table"),
