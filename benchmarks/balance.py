@@ -63,7 +63,7 @@ def main() -> None:
 def measure(run: Run, name: str, steps: int, seed: int) -> dict[str, Any]:
     """Train with one method and evaluate it."""
     config = configure(run, {"train": {"steps": steps, "seed": seed, "balance": METHODS[name]}})
-    documents = held_out(run, 200_000)
+    documents = held_out(run, 150_000)
     outcome = train_once(run, config, documents)
     assert outcome.stepper is not None
     result = evaluate_at(run, outcome.stepper, documents, None)

@@ -42,7 +42,7 @@ def main() -> None:
 
 def drawn(run: Run, steps: int, seed: int) -> list[dict[str, Any]]:
     """Train with drawn budgets and evaluate every budget."""
-    documents = held_out(run, 200_000)
+    documents = held_out(run, 150_000)
     outcome = train_once(run, configure(run, {"train": {"steps": steps, "seed": seed}}), documents)
     assert outcome.stepper is not None
     results = [(budget, evaluate_at(run, outcome.stepper, documents, budget)) for budget in BUDGETS]
@@ -61,7 +61,7 @@ def drawn(run: Run, steps: int, seed: int) -> list[dict[str, Any]]:
 
 def fixed(run: Run, steps: int, seed: int, experts: int) -> dict[str, Any]:
     """Train with a fixed number of experts and evaluate with the same."""
-    documents = held_out(run, 200_000)
+    documents = held_out(run, 150_000)
     model = {"num_experts_per_tok": experts, "min_experts_per_tok": experts}
     outcome = train_once(
         run, configure(run, {"model": model, "train": {"steps": steps, "seed": seed}}), documents

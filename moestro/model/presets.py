@@ -19,12 +19,12 @@ _V3_YARN = {
 PRESETS: dict[str, dict[str, Any]] = {
     # Minutes on two cores: what `moestro demo` trains.
     "demo": {
-        "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 384,
-        "moe_intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "vocab_size": 2048, "hidden_size": 96, "intermediate_size": 256,
+        "moe_intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 3,
         "n_routed_experts": 16, "num_experts_per_tok": 4, "min_experts_per_tok": 2,
-        "n_shared_experts": 1, "first_k_dense_replace": 1, "kv_lora_rank": 64,
-        "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 32,
-        "num_nextn_predict_layers": 1, "max_position_embeddings": 512, "initializer_range": 0.05,
+        "n_shared_experts": 1, "kv_lora_rank": 48, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
+        "v_head_dim": 32, "num_nextn_predict_layers": 1, "max_position_embeddings": 512,
+        "initializer_range": 0.05,
     },
     # 120 M parameters, 46 M active: an evening on a laptop, minutes on a GPU.
     "small": {
