@@ -15,6 +15,9 @@ from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
 from moestro.train.config import BalanceConfig
 
+# Biases and thresholds follow this much of their rate when the learning rate has fallen to nothing.
+_LEAST_SCALE = 0.2
+
 
 class Balancer:
     """Watches the gates of one model through a step, then corrects their biases."""
@@ -46,17 +49,22 @@ class Balancer:
             if self.config.method == "quantile":
                 self._targets[layer].append(quantile_bias(record))
 
-    def apply(self) -> list[float]:
-        """Correct the biases, begin a new step, return each layer's load violation in the old."""
+    def apply(self, scale: float = 1.0) -> list[float]:
+        """Correct the biases, begin a new step, return each layer's load violation in the old.
+
+        `scale` is the step's share of the full learning rate: the slower the weights move, the more
+        steps a bias may average over. One batch's documents are too few to judge loads by.
+        """
+        rate = self.config.rate * max(scale, _LEAST_SCALE)
         for layer, gate in enumerate(self.gates):
             bias_E = gate.e_score_correction_bias
             if bias_E is None:
                 continue
             if self.config.method == "sign":
                 counts_E = self._counts[layer]
-                bias_E += self.config.rate * torch.sign(counts_E.mean() - counts_E)
+                bias_E += rate * torch.sign(counts_E.mean() - counts_E)
             elif self.config.method == "quantile":
-                bias_E.lerp_(torch.stack(self._targets[layer]).mean(dim=0), self.config.rate)
+                bias_E.lerp_(torch.stack(self._targets[layer]).mean(dim=0), rate)
             # Only differences matter to the choice; a drifting mean would only cost precision.
             bias_E -= bias_E.mean()
         violations = [load_violation(counts_E) for counts_E in self._counts]

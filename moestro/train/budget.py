@@ -19,8 +19,9 @@ from moestro.model.trace import Trace
 
 # Denser at the ends, where quantiles are steepest.
 FRACTIONS = (0.0, 1 / 64, 1 / 32, *(i / 16 for i in range(1, 16)), 31 / 32, 63 / 64, 1.0)
-# Newest step's weight in the running mean: old weights' scores are forgotten in some fifty steps.
-RATE = 0.05
+# The newest step's weight in the running mean, at the full learning rate.
+RATE = 0.1
+_LEAST_SCALE = 0.2
 _MOST_SAMPLES = 1 << 16
 
 
@@ -39,15 +40,18 @@ class BudgetTable:
                 further_quantiles(record.ranked_TK[:, self.fewest :], FRACTIONS)
             )
 
-    def apply(self) -> None:
-        """Move the gates' tables towards what the step's micro-batches showed."""
+    def apply(self, scale: float = 1.0) -> None:
+        """Move the gates' tables towards what the step's micro-batches showed.
+
+        `scale` is the step's share of the full learning rate, as for the biases.
+        """
         for gate, seen in zip(self.gates, self._seen, strict=True):
             fresh_N = torch.stack(seen).mean(dim=0)
             if gate.thresholds_N.numel() == 0:
                 gate.fractions_N = torch.tensor(FRACTIONS, device=fresh_N.device)
                 gate.thresholds_N = fresh_N
             else:
-                gate.thresholds_N = gate.thresholds_N.lerp(fresh_N, RATE)
+                gate.thresholds_N = gate.thresholds_N.lerp(fresh_N, RATE * max(scale, _LEAST_SCALE))
             seen.clear()
 
 

@@ -67,7 +67,7 @@ class BalanceConfig:
     """How experts are kept equally busy: `rate` is the bias methods', `weight` the losses'."""
 
     method: BalanceMethod = "quantile"
-    rate: float = 0.1
+    rate: float = 0.3
     weight: float = 1e-2
     router_z_weight: float = 1e-4
 

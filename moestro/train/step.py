@@ -59,9 +59,9 @@ class Stepper:
         ]
         scale = learning_rate_scale(step, self.config.steps, self.config.schedule)
         grad_norm = self.optimizers.apply(scale)
-        violations = self.balancer.apply()
+        violations = self.balancer.apply(scale)
         if self.is_budget_drawn:
-            self.budget_table.apply()
+            self.budget_table.apply(scale)
         nats = torch.tensor([result[0] for result in results]).mean(dim=0).tolist()
         return StepResult(
             loss=nats[0],
