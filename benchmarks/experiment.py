@@ -27,7 +27,7 @@ from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig, build_run_config
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
 from moestro.train.loop import build_stepper
-from moestro.train.run import Run, open_run, settle_machine
+from moestro.train.run import CONFIG_FILE, Run, load_run, open_run, settle_machine
 from moestro.train.step import Stepper, StepResult
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,9 +59,17 @@ class Outcome:
 
 
 def prepare(name: str, tables: Mapping[str, Any]) -> Run:
-    """Make data once for benchmarks of one vocabulary: this machine's Python library."""
-    config = build_run_config(settings.merge(SETTINGS, tables))
-    return open_run(config, DATA / name, [])
+    """Make data once for benchmarks of one vocabulary: this machine's Python library.
+
+    Only data and tokenizer are kept; all other settings are today's.
+    """
+    config, folder = build_run_config(settings.merge(SETTINGS, tables)), DATA / name
+    if not (folder / CONFIG_FILE).exists():
+        return open_run(config, folder, [])
+    run = load_run(folder)
+    if (run.config.data, run.config.tokenizer) != (config.data, config.tokenizer):
+        sys.exit(f"{folder}: holds other data: remove it")
+    return replace(run, config=config)
 
 
 def held_out(run: Run, max_bytes: int, domain: str | None = None) -> list[TokenDocument]:
