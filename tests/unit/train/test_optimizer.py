@@ -143,7 +143,7 @@ def test_state_that_lacks_a_weight_is_refused() -> None:
     optimizers = Optimizers(model, MUON)
     run(model, optimizers, range(1))
     state = {name: t for name, t in optimizers.state().items() if not name.startswith("norm.")}
-    with pytest.raises(KeyError, match="norm.weight is on one side only"):
+    with pytest.raises(KeyError, match=r"norm\.weight is on one side only"):
         Optimizers(model, MUON).load_state(state)
 
 
@@ -153,5 +153,5 @@ def test_state_of_another_shape_is_refused() -> None:
     run(model, optimizers, range(1))
     state = optimizers.state()
     state["norm.weight|exp_avg"] = state["norm.weight|exp_avg"][:-1]
-    with pytest.raises(KeyError, match="norm.weight has shape"):
+    with pytest.raises(KeyError, match=r"norm\.weight has shape"):
         Optimizers(model, MUON).load_state(state)

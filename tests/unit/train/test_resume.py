@@ -160,5 +160,5 @@ def test_the_optimizer_state_of_another_model_is_refused(
     train(stepper, 0, 1)
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
     save_file({"layers.9.norm.weight|momentum": torch.zeros(2)}, path / OPTIMIZER)
-    with pytest.raises(CheckpointError, match="trainer: cannot be resumed .*on one side only"):
+    with pytest.raises(CheckpointError, match=r"trainer: cannot be resumed .*on one side only"):
         resume(path, build_stepper())
