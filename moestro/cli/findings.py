@@ -27,12 +27,13 @@ _BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 def show(out: Path, review: dict[str, Any], summary: dict[str, Any]) -> None:
     """Print what a model learned, how its experts share the work, and three completions."""
     console = Console(highlight=False)
-    held_out = review["held_out"]
+    at_budget = review["at_budget"]
+    shown = review["held_out"] if at_budget is None else at_budget["held_out"]
     console.print()
     console.print(_predictions(review))
     console.print(_speed(summary))
-    if held_out["load"]:
-        console.print(_experts(held_out, review))
+    if shown["load"]:
+        console.print(_experts(shown, review))
     for sample in review["samples"]:
         console.print(_completion(sample))
     console.print(_next(out, review))
@@ -65,11 +66,10 @@ def _speed(summary: dict[str, Any]) -> Text:
     )
 
 
-def _experts(held_out: dict[str, Any], review: dict[str, Any]) -> Group:
+def _experts(shown: dict[str, Any], review: dict[str, Any]) -> Group:
     table = Table("layer", "load of each expert", "violation", "starved", box=None)
     table.title, table.title_justify = "How the experts share the work", "left"
-    starved = held_out["starved"]
-    rows = zip(held_out["load"], held_out["max_violation"], starved, strict=True)
+    rows = zip(shown["load"], shown["max_violation"], shown["starved"], strict=True)
     for layer, (load, violation, idle) in enumerate(rows):
         mean = sum(load) / len(load)
         bars = "".join(_BLOCKS[min(8, round(4 * value / mean))] for value in load)

@@ -92,7 +92,7 @@ def read_corpus(config: DataConfig) -> Corpus:
     if not documents:
         raise DataError(
             f"{', '.join(config.paths)}: no readable text; left out: {stats.describe_left_out()}:"
-            " name a folder or a file of UTF-8 text in data.paths"
+            " name a folder or a file of UTF-8 text"
         )
     kept = tuple(documents) if config.max_bytes is None else _sample(documents, config)
     stats.num_unused = len(documents) - len(kept)

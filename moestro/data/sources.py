@@ -52,7 +52,7 @@ class LeftOut:
 def read_path(path: Path, domain: str | None = None) -> Iterator[Found | LeftOut]:
     """Give every candidate in a folder or a file, in the order of their names."""
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder: check data.paths")
+        raise DataError(f"{path}: no such file or folder: name one that exists")
     if not path.is_dir():
         yield from read_file(path, path.name, domain)
         return

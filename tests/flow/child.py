@@ -87,6 +87,7 @@ def micro_config(text: Path, *, every_steps: int = 4, steps: int = STEPS) -> Run
         "intermediate_size": 48,
         "moe_intermediate_size": 16,
         "num_hidden_layers": 2,
+        "first_k_dense_replace": 1,
         "num_attention_heads": 2,
         "n_routed_experts": 8,
         "kv_lora_rank": 8,

@@ -26,7 +26,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def config() -> dict[str, Any]:
-    return settings.to_tables(build_run_config({"preset": "demo", "data": {"paths": ["python"]}}))
+    tables = {"data": {"paths": ["python"]}, "model": {"first_k_dense_replace": 1}}
+    return settings.to_tables(build_run_config({"preset": "demo", **tables}))
 
 
 def charts_of(page: str) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def test_another_block_size_is_honored(tmp_path: Path, tiny_model: Any) -> None:
         ({"model_type": None}, "model_type is None"),
         ({"model_type": ["deepseek_v3"]}, "wrong type"),
         ({"hidden_size": None}, "hidden_size is missing"),
-        ({"hidden_size": "12"}, "wrong type"),
+        ({"hidden_size": "12"}, "expected a whole number"),
         ({"hidden_size": 12.0}, "hidden_size"),
         ({"attention_bias": 1}, "attention_bias"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
