@@ -36,7 +36,8 @@ def show(out: Path, review: dict[str, Any], summary: dict[str, Any]) -> None:
         console.print(_experts(shown, review))
     for sample in review["samples"]:
         console.print(_completion(sample))
-    console.print(_next(out, review))
+    # Commands must stay whole on narrow terminals, to be copied.
+    console.print(_next(out, review), soft_wrap=True)
 
 
 def _predictions(review: dict[str, Any]) -> Table:
