@@ -28,6 +28,22 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 
+# A run's shape in a configuration file: every part at the smallest size, the rest is the demo's.
+MICRO_SHAPE: dict[str, int] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 2,
+    "n_routed_experts": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "max_position_embeddings": 64,
+}
+
 
 def tiny_config(**changes: Any) -> ModelConfig:
     """Build a tiny shape with some fields changed."""

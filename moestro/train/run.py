@@ -29,7 +29,7 @@ from moestro.train.metrics import Observer
 
 CONFIG_FILE = "config.toml"
 # Settings that change no weight: a run may go on under others.
-_FREE = ("train.checkpoint", "train.log_every")
+_FREE = ("train.checkpoint", "train.evaluate_every", "train.log_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,10 @@ def _check_same(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig
             f" {new.get(key)} here: choose another --out"
         )
     train = dataclasses.replace(
-        stored.train, checkpoint=wanted.train.checkpoint, log_every=wanted.train.log_every
+        stored.train,
+        checkpoint=wanted.train.checkpoint,
+        evaluate_every=wanted.train.evaluate_every,
+        log_every=wanted.train.log_every,
     )
     return dataclasses.replace(stored, train=train)
 

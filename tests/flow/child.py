@@ -18,6 +18,7 @@ from moestro.train.config import RunConfig, build_run_config
 from moestro.train.loop import train
 from moestro.train.metrics import StepMetrics
 from moestro.train.run import open_run
+from tests.builders import MICRO_SHAPE
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _TIMEOUT_S = 60
@@ -81,21 +82,7 @@ def finish(config: RunConfig, folder: Path) -> None:
 
 def micro_config(text: Path, *, every_steps: int = 4, steps: int = STEPS) -> RunConfig:
     """Build the smallest run that has every part: MTP, budget, balance, Muon, bfloat16 excepted."""
-    model = {
-        "vocab_size": 280,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "moe_intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "first_k_dense_replace": 1,
-        "num_attention_heads": 2,
-        "n_routed_experts": 8,
-        "kv_lora_rank": 8,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
-        "max_position_embeddings": 64,
-    }
+    model = MICRO_SHAPE | {"vocab_size": 280}
     checkpoint = {"every_steps": every_steps, "keep": 2}
     sizes = {"steps": steps, "seq_len": 24, "batch_size": 4, "micro_batch_size": 2}
     return build_run_config(

@@ -6,24 +6,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from tests.builders import MICRO_SHAPE
 from tests.flow.program import Ended, run
 
-# Every part that a model can have, at the smallest size; the rest is the demo's.
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "moe_intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "first_k_dense_replace": 1,
-    "num_attention_heads": 2,
-    "n_routed_experts": 8,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "max_position_embeddings": 64,
-}
+SHAPE = MICRO_SHAPE | {"vocab_size": 300}
 SIZES = {"seq_len": 24, "batch_size": 4, "dtype": "float32", "device": "cpu"}
 
 

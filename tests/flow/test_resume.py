@@ -195,6 +195,17 @@ def test_settings_that_change_no_weight_may_differ(text: Path, uninterrupted: Pa
     assert open_run(automatic, uninterrupted).config.train.dtype == "float32"
 
 
+def test_evaluating_on_the_way_changes_no_weight(
+    text: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finish(changed(micro_config(text), ["train.evaluate_every=5"]), run)
+    found = [row for row in read_metrics(run) if "evaluation" in row]
+    assert [row["step"] for row in found] == list(range(5, STEPS + 1, 5))
+    assert all(row["bits_per_byte"] > 0 for row in found)
+    assert final_bytes(run) == final_bytes(uninterrupted)
+
+
 def test_a_folder_of_something_else_is_left_alone(text: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match=r"holds thesis\.txt but no run"):

@@ -79,14 +79,18 @@ def test_lines_follow_standard_error_to_where_a_display_moves_it(
 
 
 def test_a_closed_standard_error_does_not_stop_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+
     class Gone(StringIO):
         def write(self, text: str, /) -> int:
+            refused.append(text)
             raise BrokenPipeError(len(text))
 
     logs.apply()
     monkeypatch.setattr(sys, "stderr", Gone())
     monkeypatch.setattr(logging, "raiseExceptions", False)
     ours.info("nobody reads this")
+    assert refused == ["INFO: nobody reads this\n"]
 
 
 def test_an_unknown_level_is_an_error_that_names_the_known_ones() -> None:

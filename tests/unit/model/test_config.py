@@ -159,3 +159,11 @@ def test_what_follows_from_a_shape_is_derived() -> None:
     assert tiny_config(min_experts_per_tok=None).fewest_experts == 4
     assert not config.has_budget
     assert config.with_budget(linear_budget(config)).has_budget
+
+
+def test_several_end_tokens_are_all_written_back() -> None:
+    assert ModelConfig.from_hf(RAW | {"eos_token_id": [4, 5]}).to_hf()["eos_token_id"] == [4, 5]
+
+
+def test_kimi_k2_is_read_as_the_architecture_that_it_has() -> None:
+    assert ModelConfig.from_hf(RAW | {"model_type": "kimi_k2"}).model_type == "deepseek_v3"
