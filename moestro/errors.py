@@ -20,6 +20,22 @@ class CheckpointError(MoestroError):
     """A model or run folder is damaged or of another kind: its owner must replace it."""
 
 
+class UnknownModelError(MoestroError):
+    """The model asked for is not served here: the user must name one that is."""
+
+
+class CapacityError(MoestroError):
+    """Too much is asked at once: the same request may succeed after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BackendError(MoestroError):
+    """Whoever should answer died or cannot be reached: another may, or this one later."""
+
+
 class StorageError(MoestroError):
     """The disk refused bytes: whoever runs the machine must make room or grant access."""
 

@@ -48,14 +48,14 @@ class Attention(nn.Module):
         cos_SP, sin_SP = context.cos_SP, context.sin_SP
         rope_BSHR = rope.rotate(rope_BSHR, cos_SP[:, None], sin_SP[:, None], config.rope_interleave)
         rope_BSR = rope.rotate(rope_BSR, cos_SP, sin_SP, config.rope_interleave)
-        keys = context.cache.extend(self.layer, self.kv_a_layernorm(latent_BSC), rope_BSR)
         up_HEC = self.kv_b_proj.weight.to(x_BSD.dtype).view(config.num_attention_heads, -1, C)
-        K = keys.latent_BKC.shape[1]
-        is_absorbed = context.path == "absorbed" or (
-            context.path == "auto" and latent.is_absorbed_cheaper(S, K, up_HEC, R)
+        out_BSHV = context.cache.attend(
+            self.layer,
+            latent.Query(nope_BSHN, rope_BSHR, self.scale),
+            latent.Latents(self.kv_a_layernorm(latent_BSC), rope_BSR),
+            up_HEC,
+            context.path,
         )
-        attend = latent.absorbed if is_absorbed else latent.naive
-        out_BSHV = attend(nope_BSHN, rope_BSHR, keys, up_HEC, self.scale)
         out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
         return out_BSD
 

@@ -1,10 +1,10 @@
-"""Where the compressed latents of earlier tokens live between calls.
+"""Where the compressed latents of earlier tokens live between calls, and how new ones meet them.
 
 Holds `kv_lora_rank + qk_rope_head_dim` numbers per token and layer, and nothing else of the past.
-Knows no attention. Next: attention.py.
+Next: attention.py; engine/pages.py for the cache that many requests share.
 
-Shapes: B sequences, S new tokens, K tokens so far (new ones included), C latent width,
-R rotary width.
+Shapes: B sequences, S new tokens, K tokens so far (new ones included), H heads, E rows of
+`kv_b_proj` per head, C latent width, R rotary width, V value width.
 """
 
 from typing import Protocol
@@ -13,29 +13,36 @@ import torch
 from torch import Tensor
 
 from moestro.model.config import ModelConfig
-from moestro.ops.latent import Latents
+from moestro.ops.latent import AttentionPath, Latents, Query, attend
 
 
 class Cache(Protocol):
-    """Storage of latents, one sequence per row of the batch."""
+    """Storage of latents; the only part of the model that knows which tokens belong together."""
 
-    length: int
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Return the positions_S of the new tokens in their sequences."""
 
-    def extend(self, layer: int, latent_BSC: Tensor, rope_BSR: Tensor) -> Latents:
-        """Store a layer's new latents behind the old and return all of them."""
+    def attend(
+        self, layer: int, query: Query, new: Latents, up_HEC: Tensor, path: AttentionPath
+    ) -> Tensor:
+        """Store a layer's new latents and return out_BSHV of attending to all up to each one."""
 
     def advance(self, num_tokens: int) -> None:
-        """Count the new tokens as stored, once every layer has been extended by them."""
+        """Count the new tokens as stored, once every layer has seen them."""
 
 
 class NoCache:
     """The cache of a pass that begins at the first token and is not continued."""
 
-    length = 0
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Count from 0."""
+        return torch.arange(num_tokens, device=device)
 
-    def extend(self, layer: int, latent_BSC: Tensor, rope_BSR: Tensor) -> Latents:
-        """Return the new latents, which are all there are."""
-        return Latents(latent_BSC, rope_BSR)
+    def attend(
+        self, layer: int, query: Query, new: Latents, up_HEC: Tensor, path: AttentionPath
+    ) -> Tensor:
+        """Attend to the new latents, which are all there are."""
+        return attend(query, new, up_HEC, path)
 
     def advance(self, num_tokens: int) -> None:
         """Keep nothing."""
@@ -54,16 +61,23 @@ class ContiguousCache:
         self._latent_LBTC = like.new_empty(*shape, config.kv_lora_rank)
         self._rope_LBTR = like.new_empty(*shape, config.qk_rope_head_dim)
 
-    def extend(self, layer: int, latent_BSC: Tensor, rope_BSR: Tensor) -> Latents:
-        """Store a layer's new latents behind the old and return all of them."""
-        end = self.length + latent_BSC.shape[1]
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Count on from the tokens that are there."""
+        return torch.arange(self.length, self.length + num_tokens, device=device)
+
+    def attend(
+        self, layer: int, query: Query, new: Latents, up_HEC: Tensor, path: AttentionPath
+    ) -> Tensor:
+        """Store a layer's new latents behind the old and attend to all of them."""
+        end = self.length + new.latent_BKC.shape[1]
         assert end <= self.capacity, f"cache of {self.capacity} tokens asked to hold {end}"
-        self._latent_LBTC[layer, :, self.length : end] = latent_BSC
-        self._rope_LBTR[layer, :, self.length : end] = rope_BSR
-        return Latents(self._latent_LBTC[layer, :, :end], self._rope_LBTR[layer, :, :end])
+        self._latent_LBTC[layer, :, self.length : end] = new.latent_BKC
+        self._rope_LBTR[layer, :, self.length : end] = new.rope_BKR
+        keys = Latents(self._latent_LBTC[layer, :, :end], self._rope_LBTR[layer, :, :end])
+        return attend(query, keys, up_HEC, path)
 
     def advance(self, num_tokens: int) -> None:
-        """Count the new tokens as stored, once every layer has been extended by them."""
+        """Count the new tokens as stored, once every layer has seen them."""
         self.length += num_tokens
 
     def rewind(self, length: int) -> None:

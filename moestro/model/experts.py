@@ -22,9 +22,10 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F))
 
-    def forward(self, x_TD: Tensor, choice: Choice) -> Tensor:
+    def forward(self, x_TD: Tensor, choice: Choice, row_multiple: int = 1) -> Tensor:
         """Send each token to its experts and sum what they return by weight."""
-        pairs = sort_pairs(choice.experts_TK, choice.is_used_TK, self.gate_up_proj.shape[0])
+        num_experts = self.gate_up_proj.shape[0]
+        pairs = sort_pairs(choice.experts_TK, choice.is_used_TK, num_experts, row_multiple)
         weights_TK = choice.weights_TK.to(x_TD.dtype)
         gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
         return apply_experts(x_TD, weights_TK, pairs, gate_up_EGD, down_EDF)

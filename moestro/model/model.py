@@ -14,12 +14,13 @@ from moestro.errors import ConfigError
 from moestro.model.block import Block
 from moestro.model.cache import Cache, NoCache
 from moestro.model.config import ModelConfig
-from moestro.model.context import AttentionPath, Context
+from moestro.model.context import Context
 from moestro.model.gate import Gate
 from moestro.model.linear import Linear, RMSNorm
 from moestro.model.mtp import MTPModule
 from moestro.model.trace import Trace
 from moestro.ops import rope
+from moestro.ops.latent import AttentionPath
 
 
 class Transformer(nn.Module):
@@ -66,14 +67,15 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         trace: Trace | None = None,
         path: AttentionPath = "auto",
+        row_multiple: int = 1,
     ) -> Tensor:
         """Return the normed hidden_BSD behind each token; `logits` turns it into predictions.
 
-        `budget` is the mean number of experts per token, one number or one per sequence; None takes
-        all.
+        `budget` is the mean number of experts per token, one number, one per sequence or one per
+        token; None takes all. For `row_multiple` see ops/rows.py.
         """
         cache = NoCache() if cache is None else cache
-        context = self._context(tokens_BS, budget, cache, trace, path)
+        context = self._context(tokens_BS, budget, cache, trace, path, row_multiple)
         x_BSD = self.embed(tokens_BS)
         for block in self.layers:
             x_BSD = block(x_BSD, context)
@@ -88,10 +90,13 @@ class Transformer(nn.Module):
         depth: int,
         *,
         budget: float | Tensor | None = None,
+        cache: Cache | None = None,
         trace: Trace | None = None,
+        row_multiple: int = 1,
     ) -> Tensor:
-        """Run MTP module `depth` over whole sequences: hidden states and the token after each."""
-        context = self._context(next_BS, budget, NoCache(), trace, "auto")
+        """Run MTP module `depth` over hidden states and the token after each."""
+        cache = NoCache() if cache is None else cache
+        context = self._context(next_BS, budget, cache, trace, "auto", row_multiple)
         out: Tensor = self.mtp[depth](hidden_BSD, self.embed(next_BS), context)
         return out
 
@@ -119,26 +124,33 @@ class Transformer(nn.Module):
         cache: Cache,
         trace: Trace | None,
         path: AttentionPath,
+        row_multiple: int,
     ) -> Context:
-        B, S = tokens_BS.shape
-        positions_S = torch.arange(cache.length, cache.length + S, device=tokens_BS.device)
+        positions_S = cache.positions(tokens_BS.shape[1], tokens_BS.device)
         cos_SP, sin_SP = rope.angles(
             positions_S, self.frequencies_P, _attention_factor(self.config)
         )
-        fraction_T = None if budget is None else self._fractions(budget, B, S)
         return Context(
-            cos_SP=cos_SP, sin_SP=sin_SP, cache=cache, path=path, fraction_T=fraction_T, trace=trace
+            cos_SP=cos_SP,
+            sin_SP=sin_SP,
+            cache=cache,
+            path=path,
+            fraction_T=None if budget is None else self._fractions(budget, tokens_BS),
+            trace=trace,
+            row_multiple=row_multiple,
         )
 
-    def _fractions(self, budget: float | Tensor, num_sequences: int, num_tokens: int) -> Tensor:
+    def _fractions(self, budget: float | Tensor, tokens_BS: Tensor) -> Tensor:
         fewest, most = self.config.fewest_experts, self.config.num_experts_per_tok
-        budget_B = torch.as_tensor(budget, dtype=torch.float32, device=self.frequencies_P.device)
-        if not bool(((budget_B >= fewest) & (budget_B <= most)).all()):
+        budgets = torch.as_tensor(budget, dtype=torch.float32, device=self.frequencies_P.device)
+        if not bool(((budgets >= fewest) & (budgets <= most)).all()):
             raise ConfigError(
                 f"budget is {budget}: this model takes {fewest} to {most} experts per token"
             )
-        fraction_B = (budget_B - fewest) / max(most - fewest, 1)
-        return fraction_B.expand(num_sequences).repeat_interleave(num_tokens)
+        fractions = (budgets - fewest) / max(most - fewest, 1)
+        if fractions.dim() == 1:
+            fractions = fractions[:, None]
+        return fractions.expand(tokens_BS.shape).flatten().contiguous()
 
 
 def _attention_factor(config: ModelConfig) -> float:

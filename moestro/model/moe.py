@@ -31,7 +31,7 @@ class MoE(nn.Module):
         """Return routed plus shared experts' output."""
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
         choice = self.gate(x_TD, context.fraction_T, context.trace)
-        out_TD = self.experts(x_TD, choice)
+        out_TD = self.experts(x_TD, choice, context.row_multiple)
         if self.shared_experts is not None:
             out_TD = out_TD + self.shared_experts(x_TD)
         return out_TD.view_as(x_BSD)

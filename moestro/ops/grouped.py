@@ -3,8 +3,8 @@
 `apply_experts` is the fast path and `apply_experts_one_by_one` its specification. Knows pairs of a
 token and an expert, not how they were chosen. Next: model/experts.py.
 
-Shapes: T tokens, K slots per token, D width, E experts, F expert width, P pairs in use
-(at most T * K).
+Shapes: T tokens, K slots per token, D width, E experts, F expert width, P pairs (those in use, at
+most T * K, and what fills experts up).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ class Pairs:
     """Which tokens each expert serves: pairs sorted by expert, tokens in order within an expert.
 
     `token_P` names each pair's token; `slot_TK` says where a token's k-th pair lies in that order,
-    P for a slot that is not in use; `borders[e]:borders[e + 1]` are expert e's pairs.
+    P for a slot that is not in use; `borders[e]:borders[e + 1]` are expert e's pairs, filled up
+    with pairs that no slot names where its number must be a multiple of something.
     """
 
     token_P: Tensor
@@ -28,23 +29,29 @@ class Pairs:
     borders: list[int]
 
 
-def sort_pairs(experts_TK: Tensor, is_used_TK: Tensor, num_experts: int) -> Pairs:
-    """Sort the (token, expert) pairs in use by expert."""
+def sort_pairs(
+    experts_TK: Tensor, is_used_TK: Tensor, num_experts: int, multiple: int = 1
+) -> Pairs:
+    """Sort the (token, expert) pairs in use by expert, each expert's filled up to a multiple."""
     T, K = experts_TK.shape
     # Unused slots go to a bucket of their own, behind the last expert. int16 sorts faster than
     # int64.
     buckets = experts_TK.masked_fill(~is_used_TK, num_experts).flatten().to(torch.int16)
-    _, order = torch.sort(buckets, stable=True)
-    counts = torch.bincount(buckets.long(), minlength=num_experts + 1)[:num_experts]
-    borders = [0, *counts.cumsum(0).tolist()]
-    P = borders[-1]
-    slot = torch.empty(T * K, dtype=torch.int64, device=experts_TK.device)
-    slot[order] = torch.arange(T * K, device=experts_TK.device)
-    return Pairs(
-        token_P=torch.div(order[:P], K, rounding_mode="floor"),
-        slot_TK=slot.clamp_(max=P).view(T, K),
-        borders=borders,
-    )
+    buckets, order = torch.sort(buckets, stable=True)
+    counts_E = torch.bincount(buckets.long(), minlength=num_experts + 1)[:num_experts]
+    filled_E = (counts_E + multiple - 1) // multiple * multiple
+    borders = [0, *filled_E.cumsum(0).tolist()]
+    P, num_used = borders[-1], int(counts_E.sum())
+    place = torch.arange(T * K, device=experts_TK.device)
+    if num_used < P:
+        fill_E = (filled_E - counts_E).cumsum(0) - (filled_E - counts_E)
+        place[:num_used] += fill_E[buckets[:num_used].long()]
+    place[num_used:] = P
+    token_P = order.new_zeros(P)
+    token_P[place[:num_used]] = torch.div(order[:num_used], K, rounding_mode="floor")
+    slot = torch.empty_like(order)
+    slot[order] = place
+    return Pairs(token_P=token_P, slot_TK=slot.view(T, K), borders=borders)
 
 
 def apply_experts(
@@ -145,7 +152,7 @@ def _rows(pairs: Pairs) -> list[tuple[int, slice]]:
 
 
 def _by_pair(weights_TK: Tensor, pairs: Pairs) -> Tensor:
-    weights_P = weights_TK.new_empty(pairs.borders[-1] + 1)
+    weights_P = weights_TK.new_zeros(pairs.borders[-1] + 1)
     weights_P[pairs.slot_TK] = weights_TK
     return weights_P[:-1]
 

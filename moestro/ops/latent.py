@@ -9,10 +9,22 @@ N and R query widths without and with rotary position, V value width, C latent w
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+AttentionPath = Literal["auto", "naive", "absorbed"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What attends: the parts without and with rotary position, and the softmax scale."""
+
+    nope_BSHN: Tensor
+    rope_BSHR: Tensor
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,16 @@ class Latents:
 
     latent_BKC: Tensor
     rope_BKR: Tensor
+
+
+def attend(query: Query, keys: Latents, up_HEC: Tensor, path: AttentionPath) -> Tensor:
+    """Attend causally along a path, "auto" the one that multiplies less; returns out_BSHV."""
+    S, K = query.nope_BSHN.shape[1], keys.latent_BKC.shape[1]
+    is_absorbed = path == "absorbed" or (
+        path == "auto" and is_absorbed_cheaper(S, K, up_HEC, keys.rope_BKR.shape[-1])
+    )
+    way = absorbed if is_absorbed else naive
+    return way(query.nope_BSHN, query.rope_BSHR, keys, up_HEC, query.scale)
 
 
 def naive(

@@ -1,0 +1,26 @@
+"""What one can know of a model without asking it anything. Next: backend.py."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """A model that can be asked, by the name in `id`.
+
+    `fewest_experts` and `most_experts` are the limits of the request field `experts`; both are 0
+    where the backend does not know. `num_moe_layers` and `num_experts` give the shape of an x-ray.
+    """
+
+    id: str
+    created: int
+    owned_by: str = "moestro"
+    context_length: int
+    fewest_experts: int = 0
+    most_experts: int = 0
+    has_budget: bool = False
+    has_fim: bool = False
+    has_chat_template: bool = False
+    num_moe_layers: int = 0
+    num_experts: int = 0
+    num_parameters: int = 0
+    num_active_parameters: int = 0

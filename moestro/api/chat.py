@@ -1,0 +1,135 @@
+"""What is asked of a backend: a conversation or a text to go on from, and how to answer.
+
+Plain values that cross borders between processes and machines. No torch, no I/O. Next: chunks.py
+for what comes back, backend.py for who answers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from moestro.api.sampling import Sampling
+from moestro.errors import ConfigError
+
+MOST_CHOICES = 128
+MOST_STOPS = 16
+MOST_STOP_CHARACTERS = 1000
+MOST_TOP_LOGPROBS = 20
+
+Experts = float | Literal["min", "auto"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A model's wish to have a function called; `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str = ""
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function that the model may ask for; `parameters` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolChoice:
+    """Whether tools are used: "auto", "none", "required", or "named" for the one called `name`."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What the answer must look like: a JSON schema, any JSON object, a regex or a Lark grammar."""
+
+    kind: Literal["json_schema", "json_object", "regex", "lark"]
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer, whatever was asked.
+
+    `max_tokens` None goes on to the model's context. `top_logprobs` None returns no
+    log-probabilities, 0 those of the tokens taken, k those of the k likeliest as well. `experts` is
+    the mean number of routed experts per token: None takes all, "min" the fewest, "auto" what the
+    load allows. A lower `priority` is served first. `wants_xray` returns each token's experts.
+    """
+
+    max_tokens: int | None = None
+    num_choices: int = 1
+    stops: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
+    experts: Experts = None
+    priority: int = 0
+    wants_xray: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("max_tokens", self.max_tokens, 0, None)
+        _check_range("n", self.num_choices, 1, MOST_CHOICES)
+        _check_range("top_logprobs", self.top_logprobs, 0, MOST_TOP_LOGPROBS)
+        if len(self.stops) > MOST_STOPS:
+            raise ConfigError(f"stop has {len(self.stops)} strings, limit {MOST_STOPS}: send fewer")
+        if any(not 1 <= len(stop) <= MOST_STOP_CHARACTERS for stop in self.stops):
+            raise ConfigError(
+                f"a stop string must have 1 to {MOST_STOP_CHARACTERS} characters: change stop"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """A conversation to answer. `template_variables` reach the checkpoint's chat template."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    has_parallel_tool_calls: bool = True
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionRequest:
+    """A text, or token ids taken as they are, to go on from.
+
+    `suffix` is the text after a gap to fill. `echo` returns the prompt's own tokens first, with
+    their log-probabilities if those are asked for.
+    """
+
+    model: str
+    prompt: str | tuple[int, ...]
+    suffix: str | None = None
+    echo: bool = False
+    options: Options = field(default_factory=Options)
+
+
+Request = ChatRequest | CompletionRequest
+
+
+def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        upto = "or more" if high is None else f"to {high}"
+        raise ConfigError(f"{name} is {value}: it must be {low} {upto}")
