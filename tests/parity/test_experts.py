@@ -133,3 +133,21 @@ def run(apply: Apply, experts_TK: Tensor, is_used_TK: Tensor) -> list[Tensor]:
     toward_TD = torch.randn(out_TD.shape, generator=generator, dtype=out_TD.dtype)
     out_TD.backward(toward_TD)
     return [out_TD.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_filling_experts_up_changes_no_result(multiple: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    experts_TK = spread(13)
+    is_used_TK = torch.rand(13, 3, generator=generator) > 0.3
+    weights_TK = torch.rand(13, 3, generator=generator) * is_used_TK
+    x_TD = torch.randn(13, D, generator=generator)
+    gate_up_EGD = torch.randn(E, 2 * F, D, generator=generator)
+    down_EDF = torch.randn(E, D, F, generator=generator)
+    filled = sort_pairs(experts_TK, is_used_TK, E, multiple)
+    assert all(border % multiple == 0 for border in filled.borders)
+    expected = apply_experts(
+        x_TD, weights_TK, sort_pairs(experts_TK, is_used_TK, E), gate_up_EGD, down_EDF
+    )
+    found = apply_experts(x_TD, weights_TK, filled, gate_up_EGD, down_EDF)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
