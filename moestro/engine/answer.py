@@ -1,0 +1,107 @@
+"""One choice of a request while the engine writes it: what sampling needs beside the sequence.
+
+Knows what may follow and when to end; no tensors. Next: sampler.py, engine.py.
+"""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Literal
+
+from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
+from moestro.engine.sampler import Outcome, Penalties, Row
+from moestro.errors import MoestroError
+from moestro.text.grammar import Grammar
+
+# A draft looks back with the MTP module's own latents. Those of steps without drafts are missing;
+# up to this share of a sequence does little harm.
+_MOST_MISSING = 1 / 8
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass
+class Verdict:
+    """What came of one work: the tokens that its sequence grows by, and how its answer ended."""
+
+    scores: list[TokenScore]
+    finish: Finish | None = None
+    fault: MoestroError | None = None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The new tokens."""
+        return [score.token_id for score in self.scores]
+
+    def raise_fault(self) -> None:
+        """Raise what made picking impossible, if anything did."""
+        if self.fault is not None:
+            raise self.fault
+
+
+class Answer:
+    """The state of one choice."""
+
+    def __init__(self, sequence: Sequence, grammar: Grammar | None) -> None:
+        self.sequence = sequence
+        self.grammar = grammar
+        self.num_missing = 0
+        sampling = sequence.request.sampling
+        self.penalties = (
+            Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
+        )
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether drafts may be tried; a grammar's next mask needs the token before it."""
+        has_past = self.num_missing <= _MOST_MISSING * len(self.sequence.tokens)
+        return self.grammar is None and has_past
+
+    def rows(self, work: Work) -> list[tuple[int, Row]]:
+        """Return which of a sampled work's tokens are followed by a pick, and how to pick."""
+        sequence, request = self.sequence, self.sequence.request
+        first = len(sequence.tokens) - 1
+        return [
+            (
+                position - work.start,
+                Row(
+                    sampling=request.sampling,
+                    seed=sequence.seed,
+                    position=position + 1 - sequence.num_prompt,
+                    penalties=self.penalties,
+                    drafts=tuple(sequence.drafts[: position - first]),
+                    stop_token_ids=request.stop_token_ids,
+                    allowed=None if self.grammar is None else self.grammar.mask(),
+                    top_logprobs=request.top_logprobs,
+                ),
+            )
+            for position in range(first, work.end)
+        ]
+
+    def judge(self, outcomes: Items[Outcome]) -> Verdict:
+        """Accept the picks as far as the drafts that led to them were right."""
+        sequence = self.sequence
+        verdict = Verdict([])
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, MoestroError):
+                verdict.fault = outcome
+                break
+            verdict.scores.append(outcome)
+            verdict.finish = self._accept(outcome.token_id, index)
+            is_right = index < len(sequence.drafts) and sequence.drafts[index] == outcome.token_id
+            if verdict.finish or not is_right:
+                break
+        return verdict
+
+    def _accept(self, token_id: int, index: int) -> Finish | None:
+        request: EngineRequest = self.sequence.request
+        if self.penalties is not None:
+            self.penalties.accept(token_id)
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
+        if token_id in request.stop_token_ids:
+            return "stop"
+        # A text that its grammar has ended cannot go on, whatever else was asked.
+        if self.grammar is not None and self.grammar.is_finished:
+            return "stop"
+        num_generated = self.sequence.num_generated + index + 1
+        return "length" if num_generated >= request.max_tokens else None

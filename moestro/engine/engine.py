@@ -1,0 +1,275 @@
+"""READ FIRST: many requests through one model: schedule -> run -> pick -> settle, step by step.
+
+Tokens in, tokens out; knows no text and no HTTP. What a request gets does not depend on the others:
+neither its tokens nor, with `is_batch_invariant`, a single bit. Next: scheduler.py for who runs,
+runner.py for the model, answer.py and sampler.py for the tokens, worker.py for the process.
+
+Shapes: T tokens of the step's batch, D width.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moestro.engine.answer import Answer, Verdict
+from moestro.engine.batch import Batch, gather
+from moestro.engine.blocks import BlockPool
+from moestro.engine.config import EngineConfig
+from moestro.engine.draft import Drafter
+from moestro.engine.intake import Intake
+from moestro.engine.pace import Pace
+from moestro.engine.pages import Pages
+from moestro.engine.pressure import Pressure
+from moestro.engine.progress import Progress
+from moestro.engine.request import EngineRequest, Event, Sequence, Work
+from moestro.engine.runner import Gates, Runner, products
+from moestro.engine.sampler import Row, pick
+from moestro.engine.scheduler import Scheduler
+from moestro.engine.sizes import cache_blocks, length_limit
+from moestro.engine.stats import EngineStats, Meter
+from moestro.errors import MoestroError
+from moestro.model.model import Transformer
+from moestro.ops.rows import measure_row_multiple
+from moestro.text.grammar import Grammar, GrammarFactory
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One model, its cache, and all requests that share them."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: EngineConfig,
+        grammars: GrammarFactory | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        shape, block_size = model.config, config.cache.block_size
+        num_blocks = cache_blocks(config, shape, model.compute_dtype)
+        self.model = model.eval()
+        self.max_length = length_limit(config, shape)
+        self._clock = clock
+        self._pool = BlockPool(num_blocks, block_size, config.cache.has_prefix_reuse)
+        self._intake = Intake(shape, min(self.max_length, self._pool.num_tokens), grammars)
+        self._scheduler = Scheduler(config, self._pool, self._grant)
+        self._pages = Pages(shape, num_blocks, block_size, _like(model))
+        self._runner = Runner(model, self._pages, _row_multiple(model, config))
+        self._pace = Pace(config.max_stall, config.max_batch_tokens)
+        self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
+        self._drafter = Drafter(self._runner, config.draft)
+        num_gates = len(model.gates()) - len(model.mtp) if model.gates() else 0
+        self._meter = Meter(num_gates, shape.n_routed_experts, shape.num_experts_per_tok)
+        self._answers: dict[Sequence, Answer] = {}
+        self._progress: dict[str, Progress] = {}
+        self._events: list[Event] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._progress or self._events)
+
+    def submit(self, request: EngineRequest) -> None:
+        """Take a request; ConfigError or DataError if it can never be answered."""
+        self._intake.take(request)
+        self._progress[request.id] = Progress(request, self._clock())
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and free its blocks at once; unknown ids are ignored."""
+        self._intake.drop(request_id)
+        progress = self._progress.pop(request_id, None)
+        if progress is not None:
+            self._scheduler.abort(request_id)
+            for sequence in progress.choices:
+                self._answers.pop(sequence, None)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Advance everything that runs by one pass of the model."""
+        self._enqueue_ready()
+        most_prefill = self._pace.prefill_tokens(self._scheduler.num_decode_tokens)
+        works = self._scheduler.schedule(most_prefill)
+        if works:
+            self._run(works)
+        elif len(self._intake):
+            # Only grammars are under way, in a thread that needs the processor.
+            time.sleep(0.001)
+        events, self._events = self._events, []
+        return events
+
+    def stats(self) -> EngineStats:
+        """Return what is counted."""
+        now_s = self._clock()
+        scheduler, drafter, meter = self._scheduler, self._drafter, self._meter
+        prompt_rate, generation_rate = meter.rates(now_s)
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting + len(self._intake),
+            num_waiting_tokens=scheduler.num_waiting_tokens,
+            cache_usage=self._pool.usage,
+            prompt_tokens_per_s=prompt_rate,
+            generation_tokens_per_s=generation_rate,
+            experts_level=self._level() if self.model.config.has_budget else None,
+            prompt_tokens=meter.prompt_tokens,
+            generation_tokens=meter.generation_tokens,
+            prefix_queries=self._pool.num_query_tokens,
+            prefix_hits=self._pool.num_hit_tokens,
+            preemptions=scheduler.num_preemptions,
+            num_drafts=drafter.num_drafts,
+            draft_tokens=drafter.num_tokens,
+            accepted_draft_tokens=drafter.num_accepted,
+            is_drafting=drafter.is_drafting(scheduler.num_running),
+            experts=meter.experts(now_s),
+        )
+
+    def _enqueue_ready(self) -> None:
+        for request, future in self._intake.pop_ready():
+            try:
+                self._enqueue(request, None if future is None else future.result())
+            except MoestroError as error:
+                self._fail(request.id, error)
+
+    def _enqueue(self, request: EngineRequest, grammar: Grammar | None) -> None:
+        choices = self._intake.choices(request)
+        self._scheduler.submit(choices)
+        self._progress[request.id].choices = choices
+        for sequence in choices:
+            self._answers[sequence] = Answer(sequence, None if grammar is None else grammar.copy())
+
+    def _grant(self, sequence: Sequence) -> None:
+        wish = sequence.request.experts
+        level = self._level() if wish == "auto" else wish
+        is_most = level == self.model.config.num_experts_per_tok
+        sequence.experts = None if is_most else level
+
+    def _level(self) -> float:
+        scheduler = self._scheduler
+        return self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
+
+    def _run(self, works: list[Work]) -> None:
+        """One pass of the model and all that follows from it."""
+        start_s = self._clock()
+        self._note_starts(works, start_s)
+        num_decode_tokens = sum(work.num_tokens for work in works if work.sequence.num_pending == 1)
+        had_drafts = any(work.sequence.drafts for work in works)
+        batch = self._gather(works)
+        num_prompt_tokens = batch.num_tokens - num_decode_tokens
+        hidden_TD, gates = self._runner.forward(batch)
+        verdicts = self._pick(batch, hidden_TD)
+        num_generated = self._settle(batch, verdicts, hidden_TD, gates)
+        self._drafter.run(batch, hidden_TD, self._under_way(batch), num_prompt_tokens > 0)
+        now_s = self._clock()
+        self._pace.observe(num_decode_tokens, num_prompt_tokens, now_s - start_s)
+        if not num_prompt_tokens:
+            self._drafter.observe(len(works), had_drafts, num_generated, now_s - start_s)
+        self._meter.add(now_s, num_prompt_tokens, num_generated, gates, batch.num_tokens)
+
+    def _note_starts(self, works: list[Work], now_s: float) -> None:
+        for work in works:
+            progress = self._progress[work.sequence.request.id]
+            if not progress.has_started:
+                self._events.append(progress.start(work.sequence, now_s))
+
+    def _gather(self, works: list[Work]) -> Batch:
+        return gather(
+            works,
+            block_size=self._pages.block_size,
+            scratch_slot=self._pages.scratch_slot,
+            row_multiple=self._runner.row_multiple,
+            most_experts=self.model.config.num_experts_per_tok,
+        )
+
+    def _pick(self, batch: Batch, hidden_TD: Tensor) -> dict[Sequence, Verdict]:
+        """Pick what follows each work that ends with its sequence's last token."""
+        rows: list[int] = []
+        picks: list[Row] = []
+        spans = {}
+        for work, start in zip(batch.works, batch.starts, strict=True):
+            if not work.is_sampled or not work.sequence.request.max_tokens:
+                continue
+            own = self._answers[work.sequence].rows(work)
+            spans[work.sequence] = slice(len(picks), len(picks) + len(own))
+            rows += [start + offset for offset, _ in own]
+            picks += [row for _, row in own]
+        if not rows:
+            return {}
+        outcomes = pick(self._runner.logits(hidden_TD, rows), picks)
+        return {
+            sequence: self._answers[sequence].judge(outcomes[span])
+            for sequence, span in spans.items()
+        }
+
+    def _settle(
+        self,
+        batch: Batch,
+        verdicts: dict[Sequence, Verdict],
+        hidden_TD: Tensor,
+        gates: Gates | None,
+    ) -> int:
+        """Give sequences their tokens, report them, end what has ended; return tokens made."""
+        num_generated = 0
+        for work, first_row in zip(batch.works, batch.starts, strict=True):
+            sequence = work.sequence
+            progress = self._progress.get(sequence.request.id)
+            if progress is None:
+                # Another choice of its request failed a moment ago.
+                continue
+            verdict = verdicts.get(sequence, Verdict([]))
+            try:
+                self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
+                verdict.raise_fault()
+            except MoestroError as error:
+                self._fail(sequence.request.id, error)
+                continue
+            self._count_drafts(progress, sequence, verdict)
+            row = first_row + len(sequence.tokens) - 1 - work.start
+            self._scheduler.settle(work, verdict.token_ids)
+            self._events += progress.report(sequence, verdict, row, gates, self._clock())
+            num_generated += len(verdict.scores)
+            if verdict.finish or (work.is_sampled and not sequence.request.max_tokens):
+                self._finish(sequence, progress)
+        return num_generated
+
+    def _count_drafts(self, progress: Progress, sequence: Sequence, verdict: Verdict) -> None:
+        num_drafts, num_accepted = len(sequence.drafts), max(len(verdict.scores) - 1, 0)
+        self._drafter.count(num_drafts, num_accepted)
+        progress.num_drafted += num_drafts
+        progress.num_accepted += num_accepted
+
+    def _finish(self, sequence: Sequence, progress: Progress) -> None:
+        del self._answers[sequence]
+        if self._scheduler.finish(sequence):
+            self._events.append(progress.end(self._clock()))
+            del self._progress[sequence.request.id]
+
+    def _fail(self, request_id: str, error: MoestroError) -> None:
+        self._events.append(self._progress[request_id].fail(error))
+        self.abort(request_id)
+
+    def _under_way(self, batch: Batch) -> dict[Sequence, Answer]:
+        return {
+            work.sequence: self._answers[work.sequence]
+            for work in batch.works
+            if work.sequence in self._answers and work.sequence.num_pending == 1
+        }
+
+
+def _like(model: Transformer) -> Tensor:
+    device = model.embed_tokens.weight.device
+    return model.embed(torch.zeros(1, dtype=torch.int64, device=device))
+
+
+def _row_multiple(model: Transformer, config: EngineConfig) -> int:
+    if not config.is_batch_invariant:
+        return 1
+    device = model.embed_tokens.weight.device
+    multiple = measure_row_multiple(products(model.config), model.compute_dtype, str(device))
+    if multiple is None:
+        log.warning(
+            "this machine's matrix products do not keep a row's bits: a request may differ in its"
+            " last bits beside others"
+        )
+    return multiple or 1

@@ -1,0 +1,101 @@
+"""The way into the engine: requests are checked, their grammars compiled, their choices made.
+
+Grammars are compiled beside the steps, so that nobody's stream waits for an elaborate schema.
+Knows no tensors. Next: engine.py, scheduler.py.
+"""
+
+import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from moestro.engine.request import EngineRequest, Sequence
+from moestro.engine.sampler import check
+from moestro.errors import ConfigError, DataError
+from moestro.model.config import ModelConfig
+from moestro.text.grammar import Grammar, GrammarFactory
+
+Compiled = tuple[EngineRequest, Future[Grammar] | None]
+
+
+class Intake:
+    """Holds requests until they are ready to be scheduled, in the order in which they came."""
+
+    def __init__(
+        self, shape: ModelConfig, max_length: int, grammars: GrammarFactory | None
+    ) -> None:
+        self._shape = shape
+        self._max_length = max_length
+        self._grammars = grammars
+        self._compiler = ThreadPoolExecutor(1, "grammar")
+        self._held: dict[str, Compiled] = {}
+        self._num_arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, request: EngineRequest) -> None:
+        """Hold a request; ConfigError or DataError if it can never be answered."""
+        self._check(request)
+        future = None
+        if request.grammar is not None:
+            if self._grammars is None:
+                raise ConfigError("this engine has no tokenizer: it cannot follow a grammar")
+            future = self._compiler.submit(self._grammars.compile, request.grammar)
+        self._held[request.id] = request, future
+
+    def drop(self, request_id: str) -> None:
+        """Forget a request; unknown ids are ignored."""
+        self._held.pop(request_id, None)
+
+    def pop_ready(self) -> list[Compiled]:
+        """Return the requests that wait for nothing more."""
+        ready = [each for each in self._held.values() if each[1] is None or each[1].done()]
+        for request, _ in ready:
+            del self._held[request.id]
+        return ready
+
+    def choices(self, request: EngineRequest) -> list[Sequence]:
+        """Make the sequences of a request; all but the first follow the first."""
+        seed = request.sampling.seed
+        first_seed = secrets.randbits(62) if seed is None else seed
+        arrival, self._num_arrivals = self._num_arrivals, self._num_arrivals + 1
+        made: list[Sequence] = []
+        for choice in range(request.num_choices):
+            made.append(
+                Sequence(
+                    request=request,
+                    choice=choice,
+                    seed=first_seed + choice,
+                    arrival=arrival,
+                    tokens=list(request.prompt),
+                    leader=made[0] if made else None,
+                )
+            )
+        return made
+
+    def _check(self, request: EngineRequest) -> None:
+        size = self._shape.vocab_size
+        outside = [token for token in request.prompt if not 0 <= token < size]
+        if outside:
+            raise DataError(f"token {outside[0]} is outside the vocabulary of {size}: send others")
+        num_tokens = len(request.prompt) + request.max_tokens
+        if num_tokens > self._max_length:
+            raise DataError(
+                f"prompt and answer need {num_tokens} tokens, limit {self._max_length}:"
+                " shorten the prompt or lower max_tokens"
+            )
+        self._check_experts(request.experts)
+        check(request.sampling, size, request.stop_token_ids)
+
+    def _check_experts(self, experts: float | str | None) -> None:
+        if experts is None:
+            return
+        fewest, most = self._shape.fewest_experts, self._shape.num_experts_per_tok
+        if not self._shape.has_budget:
+            raise ConfigError(
+                f"experts is {experts}, but this checkpoint has no budget table: calibrate it first"
+                " (moestro convert --calibrate), or leave experts out"
+            )
+        if experts != "auto" and not fewest <= float(experts) <= most:
+            raise ConfigError(
+                f"experts is {experts}: this model takes {fewest} to {most} per token"
+            )

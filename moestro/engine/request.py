@@ -1,0 +1,167 @@
+"""What the engine is asked, what it remembers of it, and what it reports. No torch, no text.
+
+Next: scheduler.py, engine.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moestro.api.sampling import Sampling
+from moestro.text.grammar import GrammarSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """One prompt and how to continue it, in token ids.
+
+    `experts` is the granted budget: None for all, or "auto" to be set when the request starts.
+    `stop_token_ids` end an answer (the end-of-text token among them). `top_logprobs` as in
+    api/chat.py. With `scores_prompt` the prompt's own log-probabilities come back, and with
+    `max_tokens` 0 nothing else does.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    num_choices: int = 1
+    stop_token_ids: frozenset[int] = frozenset()
+    grammar: GrammarSpec | None = None
+    top_logprobs: int | None = None
+    scores_prompt: bool = False
+    experts: float | Literal["auto"] | None = None
+    priority: int = 0
+    wants_xray: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class Sequence:
+    """One choice of a request while it is being written.
+
+    `tokens` are the prompt and the answer so far; the first `num_computed` of them have latents in
+    `blocks`. `drafts` are guesses at what follows `tokens`, to be verified in the next step.
+    `leader` is the choice whose prompt blocks this one waits to share. `num_cached` tokens came
+    from the cache when it was first admitted; `has_started` is true once a step has run for it.
+    `block_keys` may reach beyond what is computed.
+    """
+
+    request: EngineRequest
+    choice: int
+    seed: int
+    arrival: int
+    tokens: list[int]
+    experts: float | None = None
+    leader: "Sequence | None" = None
+    num_computed: int = 0
+    num_cached: int = 0
+    blocks: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
+    has_started: bool = False
+    is_finished: bool = False
+
+    @property
+    def num_prompt(self) -> int:
+        """How many of the tokens are the prompt's."""
+        return len(self.request.prompt)
+
+    @property
+    def num_generated(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """How many tokens have no latents yet; 1 between two steps of an answer."""
+        return len(self.tokens) - self.num_computed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one sequence does in a step: compute tokens `start` to `end` of tokens and drafts.
+
+    `is_sampled` says whether the last real token is computed, so that the next one can be picked;
+    `is_decode` whether that token, and guesses behind it, is all: no prompt.
+    """
+
+    sequence: Sequence
+    start: int
+    end: int
+    is_sampled: bool = field(init=False)
+    is_decode: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Kept, not asked for each time: the sequence grows when its work is settled.
+        num_known = len(self.sequence.tokens)
+        object.__setattr__(self, "is_sampled", self.end >= num_known)
+        object.__setattr__(self, "is_decode", self.start >= num_known - 1)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are computed."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScore:
+    """A token's log-probability, and the likeliest tokens at its place with theirs."""
+
+    token_id: int
+    logprob: float | None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartEvent:
+    """A request left the queue."""
+
+    request_id: str
+    cached_tokens: int
+    experts: float | None
+    queue_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptEvent:
+    """The prompt's own log-probabilities, one entry per prompt token."""
+
+    request_id: str
+    scores: tuple[TokenScore, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenEvent:
+    """One new token. `visits` are (expert, weight) by MoE layer, in an x-ray only.
+
+    `finish` says that the choice ended with this token; a stop token itself is reported too.
+    """
+
+    request_id: str
+    choice: int
+    score: TokenScore
+    num_experts: float | None
+    visits: tuple[tuple[tuple[int, float], ...], ...] = ()
+    finish: Literal["stop", "length"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndEvent:
+    """All choices of a request ended; its blocks are free."""
+
+    request_id: str
+    prefill_s: float
+    decode_s: float
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailEvent:
+    """A request cannot be answered; `is_callers_fault` tells a 400 from a 500."""
+
+    request_id: str
+    message: str
+    is_callers_fault: bool
+
+
+Event = StartEvent | PromptEvent | TokenEvent | EndEvent | FailEvent

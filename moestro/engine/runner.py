@@ -1,0 +1,124 @@
+"""One step through the model: a batch -> hidden states, logits, what the gates did.
+
+Knows tensors and pages, not requests' wishes. Next: model/model.py, pages.py.
+
+Shapes: T tokens of the batch, N chosen rows, D width, V vocabulary, L MoE layers, K slots per
+token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from moestro.engine.batch import Batch
+from moestro.engine.pages import PagedCache, Pages
+from moestro.model.config import ModelConfig
+from moestro.model.model import Transformer
+from moestro.model.trace import GateRecord, Trace
+from moestro.ops.rows import round_up
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Each token's experts in the main model's MoE layers; None where it has none."""
+
+    experts_LTK: Tensor
+    weights_LTK: Tensor
+    is_used_LTK: Tensor
+
+    @cached_property
+    def num_experts(self) -> list[float]:
+        """How many routed experts each token took, mean over layers."""
+        means: list[float] = self.is_used_LTK.sum(dim=2).float().mean(dim=0).tolist()
+        return means
+
+    def visits(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """Return one token's (expert, weight) by layer, best first."""
+        parts = (self.experts_LTK, self.weights_LTK, self.is_used_LTK)
+        experts, weights, is_used = (part[:, row].tolist() for part in parts)
+        return tuple(
+            tuple((expert, weight) for expert, weight, used in zip(*layer, strict=True) if used)
+            for layer in zip(experts, weights, is_used, strict=True)
+        )
+
+
+class Runner:
+    """A model and its pages."""
+
+    def __init__(self, model: Transformer, pages: Pages, row_multiple: int) -> None:
+        self.model = model
+        self.pages = pages
+        self.row_multiple = row_multiple
+        self.device = model.embed_tokens.weight.device
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
+        """Run the main model; returns hidden_TD and what the gates chose."""
+        trace = Trace()
+        hidden_BTD = self.model(
+            batch.tokens_T[None].to(self.device),
+            budget=self._budget(batch),
+            cache=self._cache(batch),
+            trace=trace,
+            row_multiple=self.row_multiple,
+        )
+        return hidden_BTD[0], _stack(trace.gates)
+
+    def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:
+        """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
+        out_BTD = self.model.look_ahead(
+            hidden_TD[None],
+            next_T[None].to(self.device),
+            depth,
+            budget=self._budget(batch),
+            cache=self._cache(batch),
+            row_multiple=self.row_multiple,
+        )
+        return out_BTD[0]
+
+    def logits(self, hidden_TD: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return logits_NV behind chosen rows."""
+        filled = [*rows, *[0] * (round_up(len(rows), self.row_multiple) - len(rows))]
+        chosen_ND = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
+        return self.model.logits(chosen_ND)[: len(rows)].cpu()
+
+    def _budget(self, batch: Batch) -> Tensor | None:
+        return None if batch.budget_T is None else batch.budget_T[None].to(self.device)
+
+    def _cache(self, batch: Batch) -> PagedCache:
+        return PagedCache(
+            self.pages,
+            batch.positions_T.to(self.device),
+            batch.slots_T.to(self.device),
+            batch.groups,
+            self.row_multiple,
+        )
+
+
+def products(config: ModelConfig) -> list[tuple[int, int, int]]:
+    """Return the shapes (H, N, D) of a model's matrix products, for ops/rows.py."""
+    D, H, C = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
+    N, R, V = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+    queries = H * config.qk_head_dim
+    rank = config.q_lora_rank
+    shapes = [(1, queries, D)] if rank is None else [(1, rank, D), (1, queries, rank)]
+    shapes += [(1, C + R, D), (1, D, H * V), (H, C, N), (H, V, C), (1, config.vocab_size, D)]
+    for width in (config.intermediate_size, config.moe_intermediate_size):
+        shapes += [(1, width, D), (1, 2 * width, D), (1, D, width)]
+    if config.num_moe_layers:
+        shapes.append((1, config.n_routed_experts, D))
+        shared = config.moe_intermediate_size * config.n_shared_experts
+        shapes += [(1, shared, D), (1, D, shared)] if shared else []
+    return shapes
+
+
+def _stack(records: Sequence[GateRecord]) -> Gates | None:
+    if not records:
+        return None
+    return Gates(
+        torch.stack([record.experts_TK for record in records]),
+        torch.stack([record.weights_TK for record in records]),
+        torch.stack([record.is_used_TK for record in records]),
+    )
