@@ -19,7 +19,7 @@ def inspect(model: options.Model, as_json: options.Json = False) -> None:
 
     Example: [bold]moestro inspect runs/demo[/bold]
     """
-    from moestro.lm.language_model import find_checkpoint
+    from moestro.weights.find import find_checkpoint
     from moestro.weights.load import load_config
 
     folder = find_checkpoint(model)

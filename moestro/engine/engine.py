@@ -47,7 +47,9 @@ class Engine:
         config: EngineConfig,
         grammars: GrammarFactory | None = None,
         clock: Callable[[], float] = time.monotonic,
+        row_multiple: int | None = None,
     ) -> None:
+        """Share a model; `row_multiple` is measured unless somebody has done so already."""
         shape, block_size = model.config, config.cache.block_size
         num_blocks = cache_blocks(config, shape, model.compute_dtype)
         self.model = model.eval()
@@ -57,7 +59,9 @@ class Engine:
         self._intake = Intake(shape, min(self.max_length, self._pool.num_tokens), grammars)
         self._scheduler = Scheduler(config, self._pool, self._grant)
         self._pages = Pages(shape, num_blocks, block_size, _like(model))
-        self._runner = Runner(model, self._pages, _row_multiple(model, config))
+        if row_multiple is None:
+            row_multiple = choose_row_multiple(model) if config.is_batch_invariant else 1
+        self._runner = Runner(model, self._pages, row_multiple)
         self._pace = Pace(config.max_stall, config.max_batch_tokens)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
@@ -262,9 +266,8 @@ def _like(model: Transformer) -> Tensor:
     return model.embed(torch.zeros(1, dtype=torch.int64, device=device))
 
 
-def _row_multiple(model: Transformer, config: EngineConfig) -> int:
-    if not config.is_batch_invariant:
-        return 1
+def choose_row_multiple(model: Transformer) -> int:
+    """Return the multiple of rows at which this machine keeps a token's bits in any company."""
     device = model.embed_tokens.weight.device
     multiple = measure_row_multiple(products(model.config), model.compute_dtype, str(device))
     if multiple is None:

@@ -1,29 +1,39 @@
 """READ FIRST: one checkpoint, ready to complete and to score text: what `moestro.load` returns.
 
-Ties a tokenizer to a model; serving many requests at once is the engine's task, not this one's.
-Next: generate.py, score.py, xray.py.
+Ties a tokenizer to a model; an engine writes the answers, one at a time here, many at once behind a
+server. Next: engine/engine.py, xray.py.
 
 Shapes: T tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from moestro.api.sampling import Sampling
+from moestro.engine.config import CacheConfig, EngineConfig
+from moestro.engine.engine import Engine, choose_row_multiple
+from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
 from moestro.errors import CheckpointError, ConfigError, DataError
-from moestro.lm.generate import Generated, generate
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.ops.machine import default_device, fastest_dtype
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
-from moestro.train.resume import latest_checkpoint
+from moestro.weights.find import find_checkpoint
 from moestro.weights.load import load_model
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One new token, and the routed experts that its prediction took, mean over layers."""
+
+    token: int
+    mean_experts: float | None
 
 
 @dataclass(frozen=True)
@@ -105,20 +115,17 @@ class LanguageModel:
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}: ask for at least 1")
-        if not (temperature >= 0 and math.isfinite(temperature)):
-            raise ConfigError(f"temperature is {temperature}: it must be 0 or more")
-        budget = self.check_experts(experts)
         ids = self._prompt_ids(prompt, suffix)
         self._check_length(len(ids) + 1, "the prompt")
-        made = generate(
-            self.model,
-            ids,
+        request = EngineRequest(
+            id="",
+            prompt=tuple(ids),
             max_tokens=min(max_tokens, self.config.max_position_embeddings - len(ids)),
-            temperature=temperature,
-            seed=seed,
-            budget=budget,
+            sampling=Sampling(temperature=temperature, seed=seed),
+            stop_token_ids=frozenset({self.tokenizer.eos_id}),
+            experts=self.check_experts(experts),
         )
-        return takewhile(lambda item: item.token != self.tokenizer.eos_id, made)
+        return self._follow(request)
 
     def score(self, texts: Sequence[str], experts: float | None = None) -> Evaluation:
         """Measure how well the model predicts documents, each on its own."""
@@ -143,6 +150,23 @@ class LanguageModel:
                 " (moestro convert --calibrate)"
             )
         return experts
+
+    def _follow(self, request: EngineRequest) -> Iterator[Generated]:
+        """Yield the tokens of the one request of an engine of its own, without the stop token."""
+        size = CacheConfig(num_tokens=max(len(request.prompt) + request.max_tokens, 64) + 64)
+        config = EngineConfig(max_batch=1, cache=size)
+        engine = Engine(self.model, config, row_multiple=self._row_multiple)
+        engine.submit(request)
+        while engine.has_work:
+            for event in engine.step():
+                if isinstance(event, FailEvent):
+                    raise CheckpointError(event.message)
+                if isinstance(event, TokenEvent) and event.finish != "stop":
+                    yield Generated(event.score.token_id, event.num_experts)
+
+    @cached_property
+    def _row_multiple(self) -> int:
+        return choose_row_multiple(self.model)
 
     def _prompt_ids(self, prompt: str, suffix: str | None) -> list[int]:
         ids = self.tokenizer.encode(prompt)
@@ -180,21 +204,3 @@ def load(
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)
     return LanguageModel(model, tokenizer)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return the Hugging Face folder that MODEL means: itself, or a run's newest checkpoint."""
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path}: no such folder: give a run, a checkpoint or a Hugging Face folder"
-        )
-    if (path / "config.json").exists():
-        return path
-    if (path / "config.toml").exists():
-        found = latest_checkpoint(path)
-        if found is None:
-            raise CheckpointError(f"{path}: this run has no checkpoint yet: let it train on")
-        return found
-    raise CheckpointError(
-        f"{path}: holds no config.json: give a run, a checkpoint or a Hugging Face folder"
-    )

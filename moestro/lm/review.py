@@ -16,6 +16,7 @@ import numpy as np
 from moestro import files, settings
 from moestro.data.corpus import Document
 from moestro.data.shards import Shards
+from moestro.errors import CheckpointError
 from moestro.lm.held_out import HeldOut, choose, measure_baselines
 from moestro.lm.language_model import LanguageModel
 from moestro.lm.report import finite, write_report
@@ -161,7 +162,12 @@ def _complete(
     # One place for the token that begins a text.
     room = lm.config.max_position_embeddings - limits.sample_tokens - 1
     passages = choose_passages(documents, lm.tokenizer, room, limits.num_samples)
-    return [complete(lm, passage, max_tokens=limits.sample_tokens) for passage in passages]
+    try:
+        return [complete(lm, passage, max_tokens=limits.sample_tokens) for passage in passages]
+    except CheckpointError as error:
+        # A run that diverged writes nothing, and its review has to say the rest.
+        tell(f"no completions: {error}")
+        return []
 
 
 def _encode(lm: LanguageModel, chosen: HeldOut) -> dict[str, list[TokenDocument]]:

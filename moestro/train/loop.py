@@ -22,9 +22,10 @@ from moestro.ops.machine import measure_flops
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import evaluate
 from moestro.train.metrics import MetricsLog, Observer, StepMetrics
-from moestro.train.resume import Progress, latest_checkpoint, resume, save_checkpoint
+from moestro.train.resume import Progress, resume, save_checkpoint
 from moestro.train.run import Run
 from moestro.train.step import Stepper, StepResult
+from moestro.weights.find import latest_checkpoint
 
 # Enough to see a trend; a review at the end reads far more.
 _EVALUATION_BYTES = 64_000
@@ -77,11 +78,16 @@ class _Loop:
     def go(self) -> Trained:
         settings = self.run.config.train
         loader = self.run.loader()
+
+        def windows_of(step: int) -> torch.Tensor:
+            return torch.from_numpy(loader.batch(step)).to(settings.device)
+
         saved_at = time.monotonic()
         with _stop_requests() as is_stopping:
             while self.progress.step < settings.steps:
-                window_BW = torch.from_numpy(loader.batch(self.progress.step)).to(settings.device)
-                self._step(window_BW)
+                self._step(windows_of(self.progress.step))
+                if self.progress.step == settings.steps:
+                    self.stepper.settle(windows_of)
                 self._evaluate_if_due()
                 if is_stopping():
                     path = self._save()

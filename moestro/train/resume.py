@@ -19,6 +19,7 @@ from moestro.text.tokenizer import Tokenizer
 from moestro.train.budget import table_of
 from moestro.train.step import Stepper
 from moestro.weights.export import save_model
+from moestro.weights.find import latest_checkpoint
 from moestro.weights.load import load_model
 from moestro.weights.store import outgoing, save_file
 
@@ -53,18 +54,6 @@ def save_checkpoint(
     with files.storage_errors(checkpoints):
         for old in past[:-keep]:
             shutil.rmtree(old)
-    return path
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """Return the checkpoint that `latest` names, or None for a run without one."""
-    pointer = run / "latest"
-    if not pointer.exists():
-        return None
-    name = pointer.read_text().strip()
-    path = run / "checkpoints" / name
-    if not name or Path(name).name != name or not path.is_dir():
-        raise CheckpointError(f"{pointer}: names {name!r}, which is not there: correct the file")
     return path
 
 

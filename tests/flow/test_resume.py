@@ -15,8 +15,9 @@ from moestro.errors import CheckpointError, ConfigError
 from moestro.train.config import RunConfig
 from moestro.train.loop import build_stepper
 from moestro.train.metrics import read_metrics
-from moestro.train.resume import Progress, latest_checkpoint, resume
+from moestro.train.resume import Progress, resume
 from moestro.train.run import load_run, open_run
+from moestro.weights.find import latest_checkpoint
 from tests.flow.child import STEPS, Plan, finish, micro_config, started
 
 # What differs from run to run although the same was computed.

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from moestro.errors import CheckpointError, ConfigError, DataError
-from moestro.lm.language_model import LanguageModel, find_checkpoint, load
+from moestro.lm.language_model import LanguageModel, load
 from moestro.text.learn import learn
 from moestro.text.tokenizer import Tokenizer
 from moestro.weights.export import save_model
+from moestro.weights.find import find_checkpoint
 from tests.builders import linear_budget, random_model, tiny_config
 
 CONTEXT = 64

@@ -74,9 +74,7 @@ _SHAPE: dict[str, Any] = {
     "max_position_embeddings": 256,
     "initializer_range": 0.3,
     "num_nextn_predict_layers": 1,
-    "budget": BudgetConfig(
-        fractions=(0.0, 0.5, 1.0), thresholds=((0.9, 0.6, 0.1), (0.9, 0.6, 0.1), (0.9, 0.6, 0.1))
-    ),
+    "budget": BudgetConfig(fractions=(0.0, 0.5, 1.0), thresholds=((0.0, -0.1, -0.5),) * 3),
 }
 DENSE = {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0, "budget": BudgetConfig()}
 FIXED = {"min_experts_per_tok": None, "budget": BudgetConfig()}

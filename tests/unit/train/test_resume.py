@@ -12,8 +12,9 @@ from moestro.model.model import Transformer
 from moestro.text.learn import learn
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import TrainConfig
-from moestro.train.resume import Progress, latest_checkpoint, resume, save_checkpoint
+from moestro.train.resume import Progress, resume, save_checkpoint
 from moestro.train.step import Stepper
+from moestro.weights.find import latest_checkpoint
 from tests.builders import random_tokens, tiny_config
 
 OPTIMIZER = "trainer/optimizer.safetensors"

@@ -1,0 +1,186 @@
+"""The process that owns an engine: takes commands from a pipe, steps, sends back what happened.
+
+Knows no text and no asyncio, and loads torch only through the factory that it is given, so that a
+server can import it for nothing. Next: process.py for the other end of the pipe, engine.py.
+"""
+
+import importlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from moestro import logs
+from moestro.engine.messages import (
+    Abort,
+    AskStats,
+    Batch,
+    Fault,
+    Loading,
+    Ready,
+    Report,
+    Stop,
+    Submit,
+)
+from moestro.engine.request import EngineRequest, Event, FailEvent
+from moestro.engine.stats import EngineStats
+from moestro.errors import BackendError, MoestroError
+
+log = logging.getLogger(__name__)
+
+# Often enough for a page that moves, too seldom to cost anything.
+STATS_EVERY_S = 0.25
+
+ReportProgress = Callable[[str, float], None]
+
+
+class EngineLike(Protocol):
+    """What the worker needs of an engine: engine.py's, or a fake in tests."""
+
+    def submit(self, request: EngineRequest) -> None:
+        """Take a request, or raise a MoestroError if it can never run."""
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request at once; unknown ids are ignored."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    def step(self) -> list[Event]:
+        """Advance every running request."""
+
+    def stats(self) -> EngineStats:
+        """Return what is counted."""
+
+
+def main(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
+    """Build the engine that `factory`, "module:function", makes, and serve it to the pipe's end.
+
+    The function gets the arguments and `report_progress`. The process ends with status 0 when the
+    other end of the pipe closes, as it does when the parent dies, and with 1 when the engine fails.
+    """
+    # Ctrl-C and a service's stop reach every process of the group, but requests may be under way:
+    # when to end is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logs.apply()
+    try:
+        _serve(pipe, factory, arguments)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except MoestroError as error:
+        _end(pipe, Fault(str(error), is_lasting=True))
+    except Exception as error:  # The worker loop: whatever went wrong, the parent must hear of it.
+        log.exception("the engine failed")
+        _end(pipe, Fault(f"{type(error).__name__}: {error}", is_lasting=False))
+
+
+def _serve(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
+    def report_progress(stage: str, fraction: float) -> None:
+        pipe.send(Loading(stage, fraction))
+
+    module, _, function = factory.partition(":")
+    build = getattr(importlib.import_module(module), function)
+    engine = build(**arguments, report_progress=report_progress)
+    pipe.send(Ready())
+    Worker(engine, pipe).run()
+
+
+def _end(pipe: Connection, fault: Fault) -> None:
+    try:
+        pipe.send(fault)
+    except OSError:
+        log.error("nobody is left to hear it: %s", fault.message)
+    raise SystemExit(1)
+
+
+class Worker:
+    """Feeds an engine from a pipe."""
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        pipe: Connection,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._pipe = pipe
+        self._clock = clock
+        self._events: list[Event] = []
+        self._has_news = True
+        self._counted_at = -STATS_EVERY_S
+
+    def run(self) -> None:
+        """Take commands and step until told to stop, or EOFError when the other end closes."""
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """Take commands, make one step if there is work, report; False when told to stop."""
+        if not self._take_commands():
+            return False
+        if self._engine.has_work:
+            self._events += self._engine.step()
+            self._has_news = True
+        self._report()
+        return True
+
+    def _take_commands(self) -> bool:
+        """Take all that has come, waiting only if there is nothing to do; False means stop."""
+        wait_s: float | None = 0
+        if not self._engine.has_work and not self._events:
+            wait_s = self._stats_due_s() if self._has_news else None
+        while self._pipe.poll(wait_s):
+            command = self._pipe.recv()
+            if isinstance(command, Stop):
+                return False
+            self._apply(command)
+            wait_s = 0
+        return True
+
+    def _apply(self, command: Submit | Abort | AskStats) -> None:
+        match command:
+            case Submit(request):
+                self._submit(request)
+            case Abort(request_id):
+                self._engine.abort(request_id)
+                self._has_news = True
+            case AskStats():
+                self._has_news = True
+
+    def _submit(self, request: EngineRequest) -> None:
+        try:
+            self._engine.submit(request)
+        except MoestroError as error:
+            is_callers = not isinstance(error, BackendError)
+            failed = _fail(request, str(error), is_callers_fault=is_callers)
+        except Exception as error:  # The worker loop: one odd request must not end the others.
+            log.exception("request %s could not be taken", request.id)
+            reason = f"the engine could not take the request ({type(error).__name__}: {error})"
+            failed = _fail(request, reason, is_callers_fault=False)
+        else:
+            return
+        # Whatever the engine had made of it already must not stay.
+        self._engine.abort(request.id)
+        self._events.append(failed)
+
+    def _report(self) -> None:
+        stats = None
+        if self._has_news and self._stats_due_s() <= 0:
+            stats = self._engine.stats()
+            self._counted_at = self._clock()
+            self._has_news = False
+        if self._events or stats is not None:
+            report: Report = Batch(tuple(self._events), stats)
+            self._pipe.send(report)
+            self._events = []
+
+    def _stats_due_s(self) -> float:
+        return max(0.0, self._counted_at + STATS_EVERY_S - self._clock())
+
+
+def _fail(request: EngineRequest, message: str, *, is_callers_fault: bool) -> FailEvent:
+    return FailEvent(request_id=request.id, message=message, is_callers_fault=is_callers_fault)

@@ -1,0 +1,36 @@
+"""Which folder MODEL means: a Hugging Face folder itself, or a run's newest checkpoint. No torch.
+
+Knows names of files, not what is in them. Next: load.py.
+"""
+
+from pathlib import Path
+
+from moestro.errors import CheckpointError
+
+_ASK = "give a run, a checkpoint or a Hugging Face folder"
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the Hugging Face folder that MODEL means: itself, or a run's newest checkpoint."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder: {_ASK}")
+    if (path / "config.json").exists():
+        return path
+    if not (path / "config.toml").exists():
+        raise CheckpointError(f"{path}: holds no config.json: {_ASK}")
+    found = latest_checkpoint(path)
+    if found is None:
+        raise CheckpointError(f"{path}: this run has no checkpoint yet: let it train on")
+    return found
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Return the checkpoint that `latest` names, or None for a run without one."""
+    pointer = run / "latest"
+    if not pointer.exists():
+        return None
+    name = pointer.read_text().strip()
+    path = run / "checkpoints" / name
+    if not name or Path(name).name != name or not path.is_dir():
+        raise CheckpointError(f"{pointer}: names {name!r}, which is not there: correct the file")
+    return path
