@@ -1,0 +1,193 @@
+"""Which tokens may come next when an answer must follow a JSON schema, a regex or a grammar.
+
+A mask has one truth value for each row of the model's vocabulary: tokens that would leave the
+grammar, special tokens and padding rows are false; the tokens that end a text are true where the
+text may end. Knows tokens and their bytes, not probabilities. Next: schema_limits.py, stream.py.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import llguidance
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.errors import DataError
+from moestro.text.schema_limits import read_schema
+from moestro.text.tokenizer import Tokenizer
+
+GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
+
+# Work that compiling and one mask may take, in the library's own units; all of it is far below a
+# second, and sound grammars take microseconds.
+_LIMITS = llguidance.LLParserLimits(
+    initial_lexer_fuel=1_000_000,
+    step_lexer_fuel=200_000,
+    step_max_items=50_000,
+    max_lexer_states=50_000,
+    max_grammar_size=200_000,
+    verbose_errors=False,
+)
+_MAX_SOURCE_CHARS = 1 << 16
+# Between two marks of JSON: some models want a space or an indented line, and weak ones would
+# pad without end where white space is free.
+_WHITESPACE = r"[ ]?|\n[ ]{0,16}"
+_MAX_REASON_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrammarSpec:
+    """What an answer must follow; a `json_object` is any JSON object and needs no source."""
+
+    kind: GrammarKind
+    source: str = ""
+
+
+class Grammar:
+    """One answer as it follows a grammar: ask for a mask, accept a token that it allows, repeat."""
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, vocab_size: int, eos_ids: frozenset[int]
+    ) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._has_ended = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text has ended, or is complete and can only end."""
+        return self._has_ended or self._matcher.is_stopped()
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return which of the model's tokens may come next, one bool each.
+
+        After the end only the tokens that end a text are true.
+        """
+        if self.is_finished:
+            self._check()
+            mask_V = np.zeros(self._vocab_size, dtype=np.bool_)
+            mask_V[list(self._eos_ids)] = True
+            return mask_V
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+
+    def accept(self, token_id: int) -> None:
+        """Take the next token; one that the last mask did not allow raises DataError."""
+        if self.is_finished and token_id in self._eos_ids:
+            self._has_ended = True
+            return
+        if self._has_ended or not self._matcher.consume_token(token_id):
+            reason = _one_line(self._matcher.get_error()) or "it has ended"
+            raise DataError(
+                f"token {token_id} does not follow the grammar ({reason}): sample from its mask"
+            )
+        self._has_ended = token_id in self._eos_ids
+
+    def copy(self) -> "Grammar":
+        """Return another answer that goes on from here by itself."""
+        twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
+        twin._has_ended = self._has_ended
+        return twin
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise DataError(
+                f"the grammar cannot be followed ({_one_line(self._matcher.get_error())}):"
+                " make it simpler"
+            )
+
+
+class GrammarFactory:
+    """Compiles grammars for one vocabulary; built once, as it sorts all tokens by their bytes."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        vocab_size: int | None = None,
+        eos_ids: Collection[int] = (),
+    ) -> None:
+        """Take a tokenizer, the model's own number of rows, and every token that ends a text."""
+        self._vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
+        tokenizer.check_fits(self._vocab_size)
+        self._eos_ids = frozenset(eos_ids or (tokenizer.eos_id,))
+        vocabulary = llguidance.TokenizerWrapper(
+            _Vocabulary(tokenizer, self._vocab_size, self._eos_ids)
+        )
+        self._inner = llguidance.LLTokenizer(vocabulary, eos_token=sorted(self._eos_ids))
+
+    def compile(self, spec: GrammarSpec) -> Grammar:
+        """Build the grammar's start; one that is invalid or too large raises DataError."""
+        matcher = llguidance.LLMatcher(self._inner, _translate(spec), limits=_LIMITS, log_level=0)
+        if not matcher.is_error():
+            # Some grammars that no text can satisfy, and some too large, fail at the first mask.
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            raise DataError(
+                f"the {_NAMES[spec.kind]} cannot be used ({_one_line(matcher.get_error())}):"
+                " correct it or make it simpler"
+            )
+        return Grammar(matcher, self._vocab_size, self._eos_ids)
+
+
+_NAMES = {
+    "json_schema": "JSON schema",
+    "json_object": "JSON object",
+    "regex": "regular expression",
+    "lark": "grammar",
+}
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it; rows without bytes are never allowed."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = min(eos_ids)
+        self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
+        self.special_token_ids = [token_id for token_id, data in enumerate(self.tokens) if not data]
+
+    def __call__(self, data: bytes) -> list[int]:
+        return self._tokenizer.encode(data.decode("utf-8", errors="replace"))
+
+
+def _translate(spec: GrammarSpec) -> str:
+    if spec.kind == "json_object":
+        source = '{"type": "object"}'
+    else:
+        source = read_schema(spec.source) if spec.kind == "json_schema" else _read_source(spec)
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the {_NAMES[spec.kind]} holds a lone surrogate: send valid Unicode"
+        ) from error
+    if spec.kind == "regex":
+        return llguidance.LLMatcher.grammar_from_regex(source)
+    if spec.kind == "lark":
+        return llguidance.LLMatcher.grammar_from_lark(source)
+    return llguidance.LLMatcher.grammar_from_json_schema(
+        source, overrides={"whitespace_pattern": _WHITESPACE, "whitespace_flexible": True}
+    )
+
+
+def _read_source(spec: GrammarSpec) -> str:
+    if len(spec.source) > _MAX_SOURCE_CHARS:
+        raise DataError(
+            f"the {_NAMES[spec.kind]} has {len(spec.source)} characters,"
+            f" limit {_MAX_SOURCE_CHARS}: shorten it"
+        )
+    if spec.kind == "lark" and "%json" in spec.source:
+        raise DataError("the grammar holds a %json part: send a schema as json_schema instead")
+    return spec.source
+
+
+def _one_line(reason: str) -> str:
+    line = reason.strip().partition("\n")[0]
+    shortened = line[:_MAX_REASON_CHARS]
+    return shortened if shortened == line else f"{shortened}..."
