@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moestro import settings
 from moestro.data.corpus import Document
@@ -115,10 +116,16 @@ def train_once(
     outcome = Outcome(stepper=stepper)
     seconds, steps = 0.0, config.train.steps
     marks = {round(steps * (i + 1) / num_points) for i in range(num_points)}
+
+    def windows_of(step: int) -> Tensor:
+        return torch.from_numpy(loader.batch(step)).to(config.train.device)
+
     for step in range(steps):
-        window_BW = torch.from_numpy(loader.batch(step))
+        window_BW = windows_of(step)
         start = time.perf_counter()
-        outcome.steps.append(stepper.run(step, window_BW.to(config.train.device)))
+        outcome.steps.append(stepper.run(step, window_BW))
+        if step + 1 == steps:
+            stepper.settle(windows_of)
         seconds += time.perf_counter() - start
         if step + 1 in marks:
             tokens = (step + 1) * config.train.batch_size * config.train.seq_len

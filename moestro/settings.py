@@ -1,11 +1,13 @@
-"""TOML and `--set a.b=c` into frozen dataclasses, and back. Unknown keys are errors with a hint.
+"""TOML and `--set a.b=c` into frozen dataclasses, and back; secrets from the environment.
 
-Knows dataclasses and types, not what any setting means. Next: the `config.py` of each package.
+Unknown keys are errors with a hint. Knows dataclasses and types, not what any setting means.
+Next: the `config.py` of each package.
 """
 
 import dataclasses
 import difflib
 import math
+import os
 import tomllib
 import types
 import typing
@@ -96,6 +98,14 @@ def to_tables(config: Any) -> dict[str, Any]:
 def to_toml(config: Any) -> str:
     """Write a dataclass as TOML text that `build` reads back to an equal value."""
     return tomli_w.dumps(to_tables(config))
+
+
+def secret(name: str) -> str:
+    """Return what an environment variable holds; nothing else in the program reads any."""
+    value = os.environ.get(name, "")
+    if not value:
+        raise ConfigError(f"environment variable {name} is not set: set it, or name another one")
+    return value
 
 
 def _parse_value(text: str) -> Any:

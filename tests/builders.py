@@ -73,7 +73,7 @@ def random_tokens(config: ModelConfig, *shape: int, seed: int = 0) -> torch.Tens
 
 
 def linear_budget(config: ModelConfig) -> BudgetConfig:
-    """Build a table that falls evenly over the scores that a gate gives."""
+    """Build a table that falls evenly over the distances that a gate gives."""
     fractions = tuple(i / 8 for i in range(9))
-    row = tuple(0.9 - 0.8 * fraction for fraction in fractions)
+    row = tuple(-0.3 * fraction for fraction in fractions)
     return BudgetConfig(fractions=fractions, thresholds=(row,) * config.num_moe_layers)

@@ -31,19 +31,16 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DraftConfig:
-    """Speculative decoding with the checkpoint's MTP modules.
+    """Speculative decoding with the checkpoint's MTP modules, one draft for each of them.
 
-    `num_tokens` drafts per step at most; "auto" drafts only while that makes answers faster.
+    "auto" drafts only while that makes answers faster.
     """
 
     mode: str = "auto"
-    num_tokens: int = 1
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "always", "off"):
             raise ConfigError(f"mode is {self.mode!r}: choose auto, always or off")
-        if not 1 <= self.num_tokens <= 8:
-            raise ConfigError(f"num_tokens is {self.num_tokens}: it must be 1 to 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +62,8 @@ class PressureConfig:
             raise ConfigError(f"steps is {self.steps}: it must be 2 or more")
         if not 0 <= self.low < self.high:
             raise ConfigError(f"low is {self.low} and high {self.high}: low must lie below high")
+        if self.dwell_s < 0:
+            raise ConfigError(f"dwell_s is {self.dwell_s}: it must be 0 or more seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

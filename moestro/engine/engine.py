@@ -20,6 +20,7 @@ from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
 from moestro.engine.draft import Drafter
 from moestro.engine.intake import Intake
+from moestro.engine.meter import Meter
 from moestro.engine.pace import Pace
 from moestro.engine.pages import Pages
 from moestro.engine.pressure import Pressure
@@ -29,7 +30,7 @@ from moestro.engine.runner import Gates, Runner, products
 from moestro.engine.sampler import Row, pick
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
-from moestro.engine.stats import EngineStats, Meter
+from moestro.engine.stats import EngineStats
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
 from moestro.ops.rows import measure_row_multiple
@@ -90,10 +91,20 @@ class Engine:
             for sequence in progress.choices:
                 self._answers.pop(sequence, None)
 
+    def cut(self, request_id: str, choice: int) -> None:
+        """End one choice as it is, as if its answer had ended; unknown ones are ignored."""
+        progress = self._progress.get(request_id)
+        if progress is None:
+            return
+        for sequence in progress.choices:
+            if sequence.choice == choice and sequence in self._answers:
+                self._finish(sequence, progress)
+
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Advance everything that runs by one pass of the model."""
         self._enqueue_ready()
+        self._note_queue()
         most_prefill = self._pace.prefill_tokens(self._scheduler.num_decode_tokens)
         works = self._scheduler.schedule(most_prefill)
         if works:
@@ -101,6 +112,7 @@ class Engine:
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
+        self._note_queue()
         events, self._events = self._events, []
         return events
 
@@ -116,7 +128,7 @@ class Engine:
             cache_usage=self._pool.usage,
             prompt_tokens_per_s=prompt_rate,
             generation_tokens_per_s=generation_rate,
-            experts_level=self._level() if self.model.config.has_budget else None,
+            experts_level=self._pressure.level if self.model.config.has_budget else None,
             prompt_tokens=meter.prompt_tokens,
             generation_tokens=meter.generation_tokens,
             prefix_queries=self._pool.num_query_tokens,
@@ -145,19 +157,19 @@ class Engine:
 
     def _grant(self, sequence: Sequence) -> None:
         wish = sequence.request.experts
-        level = self._level() if wish == "auto" else wish
+        level = self._pressure.level if wish == "auto" else wish
         is_most = level == self.model.config.num_experts_per_tok
         sequence.experts = None if is_most else level
 
-    def _level(self) -> float:
+    def _note_queue(self) -> None:
         scheduler = self._scheduler
-        return self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
+        self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
 
     def _run(self, works: list[Work]) -> None:
         """One pass of the model and all that follows from it."""
         start_s = self._clock()
         self._note_starts(works, start_s)
-        num_decode_tokens = sum(work.num_tokens for work in works if work.sequence.num_pending == 1)
+        num_decode_tokens = sum(work.num_tokens for work in works if work.is_decode)
         had_drafts = any(work.sequence.drafts for work in works)
         batch = self._gather(works)
         num_prompt_tokens = batch.num_tokens - num_decode_tokens

@@ -24,16 +24,19 @@ class Abort:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """End one choice as it is: its reader has all that is wanted, at a stop string say."""
+
+    request_id: str
+    choice: int
+
+
+@dataclass(frozen=True)
 class AskStats:
     """Send what is counted, once."""
 
 
-@dataclass(frozen=True)
-class Stop:
-    """End the process; requests under way are lost."""
-
-
-Command = Submit | Abort | AskStats | Stop
+Command = Submit | Abort | Cut | AskStats
 
 
 @dataclass(frozen=True)

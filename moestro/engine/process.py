@@ -16,11 +16,11 @@ from moestro.engine.messages import (
     Abort,
     AskStats,
     Batch,
+    Cut,
     Fault,
     Loading,
     Ready,
     Report,
-    Stop,
     Submit,
 )
 from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent
@@ -102,22 +102,14 @@ class EngineProcess:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
-    async def stop(self, deadline_s: float = 5.0) -> None:
-        """End the process, by force after the deadline; what is under way fails."""
+    async def stop(self) -> None:
+        """End the process at once; what is under way fails, and nothing else is lost."""
         self._stopping.set()
         self._settle("stopped")
-        if self._keeper is None:
-            return
-        if self._child is not None:
-            self._child.send(Stop())
-        await asyncio.wait([self._keeper], timeout=deadline_s)
-        self.kill()
-        await self._keeper
-
-    def kill(self) -> None:
-        """End the process at once; without `stop` before, another is started."""
         if self._child is not None:
             self._child.kill()
+        if self._keeper is not None:
+            await self._keeper
 
     async def wait_ready(self) -> None:
         """Return when requests are taken; BackendError if that is not now or soon.
@@ -148,6 +140,11 @@ class EngineProcess:
         """Forget a request; one that has ended already is no matter."""
         if self._feeds.pop(request_id, None) is not None and self._child is not None:
             self._child.send(Abort(request_id))
+
+    def cut(self, request_id: str, choice: int) -> None:
+        """End one choice as it is; its request goes on to its EndEvent."""
+        if request_id in self._feeds and self._child is not None:
+            self._child.send(Cut(request_id, choice))
 
     def ask_stats(self) -> None:
         """Have `stats` brought up to date in a moment."""

@@ -63,7 +63,7 @@ class Scheduler:
         return bool(self._requests)
 
     def submit(self, choices: Items[Sequence]) -> None:
-        """Queue all choices of a request, or raise ConfigError if it can never run."""
+        """Queue all choices of a request, the leader first; ConfigError if it can never run."""
         request = choices[0].request
         assert request.id not in self._requests, f"request {request.id} is here already"
         _check_fits(choices[0], self._pool)
@@ -122,10 +122,7 @@ class Scheduler:
 
     def abort(self, request_id: str) -> None:
         """End all choices of a request; one that is unknown or has ended is ignored."""
-        choices = self._requests.get(request_id, [])
-        for sequence in choices:
-            self._wake_followers(sequence)
-        for sequence in list(choices):
+        for sequence in list(self._requests.get(request_id, [])):
             self.finish(sequence)
 
     def _secure_decodes(self) -> list[Sequence]:

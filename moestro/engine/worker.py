@@ -17,11 +17,12 @@ from moestro.engine.messages import (
     Abort,
     AskStats,
     Batch,
+    Command,
+    Cut,
     Fault,
     Loading,
     Ready,
     Report,
-    Stop,
     Submit,
 )
 from moestro.engine.request import EngineRequest, Event, FailEvent
@@ -44,6 +45,9 @@ class EngineLike(Protocol):
 
     def abort(self, request_id: str) -> None:
         """Forget a request at once; unknown ids are ignored."""
+
+    def cut(self, request_id: str, choice: int) -> None:
+        """End one choice as it is; unknown ones are ignored."""
 
     @property
     def has_work(self) -> bool:
@@ -114,40 +118,36 @@ class Worker:
         self._counted_at = -STATS_EVERY_S
 
     def run(self) -> None:
-        """Take commands and step until told to stop, or EOFError when the other end closes."""
-        while self.turn():
-            pass
+        """Take commands and step for ever; EOFError ends it when the other end closes."""
+        while True:
+            self.turn()
 
-    def turn(self) -> bool:
-        """Take commands, make one step if there is work, report; False when told to stop."""
-        if not self._take_commands():
-            return False
+    def turn(self) -> None:
+        """Take commands, make one step if there is work, report."""
+        self._take_commands()
         if self._engine.has_work:
             self._events += self._engine.step()
             self._has_news = True
         self._report()
-        return True
 
-    def _take_commands(self) -> bool:
-        """Take all that has come, waiting only if there is nothing to do; False means stop."""
+    def _take_commands(self) -> None:
+        """Take all that has come; wait for something only if there is nothing to do."""
         wait_s: float | None = 0
         if not self._engine.has_work and not self._events:
             wait_s = self._stats_due_s() if self._has_news else None
         while self._pipe.poll(wait_s):
-            command = self._pipe.recv()
-            if isinstance(command, Stop):
-                return False
-            self._apply(command)
+            self._apply(self._pipe.recv())
             wait_s = 0
-        return True
 
-    def _apply(self, command: Submit | Abort | AskStats) -> None:
+    def _apply(self, command: Command) -> None:
         match command:
             case Submit(request):
                 self._submit(request)
             case Abort(request_id):
                 self._engine.abort(request_id)
                 self._has_news = True
+            case Cut(request_id, choice):
+                self._engine.cut(request_id, choice)
             case AskStats():
                 self._has_news = True
 

@@ -45,15 +45,25 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """The learned table: for each budget of the grid, a score threshold for each MoE layer.
+    """The learned table: for each budget of the grid, a threshold for each MoE layer.
 
-    `thresholds[layer][i]` belongs to the budget `min + fractions[i] * (max - min)`; MTP modules'
-    layers follow the main ones. An empty table means that the model always takes
-    `num_experts_per_tok` experts.
+    A further expert's selection score, less that of the last expert that its token always takes,
+    must be above it. `thresholds[layer][i]` belongs to the budget
+    `min + fractions[i] * (max - min)`; MTP modules' layers follow the main ones. An empty table
+    means that the model always takes `num_experts_per_tok` experts.
     """
 
     fractions: tuple[float, ...] = ()
     thresholds: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a table that was made for scores as such, not for distances."""
+        highest = max((value for row in self.thresholds for value in row), default=0.0)
+        if highest > 0:
+            raise ConfigError(
+                f"budget: a threshold is {highest}, but no further expert's score is above the"
+                " last certain one's: calibrate the model anew"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

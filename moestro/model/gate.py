@@ -3,8 +3,8 @@
 Eq. 12-16 of arXiv 2412.19437. Scores are pure functions of the token; the number of experts depends
 on the token and its own budget, never on the other tokens of a batch. Next: experts.py, moe.py.
 
-Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`), N grid points of
-the budget.
+Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`), F further slots
+(those beyond the fewest), N grid points of the budget.
 """
 
 from typing import NamedTuple
@@ -60,12 +60,13 @@ class Gate(nn.Module):
             trace.gates.append(GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice))
         return choice
 
-    def ranked(self, x_TD: Tensor) -> Tensor:
-        """Return each token's best K selection scores, best first."""
-        return self._score(x_TD)[2].topk(self.config.num_experts_per_tok, dim=-1).values
+    def further(self, x_TD: Tensor) -> Tensor:
+        """Return each token's further_TF, with which thresholds are compared."""
+        ranked_TK = self._score(x_TD)[2].topk(self.config.num_experts_per_tok, dim=-1).values
+        return further_scores(ranked_TK, self.config.fewest_experts)
 
     def threshold(self, fraction_T: Tensor) -> Tensor:
-        """Look up the score that a further expert must pass: the table, linear between grid points.
+        """Look up what a further expert's relative score must pass: linear between grid points.
 
         A fraction of 0 lets no further expert in, a fraction of 1 lets in all. Without a table
         every budget means all experts.
@@ -108,7 +109,7 @@ def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
 def choose(
     scores_TE: Tensor, selection_TE: Tensor, threshold_T: Tensor | None, config: ModelConfig
 ) -> tuple[Tensor, Choice]:
-    """Take the fewest experts always, further ones if their selection score passes the threshold.
+    """Take the fewest experts always, further ones if their relative score passes the threshold.
 
     Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`,
     which carries gradients; the choice itself has none.
@@ -117,9 +118,18 @@ def choose(
     is_used_TK = torch.ones_like(experts_TK, dtype=torch.bool)
     if threshold_T is not None:
         fewest = config.fewest_experts
-        is_used_TK[:, fewest:] = ranked_TK[:, fewest:] > threshold_T[:, None]
+        is_used_TK[:, fewest:] = further_scores(ranked_TK, fewest) > threshold_T[:, None]
     weights_TK = scores_TE.gather(1, experts_TK) * is_used_TK
     if config.norm_topk_prob:
         weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
     weights_TK = weights_TK * config.routed_scaling_factor
     return ranked_TK, Choice(experts_TK, weights_TK, is_used_TK)
+
+
+def further_scores(ranked_TK: Tensor, fewest: int) -> Tensor:
+    """Return further_TF: the further slots' selection scores, less the last certain expert's.
+
+    From text to text the level of all scores moves far more than the distances within a token, so
+    that thresholds on distances keep their mean where thresholds on scores do not.
+    """
+    return ranked_TK[:, fewest:] - ranked_TK[:, fewest - 1 : fewest]

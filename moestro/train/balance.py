@@ -1,7 +1,8 @@
-"""Keeping experts equally busy: biases that steer the choice, or losses that teach the gate.
+"""Keeping experts equally busy: biases that steer the choice, and losses that teach the gate.
 
-One method at a time; statistics are over the whole batch of a step, micro-batches included. No
-token is ever dropped. Next: step.py; what the methods cost and give is in docs/log.md.
+One method at a time, a bias method with a small sequence-wise loss beside it; statistics are over
+the whole batch of a step, micro-batches included. No token is ever dropped.
+Next: step.py; what the methods cost and give is in docs/log.md.
 
 Shapes: T tokens, K slots, E experts, S sequences, M tokens of a sequence.
 """
@@ -15,8 +16,9 @@ from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
 from moestro.train.config import BalanceConfig
 
-# Biases and thresholds follow this much of their rate when the learning rate has fallen to nothing.
-_LEAST_SCALE = 0.2
+_BIAS_METHODS = ("proportional", "sign", "quantile")
+# Biases follow this much of their rate when the learning rate has fallen to nothing.
+_LEAST_SCALE = 0.05
 
 
 class Balancer:
@@ -27,6 +29,7 @@ class Balancer:
         self.config = config
         self._counts: list[Tensor] = []
         self._targets: list[list[Tensor]] = []
+        self._lacks: list[list[Tensor]] = []
         self._reset()
 
     def loss(self, trace: Trace, num_sequences: int) -> Tensor:
@@ -40,6 +43,8 @@ class Balancer:
                 total = total + config.weight * global_batch_loss(record, counts_E)
             elif config.method == "sequence_aux":
                 total = total + config.weight * sequence_loss(record, num_sequences)
+            elif config.method in _BIAS_METHODS and config.sequence_weight:
+                total = total + config.sequence_weight * sequence_loss(record, num_sequences)
         return total
 
     def observe(self, trace: Trace) -> None:
@@ -48,6 +53,8 @@ class Balancer:
             self._counts[layer] += record.counts()
             if self.config.method == "quantile":
                 self._targets[layer].append(quantile_bias(record))
+            elif self.config.method == "proportional":
+                self._lacks[layer].append(share_lacking(record))
 
     def apply(self, scale: float = 1.0) -> list[float]:
         """Correct the biases, begin a new step, return each layer's load violation in the old.
@@ -65,6 +72,8 @@ class Balancer:
                 bias_E += rate * torch.sign(counts_E.mean() - counts_E)
             elif self.config.method == "quantile":
                 bias_E.lerp_(torch.stack(self._targets[layer]).mean(dim=0), rate)
+            elif self.config.method == "proportional":
+                bias_E += rate * torch.stack(self._lacks[layer]).mean(dim=0)
             # Only differences matter to the choice; a drifting mean would only cost precision.
             bias_E -= bias_E.mean()
         violations = [load_violation(counts_E) for counts_E in self._counts]
@@ -75,11 +84,23 @@ class Balancer:
         device = self.gates[0].weight.device if self.gates else None
         self._counts = [torch.zeros(gate.weight.shape[0], device=device) for gate in self.gates]
         self._targets = [[] for _ in self.gates]
+        self._lacks = [[] for _ in self.gates]
 
 
 def load_violation(counts_E: Tensor) -> float:
     """Return max load / mean load - 1 (MaxVio, arXiv 2408.15664)."""
     return float(counts_E.max() / counts_E.mean().clamp(min=1e-9) - 1)
+
+
+def share_lacking(record: GateRecord) -> Tensor:
+    """Return the share of these tokens that each expert lacks to an equal share, at all K experts.
+
+    Its mean over batches is 0 exactly where the mean loads are equal, however much the documents of
+    one batch differ from the next's. Neither a sign nor a quantile has that property.
+    """
+    num_tokens, num_experts = record.selection_TE.shape
+    counts_E = record.experts_TK.flatten().bincount(minlength=num_experts)
+    return (counts_E.float().mean() - counts_E) / num_tokens
 
 
 def quantile_bias(record: GateRecord) -> Tensor:

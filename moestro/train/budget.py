@@ -2,10 +2,10 @@
 
 With m experts always taken and K at most, the mean of a budget that lets in a share f of all
 further slots is m + f (K - m). So the threshold for f is the (1 - f) quantile of the further slots'
-scores, whatever they are.
-Next: model/gate.py for its use; calibrate.py for checkpoints trained without.
+relative scores, whatever they are.
+Next: model/gate.py for its use; calibrate.py for weights that stand still.
 
-Shapes: T tokens, K slots, L MoE layers, N grid points.
+Shapes: T tokens, K slots, F further slots, L MoE layers, N grid points.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moestro.model.config import BudgetConfig
-from moestro.model.gate import Gate
+from moestro.model.gate import Gate, further_scores
 from moestro.model.trace import Trace
 
 # Denser at the ends, where quantiles are steepest.
@@ -22,7 +22,7 @@ FRACTIONS = (0.0, 1 / 64, 1 / 32, *(i / 16 for i in range(1, 16)), 31 / 32, 63 /
 # The newest step's weight in the running mean, at the full learning rate.
 RATE = 0.1
 _LEAST_SCALE = 0.2
-_MOST_SAMPLES = 1 << 16
+_MOST_SAMPLES = 1 << 18
 
 
 class BudgetTable:
@@ -36,9 +36,8 @@ class BudgetTable:
     def observe(self, trace: Trace) -> None:
         """Take one micro-batch's quantiles."""
         for layer, record in enumerate(trace.gates):
-            self._seen[layer].append(
-                further_quantiles(record.ranked_TK[:, self.fewest :], FRACTIONS)
-            )
+            further_TF = further_scores(record.ranked_TK, self.fewest)
+            self._seen[layer].append(further_quantiles(further_TF, FRACTIONS))
 
     def apply(self, scale: float = 1.0) -> None:
         """Move the gates' tables towards what the step's micro-batches showed.
@@ -55,12 +54,12 @@ class BudgetTable:
             seen.clear()
 
 
-def further_quantiles(further_TK: Tensor, fractions: Sequence[float]) -> Tensor:
+def further_quantiles(further_TF: Tensor, fractions: Sequence[float]) -> Tensor:
     """Return the thresholds_N that let in given shares of the further slots' scores."""
     # Whole tokens are left out: slots are ranked, so that some columns alone would mislead.
-    stride = -(-further_TK.numel() // _MOST_SAMPLES)
-    fractions_N = torch.tensor(fractions, device=further_TK.device)
-    return torch.quantile(further_TK[::stride].flatten(), 1 - fractions_N)
+    stride = -(-further_TF.numel() // _MOST_SAMPLES)
+    fractions_N = torch.tensor(fractions, device=further_TF.device)
+    return torch.quantile(further_TF[::stride].flatten(), 1 - fractions_N)
 
 
 def table_of(gates: Sequence[Gate]) -> BudgetConfig:

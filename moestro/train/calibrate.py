@@ -1,22 +1,25 @@
-"""A budget table for a checkpoint that was trained without one, from sample text.
+"""A budget table from sample text and weights that stand still.
 
-For each budget one pass over the sample: every gate sets its threshold from the scores that reach
-it, so a layer's threshold already knows what the layers before it leave out.
+`calibrate` is for a checkpoint that was trained without a table: one pass over the sample for each
+budget, in which every gate sets its threshold from the scores that reach it, so that a layer's
+threshold already knows what the layers before it leave out. `recalibrate` is for the end of a run,
+whose table is nearly right: one pass, budgets mixed as in training.
 Next: budget.py for the arithmetic.
 
-Shapes: T tokens, D width, N grid points.
+Shapes: B sequences, S tokens, T tokens of all, D width, F further slots, N grid points.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from moestro.errors import ConfigError, DataError
 from moestro.model.config import BudgetConfig, ModelConfig
-from moestro.model.gate import Gate
+from moestro.model.gate import Gate, further_scores
 from moestro.model.model import Transformer
+from moestro.model.trace import Trace
 from moestro.train.budget import FRACTIONS, further_quantiles, table_of
 
 
@@ -43,6 +46,21 @@ def calibrate(model: Transformer, tokens_BS: Tensor, fewest: int) -> ModelConfig
     return model.config
 
 
+@torch.no_grad()
+def recalibrate(model: Transformer, sample: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Learn the gates' thresholds anew from pairs of tokens_BS and each sequence's budget_B."""
+    gates, fewest = model.gates(), model.config.fewest_experts
+    seen: list[list[Tensor]] = [[] for _ in gates]
+    for tokens_BS, budget_B in sample:
+        trace = Trace()
+        _read(model, tokens_BS, budget_B, trace)
+        for further, record in zip(seen, trace.gates, strict=True):
+            further.append(further_scores(record.ranked_TK, fewest))
+    for gate, further in zip(gates, seen, strict=True):
+        gate.fractions_N = torch.tensor(FRACTIONS, device=gate.weight.device)
+        gate.thresholds_N = further_quantiles(torch.cat(further), FRACTIONS)
+
+
 def _open_table(config: ModelConfig) -> BudgetConfig:
     if config.budget.fractions == FRACTIONS:
         return config.budget
@@ -55,18 +73,23 @@ def _calibrate_one(
     model: Transformer, gates: Sequence[Gate], tokens_BS: Tensor, position: int, fraction: float
 ) -> None:
     def set_threshold(gate: Gate, inputs: tuple[Tensor, ...]) -> None:
-        further = gate.ranked(inputs[0])[:, fewest:]
-        gate.thresholds_N[position] = further_quantiles(further, (fraction,))[0]
+        gate.thresholds_N[position] = further_quantiles(gate.further(inputs[0]), (fraction,))[0]
 
     fewest, most = model.config.fewest_experts, model.config.num_experts_per_tok
     hooks = [gate.register_forward_pre_hook(set_threshold) for gate in gates]
     try:
-        budget = fewest + fraction * (most - fewest)
-        hidden_BSD = model(tokens_BS, budget=budget)
-        for depth in range(len(model.mtp)):
-            hidden_BSD = model.look_ahead(
-                hidden_BSD[:, :-1], tokens_BS[:, depth + 1 :], depth, budget=budget
-            )
+        _read(model, tokens_BS, fewest + fraction * (most - fewest), None)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _read(
+    model: Transformer, tokens_BS: Tensor, budget: float | Tensor, trace: Trace | None
+) -> None:
+    """Pass tokens through every gate, MTP modules' included."""
+    hidden_BSD = model(tokens_BS, budget=budget, trace=trace)
+    for depth in range(len(model.mtp)):
+        hidden_BSD = model.look_ahead(
+            hidden_BSD[:, :-1], tokens_BS[:, depth + 1 :], depth, budget=budget, trace=trace
+        )

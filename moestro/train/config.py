@@ -13,7 +13,7 @@ from moestro.errors import ConfigError
 from moestro.model.config import ModelConfig
 from moestro.model.presets import preset_tables
 
-BalanceMethod = Literal["sign", "quantile", "global_aux", "sequence_aux", "none"]
+BalanceMethod = Literal["proportional", "sign", "quantile", "global_aux", "sequence_aux", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,20 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
-    """How experts are kept equally busy: `rate` is the bias methods', `weight` the losses'."""
+    """How experts are kept equally busy: `rate` is the bias methods', `weight` the losses'.
 
-    method: BalanceMethod = "quantile"
-    rate: float = 0.3
+    `sequence_weight` is that of the sequence-wise loss beside a bias method.
+    """
+
+    method: BalanceMethod = "proportional"
+    rate: float = 0.1
     weight: float = 1e-2
+    sequence_weight: float = 3e-2
     router_z_weight: float = 1e-4
 
     def __post_init__(self) -> None:
         """Refuse to drive loads apart."""
-        for name in ("rate", "weight", "router_z_weight"):
+        for name in ("rate", "weight", "sequence_weight", "router_z_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
 

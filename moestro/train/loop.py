@@ -72,22 +72,18 @@ class _Loop:
         self.stepper = stepper
         self.progress = progress
         self.observers = observers
+        self.loader = run.loader()
         self.peak_flops = measure_flops(stepper.model.compute_dtype, run.config.train.device)
         self.last: StepMetrics | None = None
 
     def go(self) -> Trained:
         settings = self.run.config.train
-        loader = self.run.loader()
-
-        def windows_of(step: int) -> torch.Tensor:
-            return torch.from_numpy(loader.batch(step)).to(settings.device)
-
         saved_at = time.monotonic()
         with _stop_requests() as is_stopping:
             while self.progress.step < settings.steps:
-                self._step(windows_of(self.progress.step))
+                self._step(self._windows_of(self.progress.step))
                 if self.progress.step == settings.steps:
-                    self.stepper.settle(windows_of)
+                    self.stepper.settle(self._windows_of)
                 self._evaluate_if_due()
                 if is_stopping():
                     path = self._save()
@@ -99,6 +95,9 @@ class _Loop:
                     self._save()
                     saved_at = time.monotonic()
         return Trained(self.stepper.model, self._save(), self.last)
+
+    def _windows_of(self, step: int) -> torch.Tensor:
+        return torch.from_numpy(self.loader.batch(step)).to(self.run.config.train.device)
 
     def _step(self, window_BW: torch.Tensor) -> None:
         start = time.perf_counter()

@@ -6,6 +6,7 @@ repeats it. Next: loss.py, balance.py, budget.py.
 Shapes: B sequences, W tokens of a window.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,14 @@ from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.train.balance import Balancer
 from moestro.train.budget import BudgetTable
+from moestro.train.calibrate import recalibrate
 from moestro.train.config import TrainConfig
 from moestro.train.loss import language_loss
 from moestro.train.optimizer import Optimizers
 from moestro.train.schedule import learning_rate_scale
+
+# Enough documents for a mean within a few thousandths; at most an eighth of the run's own text.
+_SETTLING_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,23 @@ class Stepper:
             else None,
             violations=violations,
         )
+
+    def settle(self, windows_of: Callable[[int], Tensor]) -> None:
+        """Learn the budget's thresholds anew, now that the weights stand still: running means lag.
+
+        `windows_of` gives a step's batch; those of the steps behind the last are read.
+        """
+        if self.is_budget_drawn:
+            recalibrate(self.model, self._sample(windows_of))
+
+    def _sample(self, windows_of: Callable[[int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        config, size = self.config, self.config.micro_batches_of
+        num_steps = -(-_SETTLING_TOKENS // (config.batch_size * config.seq_len))
+        for step in range(config.steps, config.steps + min(num_steps, -(-config.steps // 8))):
+            tokens_BS = windows_of(step)[:, : config.seq_len]
+            budget_B = self._draw_budgets(step, tokens_BS.shape[0])
+            assert budget_B is not None
+            yield from zip(tokens_BS.split(size), budget_B.split(size), strict=True)
 
     def _backward(
         self, window_BW: Tensor, budget_B: Tensor | None, share: float

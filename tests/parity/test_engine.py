@@ -214,3 +214,22 @@ def test_an_abort_frees_every_block_at_once() -> None:
     engine.abort("mine")
     assert engine.stats().cache_usage == 0
     assert not engine.has_work
+
+
+def test_a_choice_that_is_cut_leaves_the_others_and_ends_with_them() -> None:
+    engine = build()
+    engine.submit(ask("mine", num_choices=2, sampling=SAMPLED))
+    events = []
+    for _ in range(6):
+        events += engine.step()
+    engine.cut("mine", 0)
+    while engine.has_work:
+        events += engine.step()
+    lengths = [
+        sum(isinstance(event, TokenEvent) and event.choice == choice for event in events)
+        for choice in range(2)
+    ]
+    assert lengths[0] < 7
+    assert lengths[1] == 24
+    assert sum(isinstance(event, EndEvent) for event in events) == 1
+    assert engine.stats().cache_usage == 0

@@ -15,7 +15,14 @@ MUTABLE_CALLS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "Co
 MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove"}
 MUTATORS |= {"setdefault", "sort", "update"}
 # Elsewhere the narrowest type is caught, or all of them to clean up and raise again.
-MAY_CATCH_ALL = {"cli/main.py"}
+# The command line, the worker's loop, and the server's border.
+MAY_CATCH_ALL = {
+    "cli/main.py",
+    "engine/worker.py",
+    "server/errors.py",
+    "server/exchange.py",
+    "server/narration.py",
+}
 ANYTHING = {"Exception", "BaseException"}
 
 

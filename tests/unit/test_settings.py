@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moestro.errors import ConfigError
-from moestro.settings import build, load, merge, override, to_tables, to_toml
+from moestro.settings import build, load, merge, override, secret, to_tables, to_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +247,19 @@ def test_none_in_a_free_table_is_left_out() -> None:
     assert to_tables(Run(name="x", notes={"a": None, "b": (1, Path("c"))}))["notes"] == {
         "b": [1, "c"]
     }
+
+
+def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOESTRO_TEST_KEY", "s3cret")
+    assert secret("MOESTRO_TEST_KEY") == "s3cret"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_secret_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("MOESTRO_TEST_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MOESTRO_TEST_KEY", value)
+    with pytest.raises(ConfigError, match=r"MOESTRO_TEST_KEY is not set: set it"):
+        secret("MOESTRO_TEST_KEY")

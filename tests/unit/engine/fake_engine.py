@@ -50,6 +50,11 @@ class FakeEngine:
         self._waiting = [request for request in self._waiting if request.id != request_id]
         self._running.pop(request_id, None)
 
+    def cut(self, request_id: str, choice: int) -> None:
+        if request_id in self._running:
+            request, counts = self._running[request_id]
+            counts[choice] = request.max_tokens
+
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)

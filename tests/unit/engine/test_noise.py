@@ -99,8 +99,16 @@ def test_the_winner_is_the_argmax_of_logits_and_noise(spread: float) -> None:
         assert winner(logits_K, ids_K, 8, position) == expected
 
 
-def test_a_single_token_wins() -> None:
-    assert winner(np.zeros(1, dtype=np.float32), np.array([5]), 0, 0) == 0
+def test_the_winner_has_the_greatest_noise_where_float32_cannot_tell() -> None:
+    ids_K = np.arange(500_000)
+    logits_K = np.array([-1000], dtype=np.float32)
+    for token_id in ids_K[uniform(ids_K, 0, 0).argsort()[:50]]:
+        assert winner(logits_K, np.array([token_id]), 0, 0) == 0
+
+
+def test_a_seed_means_the_same_tokens_in_every_release() -> None:
+    expected = [float.fromhex(text) for text in ("0x1.2280378a3ba7fp-1", "0x1.88e76deb59f1ep-2")]
+    assert uniform(np.array([0, 1]), 1, 2).tolist() == expected
 
 
 def ks_distance(sample_K: NDArray[np.float64]) -> float:

@@ -64,9 +64,8 @@ def test_alternatives_name_no_impossible_token() -> None:
 
 
 def test_alternatives_of_equal_probability_come_by_their_ids() -> None:
-    logits_NV = torch.tensor([0.0, 1.0]).repeat(1, 50)
-    [entry] = score(logits_NV, [0], 60)
-    expected = [*range(1, 100, 2), *range(0, 20, 2)]
+    [entry] = score(torch.arange(4.0).repeat(1, 25), [0], 80)
+    expected = [*range(3, 100, 4), *range(2, 100, 4), *range(1, 100, 4), 0, 4, 8, 12, 16]
     assert [token_id for token_id, _ in entry.alternatives] == expected
 
 

@@ -1,15 +1,12 @@
 """Everyone gets on, in order, within the limits, whatever arrives, leaves or runs out of room.
 
-The paper engine of sequences.py checks limits, accounts, contents and order in every step.
+The paper engine of sequences.py checks limits, accounts, contents and order in every step; random
+traffic goes through it in test_traffic.py.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
@@ -18,61 +15,6 @@ from moestro.errors import ConfigError
 from tests.unit.engine.sequences import PaperEngine, expect
 
 SIZE = 4
-
-
-class Traffic(RuleBasedStateMachine):
-    """Random requests, steps and aborts on a tiny cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        config = EngineConfig(max_batch=4, max_batch_tokens=10)
-        self.engine = PaperEngine(config, BlockPool(9, SIZE), self.grant)
-        self.level = 4.0
-
-    def grant(self, sequence: Sequence) -> None:
-        assert sequence.leader is None
-        assert not sequence.has_started
-        if sequence.request.experts == "auto":
-            sequence.experts = self.level
-
-    @rule(
-        prompt=st.lists(st.integers(1, 2), min_size=1, max_size=12),
-        max_tokens=st.integers(0, 24),
-        num_choices=st.integers(1, 3),
-        experts=st.sampled_from([None, None, 2.0, "auto"]),
-        priority=st.sampled_from([0, 0, 0, 1, -1]),
-        scores_prompt=st.booleans(),
-    )
-    def submit(self, prompt: list[int], **changes: Any) -> None:
-        self.engine.submit(prompt, **changes)
-
-    @rule(max_prefill_tokens=st.integers(0, 12), num_steps=st.integers(1, 8))
-    def step(self, max_prefill_tokens: int, num_steps: int) -> None:
-        for _ in range(num_steps):
-            self.engine.step(max_prefill_tokens)
-
-    @precondition(lambda self: self.engine.live)
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        self.engine.abort(data.draw(st.sampled_from(self.engine.live)).request.id)
-
-    @rule(level=st.sampled_from([2.0, 4.0]))
-    def load_changes(self, level: float) -> None:
-        self.level = level
-
-    @invariant()
-    def all_choices_have_one_budget(self) -> None:
-        started = [each for each in self.engine.live if each.has_started and each.leader]
-        assert all(each.leader and each.experts == each.leader.experts for each in started)
-
-    def teardown(self) -> None:
-        num_tokens = sum(each.num_pending + each.request.max_tokens for each in self.engine.live)
-        # Each token in a step of its own, and as much again for those that had to start anew.
-        self.engine.drain(2 * num_tokens)
-
-
-TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_decodes_go_before_prompts_and_prompts_fill_the_rest() -> None:
@@ -203,10 +145,16 @@ def test_when_blocks_run_out_the_latest_of_the_worst_priority_gives_way() -> Non
 
 
 def test_a_preempted_answer_resumes_from_its_cached_blocks_and_ends_the_same() -> None:
-    engine = build_engine(num_blocks=7)
+    levels = iter([4.0, 3.5, 3.0])
+
+    def grant(sequence: Sequence) -> None:
+        sequence.experts = next(levels)
+
+    engine = build_engine(grant, num_blocks=7)
     pair = [engine.submit([token] * 7, max_tokens=12)[0] for token in (1, 2)]
-    make_answers_long(*pair)
-    budgets = [each.experts for each in pair]
+    for sequence, level in zip(pair, (4.0, 3.5), strict=True):
+        sequence.experts = level
+        make_answers_long(sequence)
     while not engine.scheduler.num_preemptions:
         engine.step()
     _, victim = pair
@@ -218,7 +166,7 @@ def test_a_preempted_answer_resumes_from_its_cached_blocks_and_ends_the_same() -
     assert victim.num_cached == 0
     engine.drain(60)
     assert [each.tokens for each in pair] == [expect(each) for each in pair]
-    assert [each.experts for each in pair] == budgets
+    assert [each.experts for each in pair] == [4.0, 3.5]
 
 
 def test_drafts_give_way_before_anyone_is_preempted() -> None:

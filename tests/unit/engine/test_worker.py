@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moestro.engine.messages import Abort, AskStats, Batch, Stop, Submit
+from moestro.engine.messages import Abort, AskStats, Batch, Submit
 from moestro.engine.request import EngineRequest, Event, FailEvent, TokenEvent
 from moestro.engine.worker import STATS_EVERY_S, Worker
 from tests.unit.engine.fake_engine import BROKEN, REFUSED, FakeEngine
@@ -23,12 +23,22 @@ def request(number: int = 0, last: int = 10, **changes: Any) -> EngineRequest:
 @contextmanager
 def working(engine: FakeEngine) -> Iterator[Connection]:
     ours, theirs = Pipe()
-    thread = threading.Thread(target=Worker(engine, theirs).run)
+    with ended_by_its_parent(Worker(engine, theirs), ours):
+        yield ours
+
+
+@contextmanager
+def ended_by_its_parent(worker: Worker, pipe: Connection) -> Iterator[None]:
+    def run() -> None:
+        with pytest.raises(EOFError):
+            worker.run()
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield ours
+        yield
     finally:
-        ours.send(Stop())
+        pipe.close()
         thread.join(10)
         assert not thread.is_alive()
 
@@ -96,8 +106,6 @@ def test_statistics_are_counted_seldom_while_busy_once_more_at_rest_and_when_ask
     (batch,) = drain(ours)
     assert batch.stats is not None
     assert batch.stats.generation_tokens == 51
-    ours.send(Stop())
-    worker.run()
 
 
 def worker_steps(worker: Worker, num: int) -> None:
@@ -121,14 +129,10 @@ def test_an_idle_worker_waits_without_waking() -> None:
         return float(calls)
 
     ours, theirs = Pipe()
-    thread = threading.Thread(target=Worker(FakeEngine(), theirs, clock).run)
-    thread.start()
-    # The first statistics, then nothing.
-    assert ours.poll(10)
-    ours.recv()
-    settled = calls
-    assert not ours.poll(0.3)
-    assert calls <= settled + 1
-    ours.send(Stop())
-    thread.join(10)
-    assert not thread.is_alive()
+    with ended_by_its_parent(Worker(FakeEngine(), theirs, clock), ours):
+        # The first statistics, then nothing.
+        assert ours.poll(10)
+        ours.recv()
+        settled = calls
+        assert not ours.poll(0.3)
+        assert calls <= settled + 1

@@ -69,8 +69,8 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "topk_method": {"topk_method": "greedy"},
     "min_experts_per_tok": {"min_experts_per_tok": 5},
     "min_experts_per_tok is 0": {"min_experts_per_tok": 0},
-    "each row of thresholds": {"budget": BudgetConfig(fractions=(0, 1), thresholds=((0.5,),))},
-    "2 rows of thresholds": {"budget": BudgetConfig(fractions=(0,), thresholds=((0.5,),) * 2)},
+    "each row of thresholds": {"budget": BudgetConfig(fractions=(0, 1), thresholds=((-0.5,),))},
+    "2 rows of thresholds": {"budget": BudgetConfig(fractions=(0,), thresholds=((-0.5,),) * 2)},
 }
 
 

@@ -1,6 +1,6 @@
 """The gate keeps its limits for every token, whatever the scores, groups, biases and budgets.
 
-Shapes: T tokens, E experts, K slots, N grid points.
+Shapes: T tokens, E experts, K slots, F further slots, N grid points.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moestro.model.config import BudgetConfig, ModelConfig
-from moestro.model.gate import Choice, Gate, choose, limit_groups
+from moestro.model.gate import Choice, Gate, choose, further_scores, limit_groups
 from moestro.model.trace import Trace
 from tests.builders import tiny_config
 
@@ -62,7 +62,7 @@ any_shape = pytest.mark.parametrize("is_coarse", [False, True], ids=["spread", "
 
 
 @any_shape
-@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-0.5, 1.5))
+@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-1.5, 0.5))
 def test_every_token_takes_between_the_fewest_and_the_most_experts(
     is_coarse: bool, config: ModelConfig, seed: int, threshold: float
 ) -> None:
@@ -75,7 +75,7 @@ def test_every_token_takes_between_the_fewest_and_the_most_experts(
 
 
 @any_shape
-@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-0.5, 1.5))
+@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-1.5, 0.5))
 def test_the_experts_in_use_are_those_with_the_best_selection_scores(
     is_coarse: bool, config: ModelConfig, seed: int, threshold: float
 ) -> None:
@@ -90,7 +90,7 @@ def test_the_experts_in_use_are_those_with_the_best_selection_scores(
 
 
 @any_shape
-@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-0.5, 1.5))
+@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-1.5, 0.5))
 def test_weights_follow_the_scores_and_unused_ones_are_exactly_zero(
     is_coarse: bool, config: ModelConfig, seed: int, threshold: float
 ) -> None:
@@ -106,7 +106,7 @@ def test_weights_follow_the_scores_and_unused_ones_are_exactly_zero(
 
 
 @any_shape
-@given(config=shapes(), seed=st.integers(0, 99), thresholds=st.lists(st.floats(-1, 2), min_size=2))
+@given(config=shapes(), seed=st.integers(0, 99), thresholds=st.lists(st.floats(-2, 1), min_size=2))
 def test_a_lower_threshold_takes_no_expert_away_from_any_token(
     is_coarse: bool, config: ModelConfig, seed: int, thresholds: list[float]
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_larger_budget_takes_no_expert_away_from_any_token(
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 2), (1.0, 4)])
 def test_at_its_ends_a_budget_is_met_by_every_token(fraction: float, expected: int) -> None:
     # Thresholds that would let in every token or none: at the ends the table is not asked.
-    for row in ((-9.0, -9.0), (9.0, 9.0)):
+    for row in ((-9.0, -9.0), (0.0, 0.0)):
         table = BudgetConfig(fractions=(0.0, 1.0), thresholds=(row,))
         gate = build_gate(tiny_config(budget=table))
         choice = gate(tokens(gate), torch.full((NUM_TOKENS,), fraction), None)
@@ -251,7 +251,7 @@ def test_a_choice_does_not_depend_on_the_other_tokens_of_the_batch(
 def test_the_threshold_never_rises_with_the_budget(
     falls: list[float], fractions: list[float]
 ) -> None:
-    row = (1.0 - torch.tensor(falls).cumsum(dim=0)).tolist()
+    row = (-torch.tensor(falls).cumsum(dim=0)).tolist()
     grid = torch.linspace(0, 1, len(row)).tolist()
     table = BudgetConfig(fractions=tuple(grid), thresholds=(tuple(row),))
     gate = build_gate(tiny_config(budget=table))
@@ -260,30 +260,65 @@ def test_the_threshold_never_rises_with_the_budget(
 
 
 def test_between_grid_points_the_threshold_is_linear() -> None:
-    table = BudgetConfig(fractions=(0.0, 0.5, 1.0), thresholds=((0.9, 0.5, 0.2),))
+    table = BudgetConfig(fractions=(0.0, 0.5, 1.0), thresholds=((-0.1, -0.5, -0.8),))
     gate = build_gate(tiny_config(budget=table))
     threshold_T = gate.threshold(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
-    expected = [torch.inf, 0.7, 0.5, 0.35, -torch.inf]
+    expected = [torch.inf, -0.3, -0.5, -0.65, -torch.inf]
     torch.testing.assert_close(threshold_T, torch.tensor(expected))
 
 
 def test_each_layer_has_its_own_row_of_the_table() -> None:
-    table = BudgetConfig(fractions=(0.0, 1.0), thresholds=((0.8, 0.6), (0.4, 0.2)))
+    table = BudgetConfig(fractions=(0.0, 1.0), thresholds=((-0.2, -0.4), (-0.6, -0.8)))
     config = tiny_config(first_k_dense_replace=0, budget=table)
     thresholds = [Gate(config, layer).threshold(torch.tensor([0.5])) for layer in range(2)]
-    torch.testing.assert_close(torch.cat(thresholds), torch.tensor([0.7, 0.3]))
+    torch.testing.assert_close(torch.cat(thresholds), torch.tensor([-0.3, -0.7]))
 
 
-def test_the_ranked_scores_are_those_that_the_choice_is_made_by() -> None:
-    gate = build_gate(tiny_config(n_group=2))
-    trace = Trace()
+def test_calibration_sees_the_scores_that_the_choice_is_made_by() -> None:
+    config = with_table(tiny_config(n_group=2))
+    gate = build_gate(config)
+    fraction_T = torch.full((NUM_TOKENS,), 0.4)
     with torch.no_grad():
-        gate(tokens(gate), None, trace)
-        assert torch.equal(gate.ranked(tokens(gate)), trace.gates[0].ranked_TK)
+        is_used_TK = gate(tokens(gate), fraction_T, None).is_used_TK
+        further_TF = gate.further(tokens(gate))
+        is_passed_TF = further_TF > gate.threshold(fraction_T)[:, None]
+    assert torch.equal(is_used_TK[:, config.fewest_experts :], is_passed_TF)
+    assert is_passed_TF.any()
+    assert not is_passed_TF.all()
+
+
+@any_shape
+@given(config=shapes(), seed=st.integers(0, 99), threshold=st.floats(-1, 0), level=st.floats(-2, 2))
+def test_raising_all_scores_of_a_token_alike_leaves_its_number_of_experts(
+    is_coarse: bool, config: ModelConfig, seed: int, threshold: float, level: float
+) -> None:
+    # In steps of 1/64, so that no sum is rounded and ties stay ties.
+    level, threshold = round(level * 64) / 64, (round(threshold * 64) + 0.5) / 64
+    scores_TE, selection_TE = scores(config, seed, is_coarse)
+    selection_TE = (selection_TE * 64).round() / 64
+    threshold_T = torch.full((NUM_TOKENS,), threshold)
+    low, high = (
+        choose(scores_TE, selection, threshold_T, config)[1]
+        for selection in (selection_TE, selection_TE + level)
+    )
+    assert torch.equal(low.is_used_TK, high.is_used_TK)
+
+
+def test_a_further_expert_is_measured_by_its_distance_to_the_last_certain_one() -> None:
+    config = tiny_config()
+    selection_TE = torch.tensor(
+        [[0.9, 0.6, 0.55, 0.3, 0, 0, 0, 0], [0.9, 0.3, 0.25, 0.2, 0, 0, 0, 0]]
+    )
+    threshold_T = torch.full((2,), -0.2)
+    choice = choose(selection_TE, selection_TE, threshold_T, config)[1]
+    assert choice.is_used_TK.sum(dim=1).tolist() == [3, 4]
+    ranked_TK = selection_TE[:, :4]
+    expected = torch.tensor([[-0.05, -0.3], [-0.05, -0.1]])
+    torch.testing.assert_close(further_scores(ranked_TK, 2), expected)
 
 
 def with_table(config: ModelConfig) -> ModelConfig:
-    row = (0.8, 0.65, 0.5, 0.35, 0.2)
+    row = (-0.05, -0.1, -0.15, -0.2, -0.3)
     return config.with_budget(BudgetConfig(fractions=(0, 0.25, 0.5, 0.75, 1), thresholds=(row,)))
 
 

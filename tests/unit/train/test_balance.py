@@ -18,6 +18,7 @@ from moestro.train.balance import (
     load_violation,
     quantile_bias,
     sequence_loss,
+    share_lacking,
     z_loss,
 )
 from moestro.train.config import BalanceConfig
@@ -30,8 +31,9 @@ NUM_SEQUENCES = 8
 @pytest.mark.parametrize(
     "config",
     [
-        BalanceConfig(method="sign", rate=0.01),
-        BalanceConfig(method="quantile", rate=0.3),
+        BalanceConfig(method="proportional", rate=0.5, sequence_weight=0.0),
+        BalanceConfig(method="sign", rate=0.01, sequence_weight=0.0),
+        BalanceConfig(method="quantile", rate=0.3, sequence_weight=0.0),
         BalanceConfig(method="global_aux", weight=1.0),
         BalanceConfig(method="sequence_aux", weight=1.0),
     ],
@@ -52,26 +54,60 @@ def test_no_method_leaves_the_gate_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in gate.state_dict().items())
 
 
+def test_proportional_balance_equalizes_loads_at_all_experts_within_a_few_steps() -> None:
+    gate = skewed_gate()
+    train(gate, BalanceConfig(method="proportional", rate=0.5, sequence_weight=0.0), num_steps=15)
+    assert violation(gate) < 0.05
+
+
+def test_batches_of_unlike_documents_are_balanced_in_the_mean() -> None:
+    gate = skewed_gate()
+    config = BalanceConfig(method="proportional", rate=0.05, sequence_weight=0.0)
+    balancer = Balancer([gate], config)
+    for step in range(400):
+        balancer.observe(trace_of(gate, document(step)))
+        balancer.apply()
+    loads_E = sum(trace_of(gate, document(step)).gates[0].counts() for step in range(800, 864))
+    assert isinstance(loads_E, Tensor)
+    assert load_violation(loads_E) < 0.1
+
+
 @pytest.mark.parametrize("budget", [None, 0.3])
 def test_quantile_balance_equalizes_loads_within_a_few_steps(budget: float | None) -> None:
-    row = (0.95, 0.75, 0.6, 0.45, 0.1)
+    row = (-0.05, -0.1, -0.15, -0.25, -0.6)
     table = BudgetConfig(fractions=(0.0, 0.25, 0.5, 0.75, 1.0), thresholds=(row,))
     gate = skewed_gate(tiny_config(budget=table))
-    train(gate, BalanceConfig(method="quantile", rate=0.5), num_steps=15, budget=budget)
+    config = BalanceConfig(method="quantile", rate=0.5, sequence_weight=0.0)
+    train(gate, config, num_steps=15, budget=budget)
     assert violation(gate, budget) < 0.12
 
 
-def test_quantile_bias_stays_finite_where_the_groups_leave_no_expert_to_refuse() -> None:
+@pytest.mark.parametrize("method", ["proportional", "quantile"])
+def test_biases_stay_finite_where_the_groups_leave_no_expert_to_refuse(method: str) -> None:
     groups = {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}
     gate = skewed_gate(tiny_config(**groups))
-    train(gate, BalanceConfig(method="quantile", rate=0.5), num_steps=3)
+    train(gate, BalanceConfig(method=method, rate=0.5), num_steps=3)  # type: ignore[arg-type]
     assert gate.e_score_correction_bias is not None
     assert bool(gate.e_score_correction_bias.isfinite().all())
 
 
-def test_quantile_bias_stays_finite_where_every_expert_is_chosen() -> None:
-    gate = skewed_gate(tiny_config(num_experts_per_tok=8))
-    assert bool(quantile_bias(look(gate)).isfinite().all())
+def test_biases_stay_finite_where_every_expert_is_chosen() -> None:
+    record = look(skewed_gate(tiny_config(num_experts_per_tok=8)))
+    assert bool(quantile_bias(record).isfinite().all())
+    assert not share_lacking(record).any()
+
+
+def test_a_share_that_lacks_is_that_of_a_hand_calculation() -> None:
+    # All slots count, used or not: loads 1, 2 and 1 of two tokens, 4/3 each would be equal.
+    assert share_lacking(HAND).tolist() == pytest.approx([1 / 6, -1 / 3, 1 / 6])
+
+
+def test_proportional_balance_moves_each_bias_by_the_rate_times_what_it_lacks() -> None:
+    gate = skewed_gate()
+    lacking_E = share_lacking(look(gate))
+    train(gate, BalanceConfig(method="proportional", rate=0.1, sequence_weight=0.0), num_steps=1)
+    assert gate.e_score_correction_bias is not None
+    torch.testing.assert_close(gate.e_score_correction_bias, 0.1 * lacking_E)
 
 
 def test_sign_balance_moves_each_bias_by_the_rate_towards_equal_load() -> None:
@@ -83,7 +119,7 @@ def test_sign_balance_moves_each_bias_by_the_rate_towards_equal_load() -> None:
     torch.testing.assert_close(gate.e_score_correction_bias, moved_E - moved_E.mean())
 
 
-@pytest.mark.parametrize("method", ["sign", "quantile"])
+@pytest.mark.parametrize("method", ["proportional", "sign", "quantile"])
 def test_micro_batches_give_the_biases_of_the_whole_batch(method: str) -> None:
     config = BalanceConfig(method=method, rate=0.1)  # type: ignore[arg-type]
     whole, split = skewed_gate(), skewed_gate()
@@ -181,7 +217,12 @@ def test_the_z_loss_is_that_of_a_hand_calculation() -> None:
             BalanceConfig(method="sequence_aux", weight=2.0, router_z_weight=0.5),
             lambda: 2 * float(sequence_loss(HAND, 2)) + 0.5 * float(z_loss(HAND)),
         ),
-        (BalanceConfig(method="quantile", router_z_weight=0.0), lambda: 0.0),
+        (
+            BalanceConfig(method="quantile", router_z_weight=0.0, sequence_weight=3.0),
+            lambda: 3 * float(sequence_loss(HAND, 2)),
+        ),
+        (BalanceConfig(method="sign", router_z_weight=0.0, sequence_weight=0.0), lambda: 0.0),
+        (BalanceConfig(method="none", router_z_weight=0.0, sequence_weight=3.0), lambda: 0.0),
     ],
 )
 def test_the_configured_losses_are_added_with_their_weights(
@@ -207,6 +248,13 @@ def skewed_gate(config: ModelConfig | None = None) -> Gate:
 def tokens(seed: int = 0) -> Tensor:
     x_TD = torch.randn(NUM_TOKENS, 16, generator=torch.Generator().manual_seed(seed))
     x_TD[:, -1] = 1
+    return x_TD
+
+
+def document(step: int) -> Tensor:
+    """Return a step's tokens; those of every eighth step please the first expert."""
+    x_TD = tokens(seed=step)[:256]
+    x_TD[:, 0] = 3.0 if step % 8 == 0 else -3.0
     return x_TD
 
 

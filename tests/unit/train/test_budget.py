@@ -1,6 +1,6 @@
 """The learned thresholds meet any requested mean on tokens that they have not seen.
 
-Shapes: T tokens, K slots.
+Shapes: T tokens, K slots, F further slots.
 """
 
 import pytest
@@ -55,10 +55,10 @@ def test_without_a_learned_table_there_is_none_to_save() -> None:
 
 
 def test_a_threshold_lets_in_its_share_of_the_further_slots() -> None:
-    further_TK = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
-    thresholds_N = further_quantiles(further_TK, FRACTIONS)
+    further_TF = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
+    thresholds_N = further_quantiles(further_TF, FRACTIONS)
     for fraction, threshold in zip(FRACTIONS, thresholds_N.tolist(), strict=True):
-        share = float((further_TK > threshold).float().mean())
+        share = float((further_TF > threshold).float().mean())
         assert share == pytest.approx(fraction, abs=1e-3)
 
 
@@ -67,9 +67,9 @@ def test_a_sample_of_very_many_tokens_still_holds_every_slot(num_slots: int) -> 
     generator = torch.Generator().manual_seed(0)
     # Each slot's scores lie below those of the slot before it, as ranked scores do.
     offsets_K = torch.arange(num_slots, 0, -1)
-    further_TK = torch.rand(120_000, num_slots, generator=generator) + offsets_K
-    (threshold,) = further_quantiles(further_TK, (0.5,))
-    assert float((further_TK > threshold).float().mean()) == pytest.approx(0.5, abs=0.01)
+    further_TF = torch.rand(300_000, num_slots, generator=generator) + offsets_K
+    (threshold,) = further_quantiles(further_TF, (0.5,))
+    assert float((further_TF > threshold).float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_micro_batches_share_one_step() -> None:

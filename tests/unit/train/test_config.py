@@ -50,7 +50,7 @@ def test_a_resolved_configuration_survives_its_toml(tmp_path: Path) -> None:
          {"train": {"optimizer": {"leraning_rate": 1.0}}}),
         (r"model\.n_experts: unknown setting", {"model": {"n_experts": 3}}),
         (r"train\.steps: 'many' is str, expected int", {"train": {"steps": "many"}}),
-        (r"train\.balance\.method: 'luck' is not one of sign, quantile",
+        (r"train\.balance\.method: 'luck' is not one of proportional, sign",
          {"train": {"balance": {"method": "luck"}}}),
         (r"preset: 'huge' is not one of demo", {"preset": "huge"}),
         (r"preset: 3 is not a name", {"preset": 3}),

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
+from moestro.model.trace import Trace
 from moestro.train.config import BalanceConfig, OptimizerConfig, TrainConfig
 from moestro.train.step import Stepper, StepResult
 from tests.builders import random_tokens, tiny_config
@@ -51,6 +52,48 @@ def test_budgets_cover_the_whole_range_in_every_batch_once_thresholds_are_known(
     assert means[0] == 4.0
     late = [mean for mean in means[20:] if mean is not None]
     assert sum(late) / len(late) == pytest.approx(3.0, abs=0.05)
+
+
+def test_settling_sets_the_thresholds_by_the_weights_as_they_are_at_the_end() -> None:
+    stepper = build_stepper(steps=16, batch_size=64, seq_len=16)
+    stepper.run(0, random_windows(64, 16, 0))
+    with torch.no_grad():
+        for gate in stepper.gates:
+            gate.weight.mul_(3)
+    before = [gate.thresholds_N for gate in stepper.gates]
+    stepper.settle(lambda step: random_windows(64, 16, step))
+    after = [gate.thresholds_N for gate in stepper.gates]
+    # Distances grow with the weights, so the lowest thresholds have to fall.
+    for old_N, new_N in zip(before, after, strict=True):
+        assert float(new_N[-1]) < float(old_N[-1])
+    trace = Trace()
+    with torch.no_grad():
+        stepper.model(random_windows(256, 14, 999), budget=3.0, trace=trace)
+    means = [float(record.is_used_TK.sum(dim=1).float().mean()) for record in trace.gates]
+    assert sum(means) / len(means) == pytest.approx(3.0, abs=0.05)
+
+
+def test_settling_reads_the_batches_behind_the_last_step_and_at_most_an_eighth_of_the_run() -> None:
+    asked: list[int] = []
+
+    def windows_of(step: int) -> Tensor:
+        asked.append(step)
+        return random_windows(8, 16, step)
+
+    stepper = build_stepper(steps=20, seq_len=16)
+    stepper.settle(windows_of)
+    assert asked == [20, 21, 22]
+    build_stepper(is_budget_drawn=False, seq_len=16).settle(windows_of)
+    assert len(asked) == 3
+
+
+def test_settling_changes_thresholds_only() -> None:
+    stepper = build_stepper(seq_len=16)
+    stepper.run(0, random_windows(8, 16, 0))
+    before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
+    stepper.settle(lambda step: random_windows(8, 16, step))
+    after = stepper.model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_without_drawn_budgets_every_token_takes_all_experts_and_no_table_is_learned() -> None:

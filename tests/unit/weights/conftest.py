@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "budget": {
         "min_experts_per_tok": 1,
         "num_nextn_predict_layers": 1,
-        "budget": BudgetConfig(fractions=(0.0, 1.0), thresholds=((0.75, 0.25), (0.5, 0.125))),
+        "budget": BudgetConfig(fractions=(0.0, 1.0), thresholds=((-0.25, -0.75), (-0.125, -0.5))),
     },
     "version 2": {"model_type": "deepseek_v2", "topk_method": "greedy"},
     "version 2, groups": {

@@ -179,7 +179,7 @@ def test_a_model_that_transformers_made_loads_bit_by_bit(
 def test_mtp_modules_that_transformers_left_out_are_dropped_with_a_warning(
     tmp_path: Path, tiny_model: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table = {"fractions": [0.0, 1.0], "thresholds": [[0.75, 0.25], [0.5, 0.125]]}
+    table = {"fractions": [0.0, 1.0], "thresholds": [[-0.25, -0.75], [-0.125, -0.5]]}
     save_model(tiny_model(), tmp_path)
     path = tmp_path / "config.json"
     changes = {"num_nextn_predict_layers": 1, "min_experts_per_tok": 1, "budget": table}
@@ -188,4 +188,4 @@ def test_mtp_modules_that_transformers_left_out_are_dropped_with_a_warning(
         config = load_model(tmp_path).config
     assert "holds no weights of its 1 MTP modules" in caplog.text
     assert config.num_nextn_predict_layers == 0
-    assert config.budget.thresholds == ((0.75, 0.25),)
+    assert config.budget.thresholds == ((-0.25, -0.75),)

@@ -193,7 +193,8 @@ def test_another_block_size_is_honored(tmp_path: Path, tiny_model: Any) -> None:
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
         ({"budget": [1]}, "wrong type"),
-        ({"budget": {"fractions": [0, 1], "thresholds": [[0, 1]]}}, "rows of thresholds"),
+        ({"budget": {"fractions": [0, 1], "thresholds": [[0, -1]]}}, "rows of thresholds"),
+        ({"budget": {"fractions": [0], "thresholds": [[0.5]]}}, "a threshold is 0.5.*calibrate"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_file(

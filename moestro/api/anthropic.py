@@ -1,0 +1,259 @@
+"""A request to Anthropic's /v1/messages, and the `ChatRequest` that it becomes.
+
+Blocks become messages: tool results turns of their own, thinking the reasoning of its turn. Knows
+no answers. Next: anthropic_answers.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, Tag
+
+from moestro.api.chat import MOST_STOPS, ChatRequest, Message, Options, Tool, ToolCall
+from moestro.api.dialect import (
+    ExpertsField,
+    Part,
+    by_type,
+    choose_tool,
+    constrain,
+    given,
+    switch_thinking,
+    write_json,
+)
+from moestro.api.openai_bodies import MOST_MESSAGES, MOST_TOOLS, Number, Stop, Whole
+from moestro.api.sampling import Sampling
+from moestro.errors import ConfigError
+
+_CHOICES: dict[str, Literal["auto", "none", "required", "named"]] = {
+    "auto": "auto",
+    "any": "required",
+    "tool": "named",
+    "none": "none",
+}
+
+
+def _as_blocks(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class TextBlock(Part):
+    """Plain text."""
+
+    type: Literal["text"]
+    text: str
+
+
+Texts = Annotated[
+    list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])
+]
+
+
+class ThinkingBlock(Part):
+    """What the model thought in an earlier turn; the signature is not read."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+class RedactedThinkingBlock(Part):
+    """Thoughts that only another server could read: left out."""
+
+    type: Literal["redacted_thinking"]
+
+
+class ToolUseBlock(Part):
+    """A tool that the model called in an earlier turn."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(Part):
+    """What a called tool returned."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: Texts | None = None
+
+
+Block = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[RedactedThinkingBlock, Tag("redacted_thinking")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")],
+    by_type("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+]
+Blocks = Annotated[
+    list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])
+]
+
+
+class TurnParam(Part):
+    """One turn of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Blocks
+
+
+class ToolParam(Part):
+    """A tool of the caller's own; `input_schema` is a JSON schema."""
+
+    type: str | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+
+
+class ToolChoiceParam(Part):
+    """Whether tools are used: `any` is one of them, `tool` the one called `name`."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingParam(Part):
+    """Whether to think first; how much is the model's own choice."""
+
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+
+
+class JsonFormat(Part):
+    """A JSON schema that the answer keeps to."""
+
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Part):
+    """What the answer looks like."""
+
+    format: JsonFormat | None = None
+
+
+class CountRequest(Part):
+    """A conversation, as /v1/messages/count_tokens takes it."""
+
+    model: str | None = Field(None, description="May be left out where one model is served.")
+    messages: list[TurnParam] = Field(min_length=1, max_length=MOST_MESSAGES)
+    system: Texts | None = None
+    tools: Annotated[list[ToolParam], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: ToolChoiceParam | None = None
+    thinking: ThinkingParam | None = None
+    output_config: OutputConfig | None = None
+
+
+class MessagesRequest(CountRequest):
+    """A conversation to answer; `experts` is a field of ours."""
+
+    max_tokens: Whole = Field(ge=1)
+    stop_sequences: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=0)] | None = None
+    stream: bool | None = None
+    experts: ExpertsField = None
+
+
+def read_conversation(body: CountRequest, model: str) -> ChatRequest:
+    """Return what the model sees, without any wish as to its answer."""
+    if body.messages[-1].role == "assistant":
+        raise ConfigError(
+            "messages end with the assistant's turn, and answers that were begun elsewhere are not"
+            " continued here: end with the user's turn"
+        )
+    tools = tuple(_tool(index, tool) for index, tool in enumerate(body.tools or ()))
+    choice = body.tool_choice or ToolChoiceParam(type="auto")
+    system = _join(body.system or ())
+    messages = [Message(role="system", content=system)] if system else []
+    for turn in body.messages:
+        messages += _messages(turn)
+    thinking = body.thinking
+    return ChatRequest(
+        model=model,
+        messages=tuple(messages),
+        tools=tools,
+        tool_choice=choose_tool(_CHOICES[choice.type], choice.name, tools),
+        has_parallel_tool_calls=not choice.disable_parallel_tool_use,
+        template_variables={} if thinking is None else switch_thinking(thinking.type != "disabled"),
+    )
+
+
+def read_messages(body: MessagesRequest, model: str) -> ChatRequest:
+    """Return the request to answer; ConfigError if it asks for what cannot be."""
+    output = body.output_config.format if body.output_config else None
+    options = Options(
+        max_tokens=body.max_tokens,
+        stops=tuple(body.stop_sequences or ()),
+        sampling=Sampling(
+            temperature=given(body.temperature, 1.0),
+            top_p=given(body.top_p, 1.0),
+            top_k=given(body.top_k, 0),
+        ),
+        constraint=None if output is None else constrain(output.json_schema),
+        experts=body.experts,
+    )
+    return replace(read_conversation(body, model), options=options)
+
+
+def _messages(turn: TurnParam) -> Iterator[Message]:
+    if turn.role == "assistant":
+        yield _assistant_message(turn.content)
+        return
+    texts: list[TextBlock] = []
+    for block in turn.content:
+        if isinstance(block, TextBlock):
+            texts.append(block)
+        elif isinstance(block, ToolResultBlock) and turn.role == "user":
+            if texts:
+                yield Message(role="user", content=_join(texts))
+                texts = []
+            content = _join(block.content or ())
+            yield Message(role="tool", content=content, tool_call_id=block.tool_use_id)
+        else:
+            raise _misplaced(block, turn.role)
+    if texts:
+        yield Message(role=turn.role, content=_join(texts))
+
+
+def _assistant_message(blocks: Sequence[Block]) -> Message:
+    texts, thoughts, calls = [], [], []
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block)
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking)
+        elif isinstance(block, ToolUseBlock):
+            arguments = write_json(block.input)
+            calls.append(ToolCall(id=block.id, name=block.name, arguments=arguments))
+        elif isinstance(block, ToolResultBlock):
+            raise _misplaced(block, "assistant")
+    return Message(
+        role="assistant",
+        content=_join(texts),
+        reasoning="\n".join(thoughts) or None,
+        tool_calls=tuple(calls),
+    )
+
+
+def _misplaced(block: Block, role: str) -> ConfigError:
+    return ConfigError(f"a {block.type} block stands in a turn of {role}: it belongs to another")
+
+
+def _join(blocks: Sequence[TextBlock]) -> str:
+    return "\n".join(block.text for block in blocks)
+
+
+def _tool(index: int, tool: ToolParam) -> Tool:
+    if tool.type not in (None, "custom"):
+        raise ConfigError(
+            f"tools[{index}] is of type {tool.type[:80]}, which this server does not run:"
+            " give tools of your own, with an input_schema"
+        )
+    return Tool(
+        name=tool.name, description=tool.description or "", parameters=tool.input_schema or {}
+    )

@@ -1,0 +1,81 @@
+"""What the dialects of requests have in common: strict parts, the choice of tools, thinking.
+
+Knows no dialect's words. Next: anthropic.py, responses.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
+
+from moestro.api.chat import Constraint, Tool, ToolChoice
+from moestro.api.openai_bodies import Number
+from moestro.errors import ConfigError
+
+T = TypeVar("T")
+
+ExpertsField = Annotated[
+    Annotated[Number, Field(gt=0)] | Literal["min", "auto"] | None,
+    Field(
+        description="Mean number of routed experts per token, within the model's limits; `min`"
+        " takes the fewest, `auto` what the load allows."
+    ),
+]
+
+
+class Part(BaseModel):
+    """A part of a request: its own types only, finite numbers only, unknown fields passed over."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def by_type(default: str, *others: str) -> Discriminator:
+    """Return what tells tagged parts apart; one that does not say its type is the default."""
+
+    def read_type(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+        found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return default if found is None else found
+
+    *first, last = (default, *others)
+    return Discriminator(
+        read_type,
+        custom_error_type="part_type",
+        custom_error_message=f"Input should be of type {', '.join(first)} or {last}",
+    )
+
+
+def choose_tool(
+    mode: Literal["auto", "none", "required", "named"], name: str | None, tools: Sequence[Tool]
+) -> ToolChoice:
+    """Return the choice; ConfigError if there is no tool that it could mean."""
+    if mode in ("auto", "none"):
+        return ToolChoice(mode=mode)
+    if not tools:
+        raise ConfigError("tool_choice asks for a tool, but there are no tools: send tools")
+    if mode == "required":
+        return ToolChoice(mode=mode)
+    if name is None or name not in {tool.name for tool in tools}:
+        raise ConfigError(f"tool_choice names {str(name)[:60]!r}: choose one of tools")
+    return ToolChoice(mode=mode, name=name)
+
+
+def constrain(schema: Mapping[str, Any]) -> Constraint:
+    """Return what keeps an answer to a JSON schema."""
+    return Constraint(kind="json_schema", source=write_json(schema))
+
+
+def switch_thinking(is_on: bool) -> dict[str, bool]:
+    """Return the template variables that make a model think first, or not."""
+    # DeepSeek's templates read the one name, Qwen's and most others' the other.
+    return {"thinking": is_on, "enable_thinking": is_on}
+
+
+def write_json(value: Mapping[str, Any]) -> str:
+    """Write JSON text; unlike Python's own writer it can nest as deep as what was read."""
+    return msgspec.json.encode(value).decode()
+
+
+def given(value: T | None, default: T) -> T:
+    """Return a field's value, or the default where it is null or absent."""
+    return default if value is None else value

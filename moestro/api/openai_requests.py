@@ -1,0 +1,167 @@
+"""OpenAI's bodies -> what a backend is asked. Here are the defaults, and what one cannot ask for.
+
+Knows no backend: whether the model exists and can do it, it says itself. Next: openai_answers.py,
+openai_constraints.py.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from moestro.api.chat import (
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    Options,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from moestro.api.dialect import choose_tool
+from moestro.api.openai_bodies import (
+    ChatBody,
+    CompletionBody,
+    ConversationBody,
+    MessageBody,
+    NamedTool,
+    OptionsBody,
+)
+from moestro.api.openai_constraints import read_constraint
+from moestro.api.sampling import Sampling
+from moestro.errors import ConfigError
+
+# OpenAI's own default; a chat goes on to the end of the context instead.
+COMPLETION_MAX_TOKENS = 16
+
+T = TypeVar("T")
+
+
+def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest]:
+    """Return one request per prompt."""
+    num_choices = _or(body.n, 1)
+    if body.best_of is not None and body.best_of != num_choices:
+        raise ConfigError(
+            f"best_of is {body.best_of} and n {num_choices}: they must be equal, leave best_of out"
+        )
+    max_tokens = _or(body.max_tokens, COMPLETION_MAX_TOKENS)
+    options = _read_options(body, max_tokens, body.logprobs)
+    return [
+        CompletionRequest(
+            model=model,
+            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
+            suffix=body.suffix,
+            echo=bool(body.echo),
+            options=options,
+        )
+        for prompt in _prompts(body.prompt)
+    ]
+
+
+def read_chat(body: ChatBody, model: str) -> ChatRequest:
+    """Return the request that a chat is."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ConfigError(
+            f"top_logprobs is {body.top_logprobs} without logprobs: set logprobs to true"
+        )
+    top = _or(body.top_logprobs, 0) if body.logprobs else None
+    max_tokens = _or(body.max_completion_tokens, body.max_tokens)
+    conversation = read_conversation(body, model)
+    return ChatRequest(
+        model=model,
+        messages=conversation.messages,
+        tools=conversation.tools,
+        tool_choice=_read_tool_choice(body, conversation.tools),
+        has_parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        template_variables=conversation.template_variables,
+        options=_read_options(body, max_tokens, top),
+    )
+
+
+def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
+    """Return a conversation without any wish as to its answer."""
+    return ChatRequest(
+        model=model,
+        messages=tuple(map(_read_message, body.messages)),
+        tools=tuple(
+            Tool(
+                name=tool.function.name,
+                description=tool.function.description or "",
+                parameters=tool.function.parameters or {},
+            )
+            for tool in body.tools or ()
+        ),
+        template_variables=body.chat_template_kwargs or {},
+    )
+
+
+def _read_options(body: OptionsBody, max_tokens: int | None, top: int | None) -> Options:
+    if body.stream_options is not None and not body.stream:
+        raise ConfigError("stream_options is given without stream: set stream to true")
+    stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    return Options(
+        max_tokens=max_tokens,
+        num_choices=_or(body.n, 1),
+        stops=stops,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        sampling=_read_sampling(body),
+        constraint=read_constraint(body),
+        top_logprobs=top,
+        experts=body.experts,
+        priority=_or(body.priority, 0),
+        wants_xray=bool(body.xray),
+    )
+
+
+def _read_sampling(body: OptionsBody) -> Sampling:
+    biases = {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
+    return Sampling(
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        top_k=max(0, _or(body.top_k, 0)),
+        min_p=_or(body.min_p, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        logit_bias=biases,
+        seed=body.seed,
+        min_tokens=_or(body.min_tokens, 0),
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def _prompts(
+    prompt: str | list[int] | list[str] | list[list[int]],
+) -> Sequence[str | Sequence[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    texts = [item for item in prompt if isinstance(item, str)]
+    lists = [item for item in prompt if isinstance(item, list)]
+    ids = [item for item in prompt if isinstance(item, int)]
+    return texts or lists or [ids]
+
+
+def _read_message(body: MessageBody) -> Message:
+    calls = tuple(
+        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+        for call in body.tool_calls or ()
+    )
+    content = body.content or ""
+    return Message(
+        # What OpenAI's newer models call a developer, templates know as the system.
+        role="system" if body.role == "developer" else body.role,
+        content=content if isinstance(content, str) else "".join(part.text for part in content),
+        name=body.name,
+        reasoning=body.reasoning_content,
+        tool_calls=calls,
+        tool_call_id=body.tool_call_id,
+    )
+
+
+def _read_tool_choice(body: ChatBody, tools: Sequence[Tool]) -> ToolChoice:
+    choice = body.tool_choice
+    if isinstance(choice, NamedTool):
+        return choose_tool("named", choice.function.name, tools)
+    return choose_tool(choice or "auto", None, tools)
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

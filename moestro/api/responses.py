@@ -1,0 +1,289 @@
+"""A request to OpenAI's /v1/responses, and the `ChatRequest` that it becomes.
+
+Items become messages: thoughts and function calls join the assistant's turn that they belong to.
+Nothing is kept here from one request to the next. Knows no answers. Next: responses_answers.py.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, Tag
+
+from moestro.api.chat import (
+    MOST_TOP_LOGPROBS,
+    ChatRequest,
+    Constraint,
+    Message,
+    Options,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from moestro.api.dialect import (
+    ExpertsField,
+    Part,
+    by_type,
+    choose_tool,
+    constrain,
+    given,
+    switch_thinking,
+)
+from moestro.api.openai_bodies import MOST_MESSAGES, MOST_TOOLS, Number, Whole
+from moestro.api.sampling import Sampling
+from moestro.errors import ConfigError
+
+_LOGPROBS = "message.output_text.logprobs"
+
+
+def _as_parts(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+    return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
+
+
+class TextPart(Part):
+    """Plain text, of whoever says it."""
+
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text", "text"]
+    text: str
+
+
+Parts = Annotated[
+    list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+]
+
+
+class MessageItem(Part):
+    """One turn of the conversation."""
+
+    type: Literal["message"] | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Parts
+
+
+class CallItem(Part):
+    """A function that the model called in an earlier turn."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class CallOutputItem(Part):
+    """What a called function returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Parts
+
+
+class ReasoningItem(Part):
+    """What the model thought in an earlier turn; encrypted thoughts are not read."""
+
+    type: Literal["reasoning"]
+    content: list[TextPart] | None = None
+    summary: list[TextPart] | None = None
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[CallOutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    by_type("message", "function_call", "function_call_output", "reasoning"),
+]
+
+
+def _as_items(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+Items = Annotated[
+    list[Item],
+    Field(min_length=1, max_length=MOST_MESSAGES),
+    BeforeValidator(_as_items, json_schema_input_type=str | list[Item]),
+]
+
+
+class FunctionParam(Part):
+    """A function of the caller's own; `parameters` is a JSON schema."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedChoice(Part):
+    """The function called `name` must be used."""
+
+    type: str
+    name: str | None = None
+
+
+class TextFormat(Part):
+    """What the text looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class TextConfig(Part):
+    """How the text is written."""
+
+    format: TextFormat | None = None
+
+
+class ReasoningConfig(Part):
+    """Whether to think first: any effort but "none"; how much is the model's own choice."""
+
+    effort: str | None = None
+
+
+class ResponsesRequest(Part):
+    """A conversation to answer; `experts` is a field of ours."""
+
+    model: str | None = Field(None, description="May be left out where one model is served.")
+    input: Items
+    instructions: str | None = None
+    tools: Annotated[list[FunctionParam], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    include: list[str] | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    stream: bool | None = None
+    store: bool | None = Field(None, description="Nothing is kept, whatever is asked.")
+    previous_response_id: str | None = Field(None, description="Refused: nothing is kept.")
+    conversation: Any = Field(None, description="Refused: nothing is kept.")
+    background: bool | None = Field(None, description="Only false: nothing is kept.")
+    prompt: Any = Field(None, description="Refused: there are no stored prompts.")
+    experts: ExpertsField = None
+
+
+def read_responses(body: ResponsesRequest, model: str) -> ChatRequest:
+    """Return the request to answer; ConfigError if it asks for what cannot be."""
+    _check_nothing_kept(body)
+    tools = tuple(_tool(index, tool) for index, tool in enumerate(body.tools or ()))
+    effort = body.reasoning.effort if body.reasoning else None
+    return ChatRequest(
+        model=model,
+        messages=tuple(_messages(body)),
+        tools=tools,
+        tool_choice=_tool_choice(body.tool_choice, tools),
+        has_parallel_tool_calls=body.parallel_tool_calls is not False,
+        template_variables={} if effort is None else switch_thinking(effort != "none"),
+        options=Options(
+            max_tokens=body.max_output_tokens,
+            sampling=Sampling(
+                temperature=given(body.temperature, 1.0), top_p=given(body.top_p, 1.0)
+            ),
+            constraint=_constraint(body.text.format if body.text else None),
+            top_logprobs=_top_logprobs(body),
+            experts=body.experts,
+        ),
+    )
+
+
+def _check_nothing_kept(body: ResponsesRequest) -> None:
+    kept = {
+        "previous_response_id": body.previous_response_id,
+        "conversation": body.conversation,
+        "prompt": body.prompt,
+        "background": body.background or None,
+    }
+    for name, value in kept.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is given, but this server keeps nothing between requests: leave it out"
+                " and send the whole conversation as input"
+            )
+
+
+def _messages(body: ResponsesRequest) -> list[Message]:
+    messages = []
+    if body.instructions:
+        messages.append(Message(role="system", content=body.instructions))
+    thoughts = ""
+    for item in body.input:
+        if isinstance(item, ReasoningItem):
+            thoughts = _join(item.content or item.summary or ())
+        elif isinstance(item, CallOutputItem):
+            content = _join(item.output)
+            messages.append(Message(role="tool", content=content, tool_call_id=item.call_id))
+        elif isinstance(item, CallItem):
+            call = ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
+            _add_call(messages, call, thoughts)
+            thoughts = ""
+        else:
+            role = "system" if item.role == "developer" else item.role
+            reasoning = thoughts if role == "assistant" else ""
+            messages.append(
+                Message(role=role, content=_join(item.content), reasoning=reasoning or None)
+            )
+            thoughts = ""
+    if not any(message.role != "system" for message in messages):
+        raise ConfigError("input has nothing to answer: send at least one message of the user")
+    return messages
+
+
+def _add_call(messages: list[Message], call: ToolCall, thoughts: str) -> None:
+    latest = messages[-1] if messages else None
+    if latest is not None and latest.role == "assistant" and not thoughts:
+        messages[-1] = replace(latest, tool_calls=(*latest.tool_calls, call))
+    else:
+        messages.append(Message(role="assistant", reasoning=thoughts or None, tool_calls=(call,)))
+
+
+def _join(parts: Iterable[TextPart]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _tool(index: int, tool: FunctionParam) -> Tool:
+    if tool.type != "function":
+        raise ConfigError(
+            f"tools[{index}] is of type {tool.type[:80]}, which this server does not run:"
+            " give tools of type function"
+        )
+    if tool.name is None:
+        raise ConfigError(f"tools[{index}] has no name: give it one")
+    return Tool(
+        name=tool.name, description=tool.description or "", parameters=tool.parameters or {}
+    )
+
+
+def _tool_choice(
+    choice: Literal["auto", "none", "required"] | NamedChoice | None, tools: Sequence[Tool]
+) -> ToolChoice:
+    if not isinstance(choice, NamedChoice):
+        return choose_tool(choice or "auto", None, tools)
+    if choice.type != "function":
+        raise ConfigError(
+            f"tool_choice is of type {choice.type[:80]}, which this server does not know:"
+            " give auto, none, required or a function"
+        )
+    return choose_tool("named", choice.name, tools)
+
+
+def _constraint(form: TextFormat | None) -> Constraint | None:
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return Constraint(kind="json_object")
+    if form.json_schema is None:
+        raise ConfigError("text.format is of type json_schema, but has no schema: add it")
+    return constrain(form.json_schema)
+
+
+def _top_logprobs(body: ResponsesRequest) -> int | None:
+    if body.top_logprobs or _LOGPROBS in (body.include or ()):
+        return body.top_logprobs or 0
+    return None

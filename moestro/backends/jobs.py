@@ -1,0 +1,180 @@
+"""A request with its prompt, made ready for the engine: limits, budget, grammar, and how to read.
+
+Everything here is decided before any work is done. Knows no processes. Next: local.py.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Options, Request
+from moestro.api.chunks import Token
+from moestro.backends.answers import Answer, Echo
+from moestro.backends.checkpoint import Checkpoint
+from moestro.backends.choice import Choice
+from moestro.backends.prompts import Prompt, describe_tool
+from moestro.backends.reading import Reading
+from moestro.backends.speech import Speech
+from moestro.backends.token_names import Names, Wish
+from moestro.engine.request import EngineRequest, TokenScore
+from moestro.errors import ConfigError, DataError
+from moestro.model.config import ModelConfig
+from moestro.text.forced import ForcedStream, forced_schema
+from moestro.text.grammar import GrammarSpec
+from moestro.text.reasoning import ReasoningStream, detect_tags, is_open
+from moestro.text.tools import ToolStream, detect
+
+Granted = float | Literal["auto"] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What goes to the engine, and who makes an answer of what comes back."""
+
+    request: EngineRequest
+    answer: Answer
+
+
+class Jobs:
+    """Makes jobs for one model."""
+
+    def __init__(self, model: str, checkpoint: Checkpoint, context_length: int) -> None:
+        self._model = model
+        self._checkpoint = checkpoint
+        self._context_length = context_length
+        self._names = Names(checkpoint.tokenizer)
+        self._tool_format = detect(checkpoint.template.source)
+        self._tags = detect_tags(checkpoint.template.source)
+
+    def check(self, request: Request) -> None:
+        """Raise ConfigError or DataError for what is wrong whatever the prompt may be."""
+        options = request.options
+        grant(options.experts, self._checkpoint.shape)
+        find_grammar(request)
+        shortest = options.sampling.min_tokens
+        if options.max_tokens is not None and shortest > options.max_tokens:
+            raise ConfigError(
+                f"min_tokens is {shortest}, but max_tokens is {options.max_tokens}: lower it"
+            )
+        if isinstance(request, CompletionRequest) and request.echo and request.suffix is not None:
+            raise ConfigError("echo and suffix do not go together: leave out one of them")
+
+    def build(self, request: Request, prompt: Prompt) -> Job:
+        """Make a request that has passed `check` ready for the engine."""
+        options = request.options
+        sampling = options.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbits(62))
+        has_echo = isinstance(request, CompletionRequest) and request.echo
+        own_stops = frozenset() if sampling.ignore_eos else self._checkpoint.stop_ids
+        made = EngineRequest(
+            id=secrets.token_hex(16),
+            prompt=prompt.ids,
+            max_tokens=self._room(len(prompt.ids), options),
+            sampling=sampling,
+            num_choices=options.num_choices,
+            stop_token_ids=own_stops | frozenset(options.stop_token_ids),
+            grammar=find_grammar(request),
+            top_logprobs=options.top_logprobs,
+            scores_prompt=has_echo and options.top_logprobs is not None,
+            experts=grant(options.experts, self._checkpoint.shape),
+            priority=options.priority,
+            wants_xray=options.wants_xray,
+        )
+        wish = Wish(top_logprobs=options.top_logprobs, wants_xray=options.wants_xray)
+        choices = [
+            self._choice(index, request, prompt, made.grammar)
+            for index in range(options.num_choices)
+        ]
+        echo = self._echo(prompt, made, wish) if has_echo else None
+        return Job(made, Answer(self._model, made, choices, self._names, wish, echo))
+
+    def _room(self, num_prompt: int, options: Options) -> int:
+        limit, wanted = self._context_length, options.max_tokens
+        fewest = 0 if wanted == 0 else max(1, options.sampling.min_tokens)
+        if num_prompt + fewest > limit:
+            raise DataError(
+                f"the prompt has {num_prompt} tokens, and with an answer of {fewest} or more it"
+                f" passes the limit of {limit}: shorten it"
+            )
+        room = limit - num_prompt
+        return room if wanted is None else min(wanted, room)
+
+    def _choice(
+        self, index: int, request: Request, prompt: Prompt, grammar: GrammarSpec | None
+    ) -> Choice:
+        tokenizer, stops = self._checkpoint.tokenizer, request.options.stops
+        if not isinstance(request, ChatRequest):
+            return Choice(index, Speech(tokenizer, stops), Reading(None, None))
+        marks: list[str] = []
+        tools: ToolStream | ForcedStream | None = None
+        reasoning = None
+        if _is_forced(request):
+            tools = ForcedStream()
+        elif request.tools and request.tool_choice.mode == "auto" and self._tool_format is not None:
+            tools = ToolStream(self._tool_format)
+            marks += self._tool_format.markers
+        # An answer that follows a grammar from its first token on has no room for thoughts.
+        if self._tags is not None and grammar is None:
+            reasoning = ReasoningStream(is_open(prompt.text, self._tags), self._tags)
+            marks += [self._tags.begin, self._tags.end]
+        speech = Speech(tokenizer, (*stops, *self._checkpoint.template.stops), marks)
+        return Choice(index, speech, Reading(reasoning, tools))
+
+    def _echo(self, prompt: Prompt, made: EngineRequest, wish: Wish) -> Echo:
+        own = prompt.ids[prompt.num_lead :]
+        scores = (TokenScore(token_id=token_id, logprob=None) for token_id in own)
+        tokens: tuple[Token, ...] = ()
+        if not made.scores_prompt:
+            tokens = tuple(self._names.describe_prompt(score, wish) for score in scores)
+        return Echo(
+            text=self._checkpoint.tokenizer.decode(own),
+            tokens=tokens,
+            num_lead=prompt.num_lead,
+            has_scores=made.scores_prompt,
+        )
+
+
+def grant(experts: Experts, shape: ModelConfig) -> Granted:
+    """Return the budget that a request asks for; ConfigError if this model cannot keep it."""
+    fewest, most = shape.fewest_experts, shape.num_experts_per_tok
+    wanted = fewest if experts == "min" else experts
+    # Without a table all that the load could allow is everything.
+    if wanted is None or wanted == most or (wanted == "auto" and not shape.has_budget):
+        return None
+    if wanted == "auto":
+        return "auto"
+    if not fewest <= wanted <= most:
+        raise ConfigError(f"experts is {experts}: this model takes {fewest} to {most} per token")
+    if not shape.has_budget:
+        raise ConfigError(
+            f"experts is {experts}, but this checkpoint has no budget table: leave it out, or"
+            " calibrate the model first (moestro convert --calibrate)"
+        )
+    return float(wanted)
+
+
+def find_grammar(request: Request) -> GrammarSpec | None:
+    """Return what the answer must follow: the request's constraint, or a call that it forces."""
+    constraint = request.options.constraint
+    if not isinstance(request, ChatRequest) or not _is_forced(request):
+        if constraint is None:
+            return None
+        return GrammarSpec(kind=constraint.kind, source=constraint.source)
+    if constraint is not None:
+        raise ConfigError(
+            "response_format and a tool_choice that forces a call do not go together: leave out one"
+        )
+    choice: str | Mapping[str, Any] = "required"
+    if request.tool_choice.mode == "named":
+        choice = {"type": "function", "function": {"name": request.tool_choice.name}}
+    tools = [describe_tool(tool) for tool in request.tools]
+    is_parallel = request.has_parallel_tool_calls and request.tool_choice.mode == "required"
+    schema = forced_schema(tools, choice, parallel=is_parallel)
+    return GrammarSpec(kind="json_schema", source=json.dumps(schema))
+
+
+def _is_forced(request: ChatRequest) -> bool:
+    return request.tool_choice.mode in ("required", "named")

@@ -1,0 +1,138 @@
+"""An application on a port until a signal: listen, serve, let requests under way end, stop.
+
+The first signal lets what is under way end within the deadline; a second one stops at once. Knows
+no model. Next: serve.py, wiring.py.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from moestro.api.backend import Backend
+from moestro.errors import ConfigError
+from moestro.server.config import ServerConfig
+from moestro.server.connections import build_protocol
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WAITING_CONNECTIONS = 2048
+# For the last bytes to be written, once the backend has stopped.
+_LAST_BYTES_S = 5.0
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """Take the port, so that a mistake is known before anything is loaded."""
+    host, port = config.host, config.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
+    except socket.gaierror as error:
+        raise ConfigError(f"host {host}: {error.strerror}: give an address of this machine") from (
+            error
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} on {host} is in use: stop what listens there, or give another --port"
+            ) from error
+        reason = error.strerror or error
+        raise ConfigError(
+            f"port {port} on {host}: {reason}: give another --host or --port"
+        ) from error
+
+
+def is_private(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+async def serve(
+    app: FastAPI,
+    backend: Backend,
+    config: ServerConfig,
+    listener: socket.socket,
+    on_start: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+) -> None:
+    """Serve until a signal comes or the function that `on_start` is given is called."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=build_protocol(config.connections),
+            ssl_certfile=config.tls_cert,
+            ssl_keyfile=config.tls_key,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=round(config.drain_s + _LAST_BYTES_S),
+            server_header=False,
+        )
+    )
+    ending = _Ending(server, backend, config.drain_s)
+    beside = asyncio.create_task(on_start(ending.begin))
+    with ending.on_signals():
+        await ending.run(listener)
+    beside.cancel()
+    await asyncio.gather(beside, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn would raise them again once it has stopped."""
+        yield
+
+
+class _Ending:
+    """How a server ends: in good order at first, at once if told again."""
+
+    def __init__(self, server: uvicorn.Server, backend: Backend, drain_s: float) -> None:
+        self._server = server
+        self._backend = backend
+        self._drain_s = drain_s
+        self._serving: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve to the end."""
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        with suppress(asyncio.CancelledError):
+            await self._serving
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.gather(self._draining, return_exceptions=True)
+        # Done already, unless the server was told twice.
+        await self._backend.stop(0)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """End on Ctrl-C or a service manager's word."""
+        loop = asyncio.get_running_loop()
+        for name in _SIGNALS:
+            loop.add_signal_handler(name, self._tell)
+        try:
+            yield
+        finally:
+            for name in _SIGNALS:
+                loop.remove_signal_handler(name)
+
+    def begin(self) -> None:
+        """Accept nothing more; the backend lets requests end, and ends them at the deadline."""
+        if self._draining is None:
+            self._server.should_exit = True
+            self._draining = asyncio.create_task(self._backend.stop(self._drain_s))
+
+    def _tell(self) -> None:
+        if self._draining is None:
+            self.begin()
+            return
+        self._server.force_exit = True
+        if self._serving is not None:
+            self._serving.cancel()

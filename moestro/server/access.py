@@ -1,0 +1,65 @@
+"""One line in the log and one id for each request. What was asked is never logged.
+
+Knows no route. Next: app.py.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+# A caller's own id goes into headers and logs as it is, so it may hold nothing surprising.
+_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_SHOWN_PATH = 100
+
+
+class AccessLog:
+    """Gives each request an id, the caller's own if it has one, and logs how it ended."""
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, and log."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _read_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        began_at, status = self._clock(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            log.info(
+                "%s %s %s: status %s in %.3f s, %d tokens",
+                request_id,
+                scope["method"],
+                ascii(scope["path"][:_SHOWN_PATH])[1:-1],
+                # No answer at all: an error on its way to whoever answers 500.
+                status or 500,
+                self._clock() - began_at,
+                state.get("generated_tokens", 0),
+            )
+
+
+def _read_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ID.fullmatch(value):
+            return str(value.decode())
+    return uuid.uuid4().hex

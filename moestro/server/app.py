@@ -1,0 +1,94 @@
+"""The server: READ FIRST. Its routes, and what every request passes on the way to them.
+
+Given a Backend, knows nothing else. Next: chat.py, exchange.py, errors.py.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
+
+from moestro.api.backend import Backend
+from moestro.server import (
+    chat,
+    completions,
+    docs,
+    errors,
+    messages,
+    metrics,
+    responses,
+    status,
+    tokens,
+)
+from moestro.server.access import AccessLog
+from moestro.server.bodies import BodyGuard
+from moestro.server.config import ServerConfig
+from moestro.server.gauges import BackendCollector
+from moestro.server.keys import OPEN_PATHS, KeyGuard, Keys
+from moestro.server.limits import Limits
+from moestro.server.metrics import HttpMetrics
+from moestro.server.observed import Observed
+from moestro.server.refusal import DIALECTS
+
+# What they show is the same everywhere, and a browser has no key to send.
+_DOCS_PATHS = ("/docs", "/openapi.json")
+
+
+def build_app(
+    backend: Backend, config: ServerConfig | None = None, *, open_paths: Collection[str] = ()
+) -> FastAPI:
+    """Build the application; it starts the backend when it starts, and stops it when it stops.
+
+    `open_paths` need no key, like those of pages that ask for one themselves.
+    """
+    config = config or ServerConfig()
+    registry = CollectorRegistry()
+    registry.register(BackendCollector(backend))
+    observed = Observed(backend, registry)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await observed.start()
+        yield
+        await observed.stop(config.drain_s)
+
+    app = FastAPI(
+        title="Moestro",
+        description="OpenAI-compatible server for sparse Mixture-of-Experts language models.",
+        version=version("moestro"),
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    errors.install(app, DIALECTS)
+    for part in (completions, chat, responses, messages, tokens, status):
+        app.include_router(part.routes(observed))
+    app.include_router(metrics.routes(registry))
+    app.include_router(docs.routes())
+    _guard(app, config, registry, open_paths)
+    return app
+
+
+def _guard(
+    app: FastAPI, config: ServerConfig, registry: CollectorRegistry, open_paths: Collection[str]
+) -> None:
+    # The last one added is the first that a request meets.
+    app.add_middleware(BodyGuard, config=config.bodies)
+    app.add_middleware(Limits, config=config.limits)
+    allowed = (*OPEN_PATHS, *_DOCS_PATHS, *open_paths)
+    app.add_middleware(KeyGuard, keys=Keys(config.keys), open_paths=allowed)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-moestro-model", "x-moestro-experts", "retry-after"],
+        )
+    app.add_middleware(HttpMetrics, registry=registry)
+    app.add_middleware(AccessLog)

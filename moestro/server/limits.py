@@ -1,0 +1,205 @@
+"""How much each client may ask for, and how much all of them: beyond it, a 429 at once.
+
+A client is a key's name, or an address where no key is asked for. Knows no bodies and no models.
+Next: buckets.py, bodies.py.
+"""
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moestro.errors import ConfigError
+from moestro.server.buckets import Bucket, Client, Clients
+from moestro.server.errors import Problem
+from moestro.server.keys import KEY_NAME, OPEN_PATHS
+from moestro.server.refusal import Headers, refuse
+
+GENERATED_TOKENS = "generated_tokens"
+METERED_FOLDERS = ("/v1/",)
+# A household or a rented machine has all addresses of one such network.
+_IPV6_NETWORK_BITS = 64
+_BUSY_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientLimits:
+    """What one client may ask for; None is no limit. Tokens are those generated."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be 1 or more, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """Limits of `each` client, other ones `by_key` name, and those of the whole server."""
+
+    each: ClientLimits = ClientLimits()
+    by_key: dict[str, ClientLimits] = field(default_factory=dict)
+    max_open_requests: int = 1024
+    max_known_clients: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_open_requests", "max_known_clients"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+
+
+class Limits:
+    """Refuses what is too much; tells how much is left as OpenAI does.
+
+    Requests below `metered_folders` count against their client. Whoever answers one leaves what it
+    generated in `scope["state"]["generated_tokens"]`. Paths in `free_paths` have no limit at all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: LimitsConfig,
+        *,
+        metered_folders: Collection[str] = METERED_FOLDERS,
+        free_paths: Collection[str] = OPEN_PATHS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._metered_folders = tuple(metered_folders)
+        self._free_paths = frozenset(free_paths)
+        self._clock = clock
+        self._clients = Clients(config.max_known_clients)
+        self._num_open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, or answer 429."""
+        if scope["type"] != "http" or scope["path"] in self._free_paths:
+            await self._app(scope, receive, send)
+            return
+        if self._num_open >= self._config.max_open_requests:
+            message = f"{self._num_open} requests are open, the server's limit: try again later"
+            await refuse(_too_many(message, _BUSY_RETRY_S), scope, send)
+            return
+        with self._opened():
+            if scope["path"].startswith(self._metered_folders):
+                await self._serve_metered(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+
+    async def _serve_metered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identity = _identity(scope)
+        limits = self._config.by_key.get(_key_name(scope), self._config.each)
+        client = self._client(identity, limits)
+        problem = _find_excess(client, limits, self._clock())
+        if problem is not None:
+            await refuse(problem, scope, send, _headers(client, self._clock()))
+            return
+        if client.requests is not None:
+            client.requests.take(1, self._clock())
+        headers = _headers(client, self._clock())
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        client.num_open += 1
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            client.num_open -= 1
+            if client.tokens is not None:
+                client.tokens.take(state.get(GENERATED_TOKENS, 0), self._clock())
+
+    def _client(self, identity: str, limits: ClientLimits) -> Client:
+        known = self._clients.find(identity)
+        if known is not None:
+            return known
+        now = self._clock()
+        requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
+        client = Client(
+            requests=None if requests is None else Bucket(requests, now),
+            tokens=None if tokens is None else Bucket(tokens, now),
+        )
+        return self._clients.add(identity, client)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        self._num_open += 1
+        try:
+            yield
+        finally:
+            self._num_open -= 1
+
+
+def format_duration(seconds: float) -> str:
+    """Write a time as OpenAI's rate limit headers do: 120ms, 1.5s, 6m0s."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes}m{rest / 1000:g}s" if minutes else f"{rest / 1000:g}s"
+
+
+def _identity(scope: Scope) -> str:
+    name = _key_name(scope)
+    if name:
+        return f"key {name}"
+    host = (scope.get("client") or ("", 0))[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"address {host}"
+    if address.version == 6:
+        return f"network {ipaddress.ip_network((address, _IPV6_NETWORK_BITS), strict=False)}"
+    return f"address {address}"
+
+
+def _key_name(scope: Scope) -> str:
+    name: str = scope.get("state", {}).get(KEY_NAME, "")
+    return name
+
+
+def _find_excess(client: Client, limits: ClientLimits, now: float) -> Problem | None:
+    if limits.concurrent_requests is not None and client.num_open >= limits.concurrent_requests:
+        message = f"{client.num_open} requests are under way, your limit: wait for one of them"
+        return _too_many(message, _BUSY_RETRY_S)
+    for bucket, unit in ((client.requests, "requests"), (client.tokens, "generated tokens")):
+        wait_s = 0.0 if bucket is None else bucket.wait_s(1, now)
+        if bucket is not None and wait_s > 0:
+            message = f"your limit is {bucket.per_minute} {unit} per minute"
+            message += f": try again in {format_duration(wait_s)}"
+            return _too_many(message, wait_s)
+    return None
+
+
+def _headers(client: Client, now: float) -> Headers:
+    headers: list[tuple[bytes, bytes]] = []
+    for bucket, unit in ((client.requests, b"requests"), (client.tokens, b"tokens")):
+        if bucket is not None:
+            left = max(0, math.floor(bucket.level(now)))
+            headers += [
+                (b"x-ratelimit-limit-" + unit, b"%d" % bucket.per_minute),
+                (b"x-ratelimit-remaining-" + unit, b"%d" % left),
+                (b"x-ratelimit-reset-" + unit, format_duration(bucket.full_in_s(now)).encode()),
+            ]
+    return headers
+
+
+def _too_many(message: str, retry_after_s: float) -> Problem:
+    return Problem(
+        status=429,
+        message=message,
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after_s=retry_after_s,
+    )

@@ -1,0 +1,95 @@
+"""What is served and how it is: models, health, readiness, version.
+
+Next: openapi.py, api/cards.py.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from moestro.api.backend import Backend
+from moestro.api.cards import ModelCard
+from moestro.errors import UnknownModelError
+from moestro.server.openapi import (
+    ERRORS,
+    HealthAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    ReadyAnswer,
+    VersionAnswer,
+)
+from moestro.server.sse import JsonResponse
+
+_RETRY_S = 1
+
+
+def routes(backend: Backend) -> APIRouter:
+    """Build the routes."""
+    paths = APIRouter()
+
+    @paths.get("/v1/models", tags=["models"], responses=ERRORS | {200: {"model": ModelsAnswer}})
+    async def list_models() -> Response:
+        """List the models that can be asked."""
+        models = [_write_card(card) for card in backend.cards()]
+        return JsonResponse({"object": "list", "data": models})
+
+    @paths.get(
+        "/v1/models/{model_id:path}",
+        tags=["models"],
+        responses=ERRORS | {200: {"model": ModelAnswer}},
+    )
+    async def show_model(model_id: str) -> Response:
+        """Show one model."""
+        cards = {card.id: card for card in backend.cards()}
+        if model_id not in cards:
+            known = ", ".join(cards)
+            raise UnknownModelError(f"model {model_id[:80]!r} is not served here: choose {known}")
+        return JsonResponse(_write_card(cards[model_id]))
+
+    @paths.get("/health", tags=["server"], responses={200: {"model": HealthAnswer}})
+    async def show_health() -> Response:
+        """Say that the server is alive, whether or not a model is ready."""
+        return JsonResponse({"status": "ok"})
+
+    @paths.get(
+        "/ready",
+        tags=["server"],
+        responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}},
+    )
+    async def show_readiness() -> Response:
+        """Say whether every model can answer; with status 503 until then."""
+        stats = backend.stats()
+        is_ready = bool(stats) and all(each.state == "ready" for each in stats)
+        models = [
+            {"model": each.model, "state": each.state, "progress": each.progress} for each in stats
+        ]
+        body = {"status": "ready" if is_ready else "not ready", "models": models}
+        if is_ready:
+            return JsonResponse(body)
+        return JsonResponse(body, 503, {"retry-after": str(_RETRY_S)})
+
+    @paths.get("/version", tags=["server"], responses={200: {"model": VersionAnswer}})
+    async def show_version(request: Request) -> Response:
+        """Say which version of Moestro this is."""
+        return JsonResponse({"version": request.app.version})
+
+    return paths
+
+
+def _write_card(card: ModelCard) -> dict[str, Any]:
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.owned_by,
+        "max_model_len": card.context_length,
+        "fewest_experts": card.fewest_experts,
+        "most_experts": card.most_experts,
+        "has_budget": card.has_budget,
+        "has_fim": card.has_fim,
+        "has_chat_template": card.has_chat_template,
+        "num_moe_layers": card.num_moe_layers,
+        "num_experts": card.num_experts,
+        "num_parameters": card.num_parameters,
+        "num_active_parameters": card.num_active_parameters,
+    }

@@ -1,0 +1,82 @@
+"""Conversations with a local backend: templates, thoughts, calls of tools."""
+
+import pytest
+
+from moestro.api.chat import Constraint, Tool, ToolChoice
+from moestro.errors import (
+    DataError,
+)
+from tests.unit.backends.local_parts import ask, build, chat, chunks, text_of, tokenizer
+
+TOOL = Tool(name="area", description="Area", parameters={"type": "object", "properties": {}})
+HERMES = "{{ messages[-1].content }}{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+THINKING = "{{ messages[-1].content }}{% if open %}<think>{% endif %}{# </think> #}"
+
+
+def test_a_model_without_a_template_can_be_talked_to() -> None:
+    backend, engine = build("Four.\n\nUser: and then?", ends=False)
+    pieces = ask(backend, chat("Two and two?", max_tokens=40))
+    prompt = tokenizer().decode(engine.requests[0].prompt)
+    assert prompt == "User: Two and two?\n\nAssistant:"
+    assert text_of(pieces) == "Four."
+
+
+def test_thoughts_are_told_apart_and_counted() -> None:
+    backend, _ = build("<think>radius</think>area", template=THINKING)
+    opened, _ = build("radius</think>area", template=THINKING)
+    for pieces in (
+        ask(backend, chat()),
+        ask(opened, chat(template_variables={"open": True})),
+    ):
+        assert "".join(chunk.reasoning for chunk in chunks(pieces)) == "radius"
+        assert text_of(pieces) == "area"
+        usage = chunks(pieces)[-1].usage
+        assert usage is not None
+        assert 0 < usage.reasoning_tokens < usage.completion_tokens
+
+
+def test_an_answer_under_a_grammar_has_no_thoughts() -> None:
+    backend, engine = build('{"a": 1}', template=THINKING)
+    constraint = Constraint(kind="json_object")
+    pieces = ask(backend, chat(template_variables={"open": True}, constraint=constraint))
+    assert text_of(pieces) == '{"a": 1}'
+    assert engine.requests[0].grammar is not None
+    assert engine.requests[0].grammar.kind == "json_object"
+
+
+def test_a_call_of_a_tool_is_read_out_of_the_text() -> None:
+    written = 'Well.<tool_call>{"name": "area", "arguments": {"r": 2}}</tool_call>'
+    backend, engine = build(written, template=HERMES)
+    pieces = chunks(ask(backend, chat(tools=(TOOL,))))
+    assert "area" in tokenizer().decode(engine.requests[0].prompt)
+    assert "".join(chunk.text for chunk in pieces) == "Well."
+    deltas = [delta for chunk in pieces for delta in chunk.tool_calls]
+    assert [delta.name for delta in deltas if delta.name] == ["area"]
+    assert "".join(delta.arguments for delta in deltas) == '{"r": 2}'
+    assert [chunk.finish for chunk in pieces if chunk.finish] == ["tool_calls"]
+
+
+def test_tools_that_may_not_be_used_are_not_told_of() -> None:
+    written = '<tool_call>{"name": "area", "arguments": {}}</tool_call>'
+    backend, engine = build(written, template=HERMES)
+    pieces = ask(backend, chat(tools=(TOOL,), tool_choice=ToolChoice(mode="none")))
+    assert tokenizer().decode(engine.requests[0].prompt) == "area"
+    assert text_of(pieces) == written
+
+
+@pytest.mark.parametrize(
+    "choice", [ToolChoice(mode="required"), ToolChoice(mode="named", name="area")]
+)
+def test_a_forced_call_follows_a_schema(choice: ToolChoice) -> None:
+    backend, engine = build('{"name": "area", "arguments": {"r": 2}}')
+    request = chat(tools=(TOOL,), tool_choice=choice, has_parallel_tool_calls=False)
+    with pytest.raises(DataError, match="no chat template that could tell it of tools"):
+        ask(backend, request)
+    backend, engine = build('{"name": "area", "arguments": {"r": 2}}', template=HERMES)
+    pieces = chunks(ask(backend, request))
+    assert engine.requests[0].grammar is not None
+    assert '"area"' in engine.requests[0].grammar.source
+    deltas = [delta for chunk in pieces for delta in chunk.tool_calls]
+    assert "".join(delta.arguments for delta in deltas) == '{"r": 2}'
+    assert [chunk.finish for chunk in pieces if chunk.finish] == ["tool_calls"]
+    assert "".join(chunk.text for chunk in pieces) == ""
