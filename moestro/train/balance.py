@@ -93,14 +93,16 @@ def load_violation(counts_E: Tensor) -> float:
 
 
 def share_lacking(record: GateRecord) -> Tensor:
-    """Return the share of these tokens that each expert lacks to an equal share, at all K experts.
+    """Return the share of these tokens that each expert lacks to an equal share.
 
     Its mean over batches is 0 exactly where the mean loads are equal, however much the documents of
-    one batch differ from the next's. Neither a sign nor a quantile has that property.
+    one batch differ from the next's. Neither a sign nor a quantile has that property. Loads are
+    means of those at the tokens' own budgets and those at all K experts, as one bias serves both.
     """
     num_tokens, num_experts = record.selection_TE.shape
-    counts_E = record.experts_TK.flatten().bincount(minlength=num_experts)
-    return (counts_E.float().mean() - counts_E) / num_tokens
+    at_most_E = record.experts_TK.flatten().bincount(minlength=num_experts)
+    counts_E = (record.counts() + at_most_E) / 2
+    return (counts_E.mean() - counts_E) / num_tokens
 
 
 def quantile_bias(record: GateRecord) -> Tensor:

@@ -98,8 +98,8 @@ def test_biases_stay_finite_where_every_expert_is_chosen() -> None:
 
 
 def test_a_share_that_lacks_is_that_of_a_hand_calculation() -> None:
-    # All slots count, used or not: loads 1, 2 and 1 of two tokens, 4/3 each would be equal.
-    assert share_lacking(HAND).tolist() == pytest.approx([1 / 6, -1 / 3, 1 / 6])
+    # Loads 1, 1, 1 at the budget and 1, 2, 1 at two experts each: of two tokens, 7/6 are equal.
+    assert share_lacking(HAND).tolist() == pytest.approx([1 / 12, -1 / 6, 1 / 12])
 
 
 def test_proportional_balance_moves_each_bias_by_the_rate_times_what_it_lacks() -> None:
