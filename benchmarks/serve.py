@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,13 +64,12 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.without_peer:
         commands["transformers"] = peer(folder)
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for repeat in range(arguments.repeats):
-        for name, command in commands.items():
-            with said(f"{name}, repeat {repeat}"), serve(command) as url:
-                for streams in arguments.streams:
-                    load = load_for(name, url, folder, arguments)
-                    figures = closed_loop(load, streams, 2, seed=100_000 * repeat + streams)
-                    runs.setdefault((name, streams), []).append(figures)
+    for repeat, (name, command) in product(range(arguments.repeats), commands.items()):
+        with said(f"{name}, repeat {repeat}"), serve(command) as url:
+            for streams in arguments.streams:
+                load = load_for(name, url, folder, arguments)
+                figures = closed_loop(load, streams, 2, seed=100_000 * repeat + streams)
+                runs.setdefault((name, streams), []).append(figures)
     rows = [
         {"server": name, "streams": streams} | medians(found)
         for (name, streams), found in runs.items()
