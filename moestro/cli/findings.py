@@ -111,6 +111,7 @@ def _next(out: Path, review: dict[str, Any]) -> Text:
         f"Report: {out / 'report.html'} (opens in any browser, offline)",
         "",
         "What to type next:",
+        f"  .venv/bin/moestro serve {out}     a page to complete in, and an API for your editor",
         f"  .venv/bin/moestro generate {out} 'def main(' --temperature 0.7{budget}",
         f"  .venv/bin/moestro xray {out} 'for i in range(10):' --out xray.html",
         f"  .venv/bin/moestro score {out} README.md",
