@@ -6,8 +6,10 @@ Shapes: L layers (MTP modules' last), A blocks, Z tokens per block, W = latent +
 T tokens of the batch, H heads, E rows of `kv_b_proj` per head, C latent width, V value width.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +26,21 @@ class Pages:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.num_blocks = num_blocks
         self.block_size = block_size
-        # Zeros, not whatever memory holds: a masked NaN would still be NaN.
-        self.pages_LAZW = like.new_zeros(layers, num_blocks + 1, block_size, width)
+        self.pages_LAZW = _zeros((layers, num_blocks + 1, block_size, width), like)
 
     @property
     def scratch_slot(self) -> int:
         """The slot of tokens that belong to nobody."""
         return self.num_blocks * self.block_size
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros, not whatever memory holds: a masked NaN would still be NaN."""
+    if like.is_cuda:
+        return like.new_zeros(shape)
+    # numpy asks the system for zeroed memory, which costs nothing until it is written.
+    data = np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(data).view(like.dtype).view(shape)
 
 
 class PagedCache:

@@ -22,6 +22,19 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
+class Embedding(nn.Module):
+    """One row per token."""
+
+    def __init__(self, num_tokens: int, dim: int) -> None:
+        super().__init__()
+        # Not torch's own: that draws first weights, and on the meta device imports its compiler.
+        self.weight = nn.Parameter(torch.empty(num_tokens, dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Look tokens up."""
+        return F.embedding(tokens, self.weight)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalization over the last dimension, with a learned scale."""
 

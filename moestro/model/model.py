@@ -7,7 +7,6 @@ Shapes: B sequences, S tokens, D width, V vocabulary, P rotary pairs, T = B * S.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.errors import ConfigError
@@ -16,7 +15,7 @@ from moestro.model.cache import Cache, NoCache
 from moestro.model.config import ModelConfig
 from moestro.model.context import Context
 from moestro.model.gate import Gate
-from moestro.model.linear import Linear, RMSNorm
+from moestro.model.linear import Embedding, Linear, RMSNorm
 from moestro.model.mtp import MTPModule
 from moestro.model.trace import Trace
 from moestro.ops import rope
@@ -32,7 +31,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = (
@@ -46,15 +45,9 @@ class Transformer(nn.Module):
 
     def reset_tables(self) -> None:
         """Recompute what follows from the configuration: rotary frequencies and budget tables."""
-        stretch, dim = self.config.rope, self.config.qk_rope_head_dim
-        if stretch.kind == "yarn":
-            turns = (stretch.beta_fast, stretch.beta_slow)
-            length = stretch.original_max_position_embeddings
-            table = rope.yarn_frequencies(
-                dim, stretch.theta, stretch.factor, length, turns, stretch.truncate
-            )
-        else:
-            table = rope.frequencies(dim, stretch.theta)
+        # On the CPU whatever device is the default: torch imports its compiler to compute on meta.
+        with torch.device("cpu"):
+            table = self._frequencies()
         self.frequencies_P = table.to(self.embed_tokens.weight.device)
         for gate in self.gates():
             gate.reset_tables()
@@ -102,7 +95,8 @@ class Transformer(nn.Module):
 
     def embed(self, tokens_BS: Tensor) -> Tensor:
         """Look tokens up, in the dtype of the arithmetic."""
-        return F.embedding(tokens_BS, self.embed_tokens.weight).to(self.compute_dtype)
+        embedded: Tensor = self.embed_tokens(tokens_BS)
+        return embedded.to(self.compute_dtype)
 
     def head_weight(self) -> Tensor:
         """Return the head's matrix (V, D), in the dtype of the arithmetic."""
@@ -116,6 +110,16 @@ class Transformer(nn.Module):
     def gates(self) -> list[Gate]:
         """Return the gates in the order of the MoE layers, MTP modules' last."""
         return [module for module in self.modules() if isinstance(module, Gate)]
+
+    def _frequencies(self) -> Tensor:
+        stretch, dim = self.config.rope, self.config.qk_rope_head_dim
+        if stretch.kind != "yarn":
+            return rope.frequencies(dim, stretch.theta)
+        turns = (stretch.beta_fast, stretch.beta_slow)
+        length = stretch.original_max_position_embeddings
+        return rope.yarn_frequencies(
+            dim, stretch.theta, stretch.factor, length, turns, stretch.truncate
+        )
 
     def _context(
         self,

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CANDIDATES = (1, 4, 8, 16, 32)
-_MOST_ROWS = 96
-_MOST_COLUMNS = 2048
+_MOST_ROWS = 64
+_MOST_COLUMNS = 512
 
 
 def measure_row_multiple(
