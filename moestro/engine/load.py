@@ -33,9 +33,12 @@ def load_engine(
         raise ConfigError(
             f"dtype is {config.dtype!r}: choose auto, float32, bfloat16 or checkpoint"
         )
-    report_progress("reading weights", 0.1)
+
+    def report_weights(share: float) -> None:
+        report_progress("reading weights", 0.1 + 0.7 * share)
+
     dtype = fastest_dtype(device) if config.dtype == "auto" else _DTYPES[config.dtype]
-    model = load_model(folder, dtype, device)
+    model = load_model(folder, dtype, device, report_weights)
     report_progress("reading the tokenizer", 0.8)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)

@@ -5,6 +5,7 @@ Knows which tensors must be there and in which types they may come. Next: names.
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _HEAD = "lm_head.weight"
 _SCALE = "_scale_inv"
 _FP8 = "F8_E4M3"
 _PLAIN = ("F32", "BF16", "F16")
+# Tensors between two reports of progress.
+_PROGRESS_EVERY = 16
 # Tables that some programs saved with the weights; they follow from the configuration.
 _DERIVED = ".rotary_emb.inv_freq"
 
@@ -40,11 +43,12 @@ def load_model(
     folder: Path,
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
+    on_progress: Callable[[float], None] | None = None,
 ) -> Transformer:
     """Load a Hugging Face folder, ready to infer; `dtype` None keeps the checkpoint's own.
 
     Weights and arithmetic are in `dtype`, the gates' selection bias in float32. Reads tensor by
-    tensor, so that memory holds the model once.
+    tensor, so that memory holds the model once; `on_progress` hears the share that is read.
     """
     raw = _read_raw(folder)
     block = _read_block(folder, raw)
@@ -56,8 +60,10 @@ def load_model(
     _prove_exact(source, table, model, block)
     model.compute_dtype = _own_dtype(source) if dtype is None else dtype
     state = _allocate(model, model.compute_dtype, torch.device(device))
-    for piece in table:
+    for number, piece in enumerate(table):
         state[piece.key][piece.index].copy_(_read_weight(source, piece.hf_name, block))
+        if on_progress is not None and number % _PROGRESS_EVERY == 0:
+            on_progress(number / len(table))
     model.load_state_dict(state, assign=True)
     model.reset_tables()
     return model.eval()

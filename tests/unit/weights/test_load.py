@@ -225,3 +225,12 @@ def test_a_longer_file_is_an_error(saved: Path) -> None:
     with (saved / "model.safetensors").open("ab") as file:
         file.write(b"\0")
     _rejects(saved, r"model\.safetensors: damaged")
+
+
+def test_loading_tells_how_far_it_is(saved: Path) -> None:
+    told: list[float] = []
+    load_model(saved, on_progress=told.append)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert len(told) > 1
+    assert told[-1] < 1
