@@ -119,6 +119,8 @@ class Engine:
     def stats(self) -> EngineStats:
         """Return what is counted."""
         now_s = self._clock()
+        # Between two requests nobody else does, and the level would be told as it once was.
+        self._note_queue()
         scheduler, drafter, meter = self._scheduler, self._drafter, self._meter
         prompt_rate, generation_rate = meter.rates(now_s)
         return EngineStats(
