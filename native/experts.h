@@ -74,7 +74,7 @@ class Experts {
       for (int64_t b = 0; b < visited.num_blocks; ++b) {
         const PairBlock& block = pairs_.blocks[visited.first_block + b];
         float* out[BLOCK_ROWS];
-        for (int64_t r = 0; r < block.num_rows; ++r) out[r] = raw + (b * BLOCK_ROWS + r) * COLUMNS;
+        for (int64_t r = 0; r < block.num_rows; ++r) out[r] = first_raw(visited, b, raw) + r * COLUMNS;
         add_rows<V, W>(block.num_rows, inputs(block) + start * block.num_rows,
                        weights + start * PANEL, depth_ * PANEL, length, num_panels, out, 0);
       }
@@ -82,9 +82,14 @@ class Experts {
     for (int64_t b = 0; b < visited.num_blocks; ++b) {
       const PairBlock& block = pairs_.blocks[visited.first_block + b];
       for (int64_t pair = 0; pair < num_panels; pair += 2) {
-        activate(block, raw + b * BLOCK_ROWS * COLUMNS + pair * PANEL, (panel + pair) / 2 * PANEL);
+        activate(block, first_raw(visited, b, raw) + pair * PANEL, (panel + pair) / 2 * PANEL);
       }
     }
+  }
+
+  float* first_raw(const Visited& visited, int64_t b, float* raw) const {
+    const PairBlock* blocks = pairs_.blocks.get() + visited.first_block;
+    return raw + (blocks[b].first_pair - blocks[0].first_pair) * GROUP_PANELS * PANEL;
   }
 
   // A gate's panel and the up projection's beside it become hidden columns, rows side by side.

@@ -68,4 +68,9 @@ extern const Kernels avx2_kernels;
 
 constexpr int64_t divide_up(int64_t number, int64_t size) { return (number + size - 1) / size; }
 
+// Rows of one block, such that no block of a few rows is left behind full ones.
+constexpr int64_t even_rows(int64_t num_rows) {
+  return num_rows == 0 ? 0 : divide_up(num_rows, divide_up(num_rows, BLOCK_ROWS));
+}
+
 }  // namespace moestro

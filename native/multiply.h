@@ -16,6 +16,7 @@ class Multiply {
         depth_(product.weights.depth),
         num_panels_(product.weights.num_panels),
         num_blocks_(divide_up(product.num_rows, BLOCK_ROWS)),
+        block_rows_(even_rows(product.num_rows)),
         group_(group_size(num_panels_ * product.num_matrices, product.num_rows,
                           product.num_threads)),
         gathered_(product.num_rows > 1 ? product.num_rows * product.num_matrices * depth_ : 0) {}
@@ -37,7 +38,7 @@ class Multiply {
 
  private:
   int64_t rows_in(int64_t block) const {
-    return smaller(BLOCK_ROWS, product_.num_rows - block * BLOCK_ROWS);
+    return smaller(block_rows_, product_.num_rows - block * block_rows_);
   }
 
   // One row lies side by side with itself as it is.
@@ -47,13 +48,13 @@ class Multiply {
   }
 
   float* gathered(int64_t matrix, int64_t block) const {
-    return gathered_.data() + (matrix * product_.num_rows + block * BLOCK_ROWS) * depth_;
+    return gathered_.data() + (matrix * product_.num_rows + block * block_rows_) * depth_;
   }
 
   void gather_block(int64_t matrix, int64_t block) {
     const float* rows[BLOCK_ROWS];
     for (int64_t r = 0; r < rows_in(block); ++r) {
-      rows[r] = product_.x + ((block * BLOCK_ROWS + r) * product_.num_matrices + matrix) * depth_;
+      rows[r] = product_.x + ((block * block_rows_ + r) * product_.num_matrices + matrix) * depth_;
     }
     gather(rows, rows_in(block), depth_, gathered(matrix, block));
   }
@@ -74,7 +75,7 @@ class Multiply {
       const int64_t length = smaller(chunk, depth_ - start);
       for (int64_t b = 0; b < num_blocks_; ++b) {
         float* out[BLOCK_ROWS];
-        for (int64_t r = 0; r < rows_in(b); ++r) out[r] = output(b * BLOCK_ROWS + r, matrix);
+        for (int64_t r = 0; r < rows_in(b); ++r) out[r] = output(b * block_rows_ + r, matrix);
         add_rows<V, W>(rows_in(b), inputs(matrix, b) + start * rows_in(b),
                        weights + start * PANEL, panel_size, length, panels, out, panel * PANEL);
       }
@@ -82,7 +83,7 @@ class Multiply {
   }
 
   const Product& product_;
-  const int64_t depth_, num_panels_, num_blocks_, group_;
+  const int64_t depth_, num_panels_, num_blocks_, block_rows_, group_;
   Buffer gathered_;
 };
 

@@ -1,6 +1,7 @@
 #include "pairs.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 namespace moestro {
@@ -9,7 +10,10 @@ Pairs::Pairs(const ExpertProduct& product) {
   const int64_t num_slots = product.num_rows * product.num_slots;
   std::vector<int64_t> next(product.num_experts + 1, 0);
   for (int64_t i = 0; i < num_slots; ++i) {
-    if (product.is_used[i]) ++next[product.experts[i] + 1];
+    if (!product.is_used[i]) continue;
+    const int64_t expert = product.experts[i];
+    if (expert < 0 || expert >= product.num_experts) throw std::out_of_range("no such expert");
+    ++next[expert + 1];
   }
   for (int64_t e = 0; e < product.num_experts; ++e) {
     const int64_t pairs = next[e + 1];
@@ -26,8 +30,9 @@ Pairs::Pairs(const ExpertProduct& product) {
     const int64_t start = next[e], end = next[e + 1];
     if (start == end) continue;
     visited[v++] = {e, end - start, b, divide_up(end - start, BLOCK_ROWS)};
-    for (int64_t first = start; first < end; first += BLOCK_ROWS) {
-      blocks[b++] = {first, std::min(BLOCK_ROWS, end - first)};
+    const int64_t rows = even_rows(end - start);
+    for (int64_t first = start; first < end; first += rows) {
+      blocks[b++] = {first, std::min(rows, end - first)};
     }
   }
   row.reset(new int64_t[num_pairs]);

@@ -7,34 +7,72 @@
 
 namespace moestro {
 
+// How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
+// end of a page.
+constexpr int64_t PREFETCH_BYTES = 4096;
+
+// The sums of one tile, for as long as they stay in registers.
+template <class V, class W, int ROWS, int PANELS>
+struct Tile {
+  static constexpr int PER_PANEL = PANEL / V::WIDTH;
+  static constexpr int VECTORS = PANELS * PER_PANEL;
+  V sums[ROWS][VECTORS];
+
+  static V weight(const W* panels, int64_t panel_size, int v) {
+    return V::load(panels + (v / PER_PANEL) * panel_size + (v % PER_PANEL) * V::WIDTH);
+  }
+
+  // Adds one input's products. Of inputs and weights the fewer are held, the others pass by:
+  // a register more, and sums would spill.
+  void add(const float* x, const W* panels, int64_t panel_size) {
+    if constexpr (ROWS < VECTORS) {
+      V inputs[ROWS];
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) inputs[r] = V::broadcast(x + r);
+#pragma GCC unroll 16
+      for (int v = 0; v < VECTORS; ++v) {
+        const V passing = weight(panels, panel_size, v);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) sums[r][v] = V::multiply_add(inputs[r], passing, sums[r][v]);
+      }
+    } else {
+      V weights[VECTORS];
+#pragma GCC unroll 16
+      for (int v = 0; v < VECTORS; ++v) weights[v] = weight(panels, panel_size, v);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const V passing = V::broadcast(x + r);
+#pragma GCC unroll 16
+        for (int v = 0; v < VECTORS; ++v) {
+          sums[r][v] = V::multiply_add(passing, weights[v], sums[r][v]);
+        }
+      }
+    }
+  }
+};
+
 // out[r][columns] += x[:, r] W, for `depth` inputs; `x` has the rows of one input side by side.
 template <class V, class W, int ROWS, int PANELS>
 void add_tile(const float* x, const W* panels, int64_t panel_size, int64_t depth,
               float* const* out, int64_t column) {
-  constexpr int PER_PANEL = PANEL / V::WIDTH;
-  constexpr int VECTORS = PANELS * PER_PANEL;
-  V sums[ROWS][VECTORS];
+  Tile<V, W, ROWS, PANELS> tile;
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < VECTORS; ++v) sums[r][v] = V::load(out[r] + column + v * V::WIDTH);
-  }
-  for (int64_t d = 0; d < depth; ++d) {
-    V inputs[ROWS];
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) inputs[r] = V::broadcast(x + d * ROWS + r);
-#pragma GCC unroll 16
-    for (int v = 0; v < VECTORS; ++v) {
-      const W* place = panels + (v / PER_PANEL) * panel_size + d * PANEL;
-      const V weight = V::load(place + (v % PER_PANEL) * V::WIDTH);
-#pragma GCC unroll 16
-      for (int r = 0; r < ROWS; ++r) sums[r][v] = V::multiply_add(inputs[r], weight, sums[r][v]);
+    for (int v = 0; v < tile.VECTORS; ++v) {
+      tile.sums[r][v] = V::load(out[r] + column + v * V::WIDTH);
     }
   }
+  for (int64_t d = 0; d < depth; ++d) {
+    for (int p = 0; p < PANELS; ++p) {
+      __builtin_prefetch(panels + d * PANEL + p * panel_size + PREFETCH_BYTES / sizeof(W));
+    }
+    tile.add(x + d * ROWS, panels + d * PANEL, panel_size);
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < VECTORS; ++v) sums[r][v].store(out[r] + column + v * V::WIDTH);
+    for (int v = 0; v < tile.VECTORS; ++v) tile.sums[r][v].store(out[r] + column + v * V::WIDTH);
   }
 }
 
