@@ -5,5 +5,5 @@
 #include "vector_avx2.h"
 
 namespace moestro {
-const Kernels avx2_kernels = {multiply<Avx2>, apply_experts<Avx2>};
+const Kernels avx2_kernels = {multiply<Avx2>, apply_experts<Avx2>, fill_sigmoids<Avx2>};
 }

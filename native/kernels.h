@@ -59,6 +59,7 @@ struct ExpertProduct {
 struct Kernels {
   void (*multiply)(const Product&);
   void (*apply_experts)(const ExpertProduct&);
+  void (*fill_sigmoids)(const float* x, int64_t number, float* y);
 };
 
 extern const Kernels portable_kernels;

@@ -42,6 +42,10 @@ class Library {
                        at<float>(y), num_threads});
   }
 
+  void fill_sigmoids(uintptr_t x, int64_t number, uintptr_t y) const {
+    kernels_.fill_sigmoids(at<const float>(x), number, at<float>(y));
+  }
+
   void apply_experts(uintptr_t x, uintptr_t experts, uintptr_t scales, uintptr_t is_used,
                      int64_t num_rows, int64_t num_slots, int64_t num_experts, int64_t width,
                      uintptr_t gate_up, int64_t gate_up_panels, uintptr_t down,
@@ -71,9 +75,12 @@ class Library {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // Kernels are chosen once for a process, so they are still there when it ends.
+  nb::set_leak_warnings(false);
   m.def("instruction_sets", &instruction_sets);
   nb::class_<Library>(m, "Library")
       .def(nb::init<const std::string&>())
       .def("multiply", &Library::multiply, nb::call_guard<nb::gil_scoped_release>())
+      .def("fill_sigmoids", &Library::fill_sigmoids, nb::call_guard<nb::gil_scoped_release>())
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>());
 }

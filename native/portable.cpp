@@ -4,5 +4,5 @@
 #include "vector_portable.h"
 
 namespace moestro {
-const Kernels portable_kernels = {multiply<Portable>, apply_experts<Portable>};
+const Kernels portable_kernels = {multiply<Portable>, apply_experts<Portable>, fill_sigmoids<Portable>};
 }

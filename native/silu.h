@@ -1,7 +1,9 @@
-// x / (1 + exp(-x)), with an exponential that is right to two units in the last place.
+// Sigmoid and SiLU, with an exponential that is right to two units in the last place.
 // Next: experts.h.
 
 #pragma once
+
+#include "kernels.h"
 
 namespace moestro {
 
@@ -28,6 +30,19 @@ V exponential(V x) {
 template <class V>
 V silu(V x) {
   return x / (V::fill(1.0f) + exponential(x * V::fill(-1.0f)));
+}
+
+// Every number gets the same arithmetic, wherever it lies: libraries treat the last few apart.
+template <class V>
+void fill_sigmoids(const float* x, int64_t number, float* y) {
+  const V one = V::fill(1.0f);
+  for (int64_t start = 0; start < number; start += V::WIDTH) {
+    const int64_t length = number - start < V::WIDTH ? number - start : V::WIDTH;
+    float some[V::WIDTH] = {};
+    for (int64_t i = 0; i < length; ++i) some[i] = x[start + i];
+    (one / (one + exponential(V::load(some) * V::fill(-1.0f)))).store(some);
+    for (int64_t i = 0; i < length; ++i) y[start + i] = some[i];
+  }
 }
 
 }  // namespace moestro

@@ -8,6 +8,9 @@ import torch
 from moestro.engine.config import EngineConfig
 from moestro.engine.engine import Engine
 from moestro.errors import ConfigError
+from moestro.model.model import Transformer
+from moestro.model.prepare import prepare
+from moestro.ops.choose import chosen_kernels
 from moestro.ops.machine import default_device, fastest_dtype
 from moestro.text.grammar import GrammarFactory
 from moestro.text.tokenizer import Tokenizer
@@ -34,11 +37,23 @@ def load_engine(
             f"dtype is {config.dtype!r}: choose auto, float32, bfloat16 or checkpoint"
         )
     report_progress("reading weights", 0.1)
-    dtype = fastest_dtype(device) if config.dtype == "auto" else _DTYPES[config.dtype]
-    model = load_model(folder, dtype, device)
+    model = _load_prepared(folder, config.dtype, device)
     report_progress("reading the tokenizer", 0.8)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)
     report_progress("preparing the cache", 0.9)
     grammars = GrammarFactory(tokenizer, vocab_size=model.config.vocab_size, eos_ids=stop_ids)
     return Engine(model, config, grammars)
+
+
+def _load_prepared(folder: Path, wish: str, device: str) -> Transformer:
+    """Load weights of the wished dtype, and pack them where native kernels run."""
+    chosen = chosen_kernels()
+    is_packed = device == "cpu" and chosen.is_native
+    # The kernels multiply any kind of weight in float32: the checkpoint's own reads fewest bytes.
+    fastest = None if is_packed else fastest_dtype(device)
+    model = load_model(folder, fastest if wish == "auto" else _DTYPES[wish], device)
+    if is_packed:
+        is_half = model.compute_dtype == torch.bfloat16
+        prepare(model, chosen.kernels, "bfloat16" if is_half else "float32")
+    return model

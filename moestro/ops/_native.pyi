@@ -17,6 +17,7 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
+    def fill_sigmoids(self, x: int, number: int, y: int, /) -> None: ...
     def apply_experts(
         self,
         x: int,

@@ -81,9 +81,12 @@ def find_fault(kernels: Kernels) -> str | None:
     for kind in _CHECKED:
         experts = PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
         heads, x_TED = pack(gate_up_EGD, kind), x_TD[:, None].expand(T, E, D)
-        found = kernels.multiply(x_TED, heads), kernels.apply_experts(x_TD, visits, experts)
-        expected = twin.multiply(x_TED, heads), twin.apply_experts(x_TD, visits, experts)
-        for name, ours, theirs in zip(("multiply", "experts"), found, expected, strict=True):
+        pairs = {
+            "multiply": [each.multiply(x_TED, heads) for each in (kernels, twin)],
+            "experts": [each.apply_experts(x_TD, visits, experts) for each in (kernels, twin)],
+            "sigmoid": [each.sigmoid(x_TD) for each in (kernels, twin)],
+        }
+        for name, (ours, theirs) in pairs.items():
             worst = float((ours - theirs).abs().max() / theirs.abs().max())
             # Not "worst > tolerance": a NaN must count as a fault.
             if not worst <= _TOLERANCE:

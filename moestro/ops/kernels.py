@@ -44,6 +44,26 @@ class Kernels(Protocol):
     def apply_experts(self, x_TD: Tensor, visits: Visits, experts: PackedExperts) -> Tensor:
         """Return the sum over a token's slots of weight * down(silu(gate(x)) * up(x))."""
 
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """Return each number's sigmoid: torch's own may depend on where in memory it lies."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Matrices and who multiplies by them; any dtype in, the same out."""
+
+    kernels: Kernels
+    weights: Panels
+
+    def by_head(self, x_THD: Tensor) -> Tensor:
+        """Multiply each head's inputs by its own matrix."""
+        return self.kernels.multiply(x_THD.float(), self.weights).to(x_THD.dtype)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Multiply the last dimension by the only matrix."""
+        y_T1N = self.by_head(x.reshape(-1, 1, x.shape[-1]))
+        return y_T1N.view(*x.shape[:-1], self.weights.num_outputs)
+
 
 class TorchKernels:
     """The specification."""
@@ -60,3 +80,7 @@ class TorchKernels:
         pairs = sort_pairs(visits.experts_TK, visits.is_used_TK, len(gate_up_EGD))
         down_EDF = unpack(experts.down)
         return apply_experts_one_by_one(x_TD, visits.weights_TK, pairs, gate_up_EGD, down_EDF)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """Do as torch does."""
+        return x.sigmoid()

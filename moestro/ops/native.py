@@ -39,7 +39,7 @@ class NativeKernels:
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Multiply in one parallel region."""
         T, H, D = x_THD.shape
-        assert (H, D) == (weights.num_matrices, weights.depth)
+        assert (weights.num_matrices, weights.depth) == (H, D)
         x_THD = _plain(x_THD, torch.float32)
         y_THC = torch.empty(T, H, weights.num_columns)
         self._library.multiply(
@@ -86,6 +86,13 @@ class NativeKernels:
             torch.get_num_threads(),
         )
         return _without_filling(out_TC, down)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """Fill with sigmoids on the caller's thread: they are few."""
+        x = _plain(x, torch.float32)
+        y = torch.empty_like(x)
+        self._library.fill_sigmoids(x.data_ptr(), x.numel(), y.data_ptr())
+        return y
 
 
 def _format(weights: Panels) -> int:

@@ -70,7 +70,5 @@ def pack_gate_up(gate_up_EGD: Tensor, kind: WeightKind) -> Panels:
 def unpack_gate_up(panels: Panels, width: int) -> Tensor:
     """Return the projections (E, G, D) of experts of a width, the gate's rows first."""
     data_HnDW = panels.data_HnDW
-    halves = [
-        unpack(Panels(data_HnDW[:, first::2], width)) for first in (0, 1)
-    ]
+    halves = [unpack(Panels(data_HnDW[:, first::2], width)) for first in (0, 1)]
     return torch.cat(halves, dim=1)
