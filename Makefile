@@ -48,7 +48,7 @@ clean: ## remove all that make and the tools made; runs/ stays
 
 # torch before anything that asks for it: see constraints.txt.
 .venv/.runtime: .venv/.created pyproject.toml constraints.txt
-	@$(INSTALL) setuptools
+	@$(INSTALL) cmake nanobind ninja scikit-build-core
 	@$(INSTALL) $$(grep '^torch==' constraints.txt)
 	@$(INSTALL) --no-build-isolation -e '.[all]'
 	@touch $@

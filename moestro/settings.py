@@ -101,11 +101,16 @@ def to_toml(config: Any) -> str:
 
 
 def secret(name: str) -> str:
-    """Return what an environment variable holds; nothing else in the program reads any."""
+    """Return the secret that an environment variable holds."""
     value = os.environ.get(name, "")
     if not value:
         raise ConfigError(f"environment variable {name} is not set: set it, or name another one")
     return value
+
+
+def variable(name: str, default: str) -> str:
+    """Return what an environment variable holds, the default if it is not set."""
+    return os.environ.get(name) or default
 
 
 def _parse_value(text: str) -> Any:

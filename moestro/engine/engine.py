@@ -33,7 +33,7 @@ from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
-from moestro.ops.rows import measure_row_multiple
+from moestro.ops.rows import RowMultiples, measure_row_multiple
 from moestro.text.grammar import Grammar, GrammarFactory
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,9 @@ class Engine:
         config: EngineConfig,
         grammars: GrammarFactory | None = None,
         clock: Callable[[], float] = time.monotonic,
-        row_multiple: int | None = None,
+        multiples: RowMultiples | None = None,
     ) -> None:
-        """Share a model; `row_multiple` is measured unless somebody has done so already."""
+        """Share a model; `multiples` are measured unless somebody has done so already."""
         shape, block_size = model.config, config.cache.block_size
         num_blocks = cache_blocks(config, shape, model.compute_dtype)
         self.model = model.eval()
@@ -60,9 +60,10 @@ class Engine:
         self._intake = Intake(shape, min(self.max_length, self._pool.num_tokens), grammars)
         self._scheduler = Scheduler(config, self._pool, self._grant)
         self._pages = Pages(shape, num_blocks, block_size, _like(model))
-        if row_multiple is None:
-            row_multiple = choose_row_multiple(model) if config.is_batch_invariant else 1
-        self._runner = Runner(model, self._pages, row_multiple)
+        if multiples is None:
+            is_needed = config.is_batch_invariant
+            multiples = choose_row_multiples(model) if is_needed else RowMultiples()
+        self._runner = Runner(model, self._pages, multiples)
         self._pace = Pace(config.max_stall, config.max_batch_tokens)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
@@ -280,13 +281,15 @@ def _like(model: Transformer) -> Tensor:
     return model.embed(torch.zeros(1, dtype=torch.int64, device=device))
 
 
-def choose_row_multiple(model: Transformer) -> int:
-    """Return the multiple of rows at which this machine keeps a token's bits in any company."""
-    device = model.embed_tokens.weight.device
-    multiple = measure_row_multiple(products(model.config), model.compute_dtype, str(device))
+def choose_row_multiples(model: Transformer) -> RowMultiples:
+    """Return the multiples of rows at which this machine keeps a token's bits in any company."""
+    device = str(model.embed_tokens.weight.device)
+    multiple = measure_row_multiple(products(model.config), model.compute_dtype, device)
     if multiple is None:
         log.warning(
             "this machine's matrix products do not keep a row's bits: a request may differ in its"
             " last bits beside others"
         )
-    return multiple or 1
+    multiple = multiple or 1
+    # The kernels keep a row's bits by design; queries and cached latents are torch's to multiply.
+    return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)

@@ -18,7 +18,7 @@ from moestro.engine.pages import PagedCache, Pages
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
-from moestro.ops.rows import round_up
+from moestro.ops.rows import RowMultiples, round_up
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Gates:
 class Runner:
     """A model and its pages."""
 
-    def __init__(self, model: Transformer, pages: Pages, row_multiple: int) -> None:
+    def __init__(self, model: Transformer, pages: Pages, multiples: RowMultiples) -> None:
         self.model = model
         self.pages = pages
-        self.row_multiple = row_multiple
+        self.row_multiple = multiples.tokens
+        self._query_multiple = multiples.queries
         self.device = model.embed_tokens.weight.device
 
     def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
@@ -93,7 +94,7 @@ class Runner:
             batch.positions_T.to(self.device),
             batch.slots_T.to(self.device),
             batch.groups,
-            self.row_multiple,
+            self._query_multiple,
         )
 
 

@@ -16,12 +16,13 @@ import torch
 
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
-from moestro.engine.engine import Engine, choose_row_multiple
+from moestro.engine.engine import Engine, choose_row_multiples
 from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.rows import RowMultiples
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
 from moestro.weights.find import find_checkpoint
@@ -155,7 +156,7 @@ class LanguageModel:
         """Yield the tokens of the one request of an engine of its own, without the stop token."""
         size = CacheConfig(num_tokens=max(len(request.prompt) + request.max_tokens, 64) + 64)
         config = EngineConfig(max_batch=1, cache=size)
-        engine = Engine(self.model, config, row_multiple=self._row_multiple)
+        engine = Engine(self.model, config, multiples=self._multiples)
         engine.submit(request)
         while engine.has_work:
             for event in engine.step():
@@ -165,8 +166,8 @@ class LanguageModel:
                     yield Generated(event.score.token_id, event.num_experts)
 
     @cached_property
-    def _row_multiple(self) -> int:
-        return choose_row_multiple(self.model)
+    def _multiples(self) -> RowMultiples:
+        return choose_row_multiples(self.model)
 
     def _prompt_ids(self, prompt: str, suffix: str | None) -> list[int]:
         ids = self.tokenizer.encode(prompt)

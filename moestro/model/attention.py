@@ -13,6 +13,9 @@ from moestro.model.config import ModelConfig
 from moestro.model.context import Context
 from moestro.model.linear import Linear, RMSNorm
 from moestro.ops import latent, rope
+from moestro.ops.expansion import Expansion, PackedExpansion, pack_expansion
+from moestro.ops.kernels import Kernels
+from moestro.ops.panels import WeightKind
 
 
 class Attention(nn.Module):
@@ -35,6 +38,7 @@ class Attention(nn.Module):
         self.kv_a_layernorm = RMSNorm(C)
         self.kv_b_proj = Linear(C, H * (config.qk_nope_head_dim + config.v_head_dim))
         self.o_proj = Linear(H * config.v_head_dim, D, has_bias)
+        self.packed_up: PackedExpansion | None = None
         self.scale = _softmax_scale(config)
 
     def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
@@ -48,16 +52,24 @@ class Attention(nn.Module):
         cos_SP, sin_SP = context.cos_SP, context.sin_SP
         rope_BSHR = rope.rotate(rope_BSHR, cos_SP[:, None], sin_SP[:, None], config.rope_interleave)
         rope_BSR = rope.rotate(rope_BSR, cos_SP, sin_SP, config.rope_interleave)
-        up_HEC = self.kv_b_proj.weight.to(x_BSD.dtype).view(config.num_attention_heads, -1, C)
         out_BSHV = context.cache.attend(
             self.layer,
             latent.Query(nope_BSHN, rope_BSHR, self.scale),
             latent.Latents(self.kv_a_layernorm(latent_BSC), rope_BSR),
-            up_HEC,
+            Expansion(self._up(), self.packed_up),
             context.path,
         )
         out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
         return out_BSD
+
+    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
+        """Pack `kv_b_proj` for the absorbed path; the naive one goes on using it as it is."""
+        rows = self.config.qk_nope_head_dim
+        self.packed_up = pack_expansion(self._up(), rows, kernels, kind)
+
+    def _up(self) -> Tensor:
+        C, H = self.config.kv_lora_rank, self.config.num_attention_heads
+        return self.kv_b_proj.weight.view(H, -1, C)
 
     def _query(self, x_BSD: Tensor) -> Tensor:
         query: Tensor

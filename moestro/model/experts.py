@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from moestro.model.config import ModelConfig
 from moestro.model.gate import Choice
 from moestro.ops.grouped import apply_experts, sort_pairs
+from moestro.ops.kernels import Kernels, PackedExperts, Visits
+from moestro.ops.panels import WeightKind, pack, pack_gate_up
 
 
 class Experts(nn.Module):
@@ -21,11 +23,22 @@ class Experts(nn.Module):
         E, D, F = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F))
+        self.packed: tuple[Kernels, PackedExperts] | None = None
 
     def forward(self, x_TD: Tensor, choice: Choice, row_multiple: int = 1) -> Tensor:
         """Send each token to its experts and sum what they return by weight."""
+        if self.packed is not None:
+            kernels, experts = self.packed
+            return kernels.apply_experts(x_TD.float(), Visits(*choice), experts).to(x_TD.dtype)
         num_experts = self.gate_up_proj.shape[0]
         pairs = sort_pairs(choice.experts_TK, choice.is_used_TK, num_experts, row_multiple)
         weights_TK = choice.weights_TK.to(x_TD.dtype)
         gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
         return apply_experts(x_TD, weights_TK, pairs, gate_up_EGD, down_EDF)
+
+    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
+        """Pack the weights for good: the parameters are gone, so that memory holds them once."""
+        gate_up = pack_gate_up(self.gate_up_proj, kind)
+        del self.gate_up_proj
+        self.packed = kernels, PackedExperts(gate_up, pack(self.down_proj, kind))
+        del self.down_proj

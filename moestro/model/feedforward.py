@@ -3,10 +3,13 @@
 Next: moe.py.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.model.linear import Linear
+from moestro.ops.kernels import Kernels, PackedExperts, Visits
+from moestro.ops.panels import WeightKind, pack, pack_gate_up
 
 
 class FeedForward(nn.Module):
@@ -16,9 +19,27 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size)
         self.down_proj = Linear(intermediate_size, hidden_size)
+        self.packed: tuple[Kernels, PackedExperts] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token by itself."""
+        if self.packed is not None:
+            return self._visit(x, *self.packed)
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
+
+    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
+        """Pack both matrices for good, as one expert that every token visits with weight 1."""
+        gate_up = pack_gate_up(self.gate_up_proj.weight[None], kind)
+        down = pack(self.down_proj.weight[None], kind)
+        self.packed = kernels, PackedExperts(gate_up, down)
+        del self.gate_up_proj, self.down_proj
+
+    def _visit(self, x: Tensor, kernels: Kernels, experts: PackedExperts) -> Tensor:
+        x_TD = x.reshape(-1, x.shape[-1]).float()
+        weights_T1 = torch.ones(len(x_TD), 1)
+        visits = Visits(
+            weights_T1.new_zeros(weights_T1.shape, dtype=torch.int64), weights_T1, weights_T1.bool()
+        )
+        return kernels.apply_experts(x_TD, visits, experts).view_as(x).to(x.dtype)

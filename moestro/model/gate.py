@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from moestro.model.config import ModelConfig
 from moestro.model.trace import GateRecord, Trace
+from moestro.ops.kernels import Kernels, Packed
+from moestro.ops.panels import pack
 
 
 class Choice(NamedTuple):
@@ -38,6 +40,7 @@ class Gate(nn.Module):
         self.moe_layer = moe_layer
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         bias = torch.zeros(config.n_routed_experts) if config.has_balance_bias else None
+        self.packed: Packed | None = None
         self.register_buffer("e_score_correction_bias", bias)
         self.register_buffer("fractions_N", torch.empty(0), persistent=False)
         self.register_buffer("thresholds_N", torch.empty(0), persistent=False)
@@ -59,6 +62,10 @@ class Gate(nn.Module):
         if trace is not None:
             trace.gates.append(GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice))
         return choice
+
+    def prepare(self, kernels: Kernels) -> None:
+        """Pack the weight, in float32 whatever the model's kind."""
+        self.packed = Packed(kernels, pack(self.weight[None], "float32"))
 
     def further(self, x_TD: Tensor) -> Tensor:
         """Return each token's further_TF, with which thresholds are compared."""
@@ -82,14 +89,22 @@ class Gate(nn.Module):
 
     def _score(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # float32: bfloat16 scores tie and flip between near-equal experts.
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
-        scores_TE = (
-            logits_TE.sigmoid() if self.config.has_balance_bias else logits_TE.softmax(dim=-1)
-        )
+        if self.packed is None:
+            logits_TE = F.linear(x_TD.float(), self.weight.float())
+        else:
+            logits_TE = self.packed.linear(x_TD.float())
+        scores_TE = self._affinities(logits_TE)
         selection_TE = scores_TE.detach()
         if self.e_score_correction_bias is not None:
             selection_TE = selection_TE + self.e_score_correction_bias
         return logits_TE, scores_TE, limit_groups(selection_TE, self.config)
+
+    def _affinities(self, logits_TE: Tensor) -> Tensor:
+        if not self.config.has_balance_bias:
+            return logits_TE.softmax(dim=-1)
+        return (
+            logits_TE.sigmoid() if self.packed is None else self.packed.kernels.sigmoid(logits_TE)
+        )
 
 
 def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:

@@ -1,11 +1,14 @@
-"""How a weight is stored and applied: the seam behind which quantized weights will sit.
+"""How a weight is stored and applied: as a parameter to train, packed for the kernels to infer.
 
-Knows one matrix. Next: attention.py, feedforward.py.
+Knows one matrix. Next: attention.py, feedforward.py; prepare.py for a whole model.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from moestro.ops.kernels import Kernels, Packed
+from moestro.ops.panels import WeightKind, pack
 
 
 class Linear(nn.Module):
@@ -15,11 +18,20 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_out, num_in))
         self.bias = nn.Parameter(torch.empty(num_out)) if has_bias else None
+        self.packed: Packed | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the last dimension of `x`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        if self.packed is None:
+            return F.linear(x, self.weight.to(x.dtype), bias)
+        product = self.packed.linear(x)
+        return product if bias is None else product + bias
+
+    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
+        """Pack the matrix for good: the parameter is gone, so that memory holds it once."""
+        self.packed = Packed(kernels, pack(self.weight[None], kind))
+        del self.weight
 
 
 class Embedding(nn.Module):

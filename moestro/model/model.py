@@ -19,6 +19,7 @@ from moestro.model.linear import Embedding, Linear, RMSNorm
 from moestro.model.mtp import MTPModule
 from moestro.model.trace import Trace
 from moestro.ops import rope
+from moestro.ops.kernels import Packed
 from moestro.ops.latent import AttentionPath
 
 
@@ -40,6 +41,7 @@ class Transformer(nn.Module):
         self.mtp = nn.ModuleList(
             MTPModule(config, k) for k in range(config.num_nextn_predict_layers)
         )
+        self.packed_head: Packed | None = None
         self.register_buffer("frequencies_P", torch.empty(0), persistent=False)
         self.reset_tables()
 
@@ -105,7 +107,14 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits over the vocabulary for hidden states of any leading shape."""
+        if self.packed_head is not None:
+            return self.packed_head.linear(hidden).float()
         return (hidden @ self.head_weight().T).float()
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the matrices are packed for the kernels (prepare.py)."""
+        return self.packed_head is not None
 
     def gates(self) -> list[Gate]:
         """Return the gates in the order of the MoE layers, MTP modules' last."""

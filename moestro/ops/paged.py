@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.ops.expansion import Expansion
 from moestro.ops.latent import Latents, Query, absorbed
 from moestro.ops.rows import round_up
 
@@ -44,17 +45,15 @@ class Group:
 
 
 def paged(
-    query: Query, pages_AZW: Tensor, groups: Sequence[Group], up_HEC: Tensor, row_multiple: int
+    query: Query, pages_AZW: Tensor, groups: Sequence[Group], up: Expansion, row_multiple: int
 ) -> Tensor:
     """Attend; `query` has B = 1 and T rows, rows of no group give zeros. Returns out_THV."""
-    N = query.nope_BSHN.shape[-1]
-    key_HNC, value_HVC = up_HEC[:, :N], up_HEC[:, N:]
-    query_THC = torch.einsum("thn,hnc->thc", query.nope_BSHN[0], key_HNC)
+    query_THC = up.carry(query.nope_BSHN[0])
     query_THW = torch.cat([query_THC, query.rope_BSHR[0]], dim=-1)
     mixed_THC = torch.zeros_like(query_THC)
     for group in groups:
         mixed_THC[group.rows] = _mix(query_THW[group.rows], pages_AZW, group, query, row_multiple)
-    return torch.einsum("thc,hvc->thv", mixed_THC, value_HVC)
+    return up.expand(mixed_THC, query.nope_BSHN.shape[-1])
 
 
 def paged_one_by_one(

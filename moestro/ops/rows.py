@@ -3,12 +3,14 @@
 Libraries take other kernels for few rows than for many, and those sum in another order: a token
 computed alone would differ in its last bits from the same token in a batch. Products whose rows are
 a multiple of a small number take kernels that agree. Which number, depends on library, processor
-and threads, so it is measured. Next: paged.py, engine/runner.py.
+and threads, so it is measured. Native kernels need none of it: their multiple is 1.
+Next: paged.py, engine/runner.py.
 
 Shapes: M rows, H heads, D inner width, N columns.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +21,21 @@ _MOST_ROWS = 64
 _MOST_COLUMNS = 512
 
 
+@dataclass(frozen=True)
+class RowMultiples:
+    """To which multiple a batch's tokens are filled up, and to which attention's queries."""
+
+    tokens: int = 1
+    queries: int = 1
+
+
 def measure_row_multiple(
     shapes: Iterable[tuple[int, int, int]], dtype: torch.dtype, device: str = "cpu"
 ) -> int | None:
-    """Return the least multiple of rows at which products with (H, N, D) weights keep a row's bits.
+    """Return the least multiple of rows at which torch keeps a row's bits in all products.
 
-    H is 1 for a plain matrix, the number of heads for one matrix per head. None if even the largest
-    candidate does not.
+    Their weights are (H, N, D): H is 1 for a plain matrix, the number of heads for one matrix per
+    head. None if even the largest candidate does not.
     """
     generator = torch.Generator().manual_seed(0)
     cases = []

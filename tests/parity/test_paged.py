@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moestro.ops.expansion import Expansion
 from moestro.ops.latent import Latents, Query, absorbed
 from moestro.ops.paged import Group, paged, paged_one_by_one
 from moestro.ops.rows import measure_row_multiple, round_up
@@ -41,8 +42,12 @@ SHAPES = [(1, NUM_BLOCKS * Z, C + R), (H, C, N), (H, V, C)]
 def test_paged_equals_its_specification() -> None:
     query = make_query(NUM_TOKENS)
     expected = paged_one_by_one(query, PAGES, GROUPS, UP)
-    torch.testing.assert_close(paged(query, PAGES, GROUPS, UP, 1), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(paged(query, PAGES, GROUPS, UP, 4), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        paged(query, PAGES, GROUPS, Expansion(UP), 1), expected, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        paged(query, PAGES, GROUPS, Expansion(UP), 4), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_paged_equals_contiguous() -> None:
@@ -52,12 +57,16 @@ def test_paged_equals_contiguous() -> None:
         query.nope_BSHN, query.rope_BSHR, Latents(keys[..., :C], keys[..., C:]), UP, query.scale
     )[0]
     group = Group(0, torch.arange(12, 24)[None], torch.arange(10, 181)[None])
-    torch.testing.assert_close(paged(query, PAGES, [group], UP, 1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        paged(query, PAGES, [group], Expansion(UP), 1), whole, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_rows_of_no_group_are_zero() -> None:
     query = make_query(4)
-    out = paged(query, PAGES, [Group(0, torch.tensor([[1]]), torch.tensor([[3]]))], UP, 1)
+    out = paged(
+        query, PAGES, [Group(0, torch.tensor([[1]]), torch.tensor([[3]]))], Expansion(UP), 1
+    )
     assert out[1:].abs().max() == 0
     assert out[0].abs().max() > 0
 
@@ -69,13 +78,13 @@ def test_a_prompts_bits_do_not_depend_on_its_chunks(size: int) -> None:
     query = make_query(192)
     lengths = torch.arange(10, 170)
     whole = Group(0, torch.arange(12, 24)[None], lengths[None])
-    expected = paged(query, PAGES, [whole], UP, multiple)
+    expected = paged(query, PAGES, [whole], Expansion(UP), multiple)
     for start in range(0, 160, size):
         part = lengths[start : start + size]
         # Chunks are of any size, batches are filled up to the multiple.
         rows = slice(start, start + round_up(len(part), multiple))
         group = Group(0, torch.arange(12, 24)[None], part[None])
-        alone = paged(cut(query, rows), PAGES, [group], UP, multiple)
+        alone = paged(cut(query, rows), PAGES, [group], Expansion(UP), multiple)
         assert torch.equal(alone[: len(part)], expected[start : start + size])
 
 
@@ -84,7 +93,7 @@ def test_an_answers_bits_do_not_depend_on_the_others_lengths() -> None:
     assert multiple is not None
     query = make_query(multiple)
     short = Group(0, torch.tensor([[3, 7]]), torch.tensor([[17]]))
-    alone = paged(query, PAGES, [short], UP, multiple)[0]
+    alone = paged(query, PAGES, [short], Expansion(UP), multiple)[0]
     table = torch.tensor([[3, 7, 0, 0, 0, 0, 0, 0, 0], list(range(12, 21))])
     among = Group(0, table, torch.tensor([[17], [140]]))
-    assert torch.equal(paged(query, PAGES, [among], UP, multiple)[0], alone)
+    assert torch.equal(paged(query, PAGES, [among], Expansion(UP), multiple)[0], alone)

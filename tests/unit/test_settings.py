@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moestro.errors import ConfigError
-from moestro.settings import build, load, merge, override, secret, to_tables, to_toml
+from moestro.settings import build, load, merge, override, secret, to_tables, to_toml, variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +247,16 @@ def test_none_in_a_free_table_is_left_out() -> None:
     assert to_tables(Run(name="x", notes={"a": None, "b": (1, Path("c"))}))["notes"] == {
         "b": [1, "c"]
     }
+
+
+def test_a_variable_that_is_empty_or_missing_has_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOESTRO_TEST_KIND", "quick")
+    assert variable("MOESTRO_TEST_KIND", "auto") == "quick"
+    monkeypatch.setenv("MOESTRO_TEST_KIND", "")
+    assert variable("MOESTRO_TEST_KIND", "auto") == "auto"
+    assert variable("MOESTRO_TEST_MISSING", "auto") == "auto"
 
 
 def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""Which kernels run here, and why: the native ones where they load and agree with their twin.
+
+The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2. Next: native.py,
+model/prepare.py.
+
+Shapes: T tokens, K slots per token, D width, E experts, F expert width.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+
+from moestro import settings
+from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
+from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.panels import WeightKind, pack, pack_gate_up
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "MOESTRO_KERNELS"
+# Sums of this length in float32, in two orders, differ by far less.
+_TOLERANCE = 1e-3
+_CHECKED: tuple[WeightKind, ...] = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Kernels, and the reason for them in words."""
+
+    kernels: Kernels
+    reason: str
+
+    @property
+    def is_native(self) -> bool:
+        """Whether they are anything but torch's own products."""
+        return not isinstance(self.kernels, TorchKernels)
+
+
+@cache
+def chosen_kernels() -> Chosen:
+    """Return what this process runs, checked and logged once."""
+    chosen = choose_kernels(settings.variable(VARIABLE, "auto"))
+    log.info("kernels: %s (%s)", chosen.kernels.name, chosen.reason)
+    return chosen
+
+
+def choose_kernels(wish: str, load: Callable[[], ModuleType] = load_native) -> Chosen:
+    """Decide for a wish: "auto", "torch" or an instruction set; ConfigError if it is unknown."""
+    if wish == "torch":
+        return Chosen(TorchKernels(), f"{VARIABLE} asks for it")
+    try:
+        native = load()
+    except ImportError as error:
+        return Chosen(TorchKernels(), f"the native kernels are not built or do not load: {error}")
+    best: str = native.instruction_sets()[0]
+    kernels = NativeKernels(best if wish == "auto" else wish, native)
+    fault = find_fault(kernels)
+    if fault is not None:
+        log.warning("the %s kernels are wrong here and will not run: %s", kernels.name, fault)
+        return Chosen(TorchKernels(), f"the {kernels.name} kernels failed their check: {fault}")
+    reason = "the fastest for this processor" if wish == "auto" else f"{VARIABLE} asks for it"
+    return Chosen(kernels, reason)
+
+
+def find_fault(kernels: Kernels) -> str | None:
+    """Compare kernels with their twin on small random input; None if all agree."""
+    twin, generator = TorchKernels(), torch.Generator().manual_seed(0)
+    T, K, D, E, F = 7, 3, 50, 5, 18
+    x_TD = torch.randn(T, D, generator=generator)
+    visits = Visits(
+        torch.rand(T, E, generator=generator).topk(K).indices,
+        torch.rand(T, K, generator=generator),
+        torch.rand(T, K, generator=generator) > 0.2,
+    )
+    gate_up_EGD = torch.randn(E, 2 * F, D, generator=generator)
+    down_EDF = torch.randn(E, D, F, generator=generator)
+    for kind in _CHECKED:
+        experts = PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
+        heads, x_TED = pack(gate_up_EGD, kind), x_TD[:, None].expand(T, E, D)
+        pairs = {
+            "multiply": [each.multiply(x_TED, heads) for each in (kernels, twin)],
+            "experts": [each.apply_experts(x_TD, visits, experts) for each in (kernels, twin)],
+            "sigmoid": [each.sigmoid(x_TD) for each in (kernels, twin)],
+        }
+        for name, (ours, theirs) in pairs.items():
+            worst = float((ours - theirs).abs().max() / theirs.abs().max())
+            # Not "worst > tolerance": a NaN must count as a fault.
+            if not worst <= _TOLERANCE:
+                return f"{name} in {kind} is off by {worst:.1e} of the largest number"
+    return None

@@ -1,0 +1,58 @@
+"""`kv_b_proj`, which turns latents to keys and values, as each path of attention needs it.
+
+Knows one layer's matrices. Next: latent.py, paged.py.
+
+Shapes: T tokens, H heads, N query width without rotary position, V value width, E = N + V,
+C latent width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moestro.ops.kernels import Kernels, Packed
+from moestro.ops.panels import WeightKind, pack
+
+
+@dataclass(frozen=True)
+class PackedExpansion:
+    """The absorbed path's two products by head, packed."""
+
+    keys: Packed
+    values: Packed
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The matrix by heads: its first N rows make keys, the other V rows values."""
+
+    weight_HEC: Tensor
+    packed: PackedExpansion | None = None
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return up_HEC in the dtype of the arithmetic."""
+        return self.weight_HEC.to(dtype)
+
+    def carry(self, nope_THN: Tensor) -> Tensor:
+        """Return queries in the latent space, query_THC."""
+        if self.packed is not None:
+            return self.packed.keys.by_head(nope_THN)
+        key_HNC = self.matrix(nope_THN.dtype)[:, : nope_THN.shape[-1]]
+        return torch.einsum("thn,hnc->thc", nope_THN, key_HNC)
+
+    def expand(self, mixed_THC: Tensor, num_key_rows: int) -> Tensor:
+        """Return the values out_THV of mixed latents; values come after so many key rows."""
+        if self.packed is not None:
+            return self.packed.values.by_head(mixed_THC)
+        value_HVC = self.matrix(mixed_THC.dtype)[:, num_key_rows:]
+        return torch.einsum("thc,hvc->thv", mixed_THC, value_HVC)
+
+
+def pack_expansion(
+    weight_HEC: Tensor, num_key_rows: int, kernels: Kernels, kind: WeightKind
+) -> PackedExpansion:
+    """Pack both products."""
+    key_HCN, value_HVC = weight_HEC[:, :num_key_rows].transpose(1, 2), weight_HEC[:, num_key_rows:]
+    keys, values = (Packed(kernels, pack(part, kind)) for part in (key_HCN, value_HVC))
+    return PackedExpansion(keys, values)

@@ -1,0 +1,198 @@
+"""The native kernels equal their torch twin, and give a row the same bits in any company.
+
+Shapes: T tokens, H matrices, D inputs or width, N outputs, K slots per token, E experts, F width.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
+from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.panels import WeightKind, pack, pack_gate_up
+
+NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
+TWIN = TorchKernels()
+MAPS = Path("/proc/self/maps")
+# Rows around the size of a block, depths around that of a chunk, columns around that of a panel.
+PRODUCTS = [
+    (1, 1, 1, 1),
+    (1, 1, 64, 48),
+    (2, 1, 7, 16),
+    (3, 4, 33, 17),
+    (6, 1, 256, 64),
+    (7, 2, 257, 130),
+    (13, 1, 300, 15),
+    (100, 1, 520, 200),
+    (0, 1, 8, 8),
+]
+EXPERTS = [
+    (1, 1, 8, 1, 4),
+    (1, 4, 64, 8, 40),
+    (5, 2, 33, 3, 17),
+    (40, 3, 300, 6, 70),
+    (0, 2, 8, 4, 4),
+]
+
+
+@pytest.fixture(params=NATIVE.instruction_sets())
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return NativeKernels(request.param, load_native())
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def kind(request: pytest.FixtureRequest) -> WeightKind:
+    return request.param
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def visits(num_tokens: int, num_slots: int, num_experts: int, seed: int = 3) -> Visits:
+    """Draw different experts for each token, some of the slots not in use."""
+    generator = torch.Generator().manual_seed(seed)
+    chances_TE = torch.rand(num_tokens, num_experts, generator=generator)
+    weights_TK = torch.rand(num_tokens, num_slots, generator=generator)
+    is_used_TK = torch.rand(num_tokens, num_slots, generator=generator) > 0.3
+    return Visits(chances_TE.topk(num_slots).indices, weights_TK, is_used_TK)
+
+
+def layer(D: int, E: int, F: int, kind: WeightKind) -> PackedExperts:
+    # Scaled so that numbers stay around 1, whatever the shape.
+    gate_up_EGD, down_EDF = draw(E, 2 * F, D, seed=1) / D**0.5, draw(E, D, F, seed=2) / F**0.5
+    return PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows(whole: Visits, part: slice) -> Visits:
+    return Visits(whole.experts_TK[part], whole.weights_TK[part], whole.is_used_TK[part])
+
+
+@pytest.mark.parametrize("shape", PRODUCTS)
+def test_products_equal_the_twins(
+    kernels: Kernels, kind: WeightKind, shape: tuple[int, int, int, int]
+) -> None:
+    T, H, D, N = shape
+    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1) / D**0.5, kind)
+    found, expected = kernels.multiply(x_THD, weights), TWIN.multiply(x_THD, weights)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", EXPERTS)
+def test_experts_equal_the_twins(
+    kernels: Kernels, kind: WeightKind, shape: tuple[int, int, int, int, int]
+) -> None:
+    T, K, D, E, F = shape
+    x_TD, experts = draw(T, D, seed=0), layer(D, E, F, kind)
+    chosen = visits(T, K, E)
+    found = kernels.apply_experts(x_TD, chosen, experts)
+    torch.testing.assert_close(
+        found, TWIN.apply_experts(x_TD, chosen, experts), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("expert", [0, 4])
+def test_all_tokens_on_one_expert(kernels: Kernels, kind: WeightKind, expert: int) -> None:
+    T, D, E, F = 23, 40, 5, 24
+    x_TD, experts = draw(T, D, seed=0), layer(D, E, F, kind)
+    one = torch.ones(T, 1)
+    chosen = Visits(torch.full((T, 1), expert), one, one.bool())
+    found = kernels.apply_experts(x_TD, chosen, experts)
+    torch.testing.assert_close(
+        found, TWIN.apply_experts(x_TD, chosen, experts), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_tokens_without_an_expert_get_zeros(kernels: Kernels, kind: WeightKind) -> None:
+    chosen = visits(9, 2, 4)
+    nobody = Visits(chosen.experts_TK, chosen.weights_TK, torch.zeros_like(chosen.is_used_TK))
+    found = kernels.apply_experts(draw(9, 20, seed=0), nobody, layer(20, 4, 12, kind))
+    assert torch.equal(found, torch.zeros(9, 20))
+
+
+@pytest.mark.parametrize("extreme", [100.0, 1e4])
+def test_large_numbers_saturate_as_the_twins_do(kernels: Kernels, extreme: float) -> None:
+    x_TD, experts = draw(5, 16, seed=0) * extreme, layer(16, 3, 20, "float32")
+    chosen = visits(5, 2, 3)
+    found = kernels.apply_experts(x_TD, chosen, experts)
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(
+        found, TWIN.apply_experts(x_TD, chosen, experts), atol=1e-5 * extreme**2, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 8, 13])
+def test_sigmoids_equal_the_twins_wherever_they_lie(kernels: Kernels, number: int) -> None:
+    x = draw(number, seed=0) * 30
+    found = kernels.sigmoid(x)
+    torch.testing.assert_close(found, TWIN.sigmoid(x), atol=0, rtol=1e-6)
+    assert all(torch.equal(kernels.sigmoid(x[i:]), found[i:]) for i in range(number))
+
+
+def test_not_a_number_stays_one(kernels: Kernels) -> None:
+    x_TD = draw(3, 16, seed=0)
+    x_TD[1, 5] = float("nan")
+    chosen = Visits(torch.tensor([[0], [1], [0]]), torch.ones(3, 1), torch.ones(3, 1).bool())
+    found = kernels.apply_experts(x_TD, chosen, layer(16, 2, 20, "float32"))
+    assert found.isnan().all(dim=1).tolist() == [False, True, False]
+
+
+def test_an_expert_that_is_not_there_is_refused(kernels: Kernels) -> None:
+    chosen = Visits(torch.tensor([[2]]), torch.ones(1, 1), torch.ones(1, 1).bool())
+    with pytest.raises(IndexError, match="no such expert"):
+        kernels.apply_experts(draw(1, 16, seed=0), chosen, layer(16, 2, 20, "float32"))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_a_row_alone_has_the_bits_it_has_among_others(
+    kernels: Kernels, kind: WeightKind, num_threads: int
+) -> None:
+    T, H, D, N = 37, 2, 530, 70
+    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1), kind)
+    whole = kernels.multiply(x_THD, weights)
+    with threads(num_threads):
+        for count in (1, 2, 3, 4, 5, 6, 7, 11, 20, 36):
+            assert torch.equal(kernels.multiply(x_THD[-count:], weights), whole[-count:])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_a_token_alone_has_the_bits_it_has_among_others(
+    kernels: Kernels, kind: WeightKind, num_threads: int
+) -> None:
+    T, K, D, E, F = 61, 3, 300, 4, 290
+    x_TD, experts, chosen = draw(T, D, seed=0), layer(D, E, F, kind), visits(T, K, E)
+    whole = kernels.apply_experts(x_TD, chosen, experts)
+    with threads(num_threads):
+        for count in (1, 2, 5, 9, 24, 60):
+            part = slice(T - count, T)
+            found = kernels.apply_experts(x_TD[part], rows(chosen, part), experts)
+            assert torch.equal(found, whole[part])
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="Linux lists a process's libraries, others do not")
+def test_there_is_one_pool_of_threads() -> None:
+    program = (
+        "from moestro.ops.choose import chosen_kernels as chosen; import pathlib, re;"
+        f"assert chosen().is_native; maps = pathlib.Path('{MAPS}').read_text();"
+        "print(*{line.split()[-1] for line in maps.splitlines() if re.search('lib[gi]?omp', line)})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.split()) == 1, done.stdout
