@@ -21,7 +21,7 @@ from moestro.api.dialect import (
     switch_thinking,
     write_json,
 )
-from moestro.api.openai_bodies import MOST_MESSAGES, MOST_TOOLS, Number, Stop, Whole
+from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Stop, Whole
 from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
@@ -45,7 +45,9 @@ class TextBlock(Part):
 
 
 Texts = Annotated[
-    list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])
+    list[TextBlock],
+    Field(max_length=MOST_PARTS, fail_fast=True),
+    BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock]),
 ]
 
 
@@ -88,7 +90,9 @@ Block = Annotated[
     by_type("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
 ]
 Blocks = Annotated[
-    list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])
+    list[Block],
+    Field(max_length=MOST_PARTS, fail_fast=True),
+    BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block]),
 ]
 
 
@@ -139,9 +143,9 @@ class CountRequest(Part):
     """A conversation, as /v1/messages/count_tokens takes it."""
 
     model: str | None = Field(None, description="May be left out where one model is served.")
-    messages: list[TurnParam] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: list[TurnParam] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     system: Texts | None = None
-    tools: Annotated[list[ToolParam], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[ToolParam], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoiceParam | None = None
     thinking: ThinkingParam | None = None
     output_config: OutputConfig | None = None
@@ -151,7 +155,9 @@ class MessagesRequest(CountRequest):
     """A conversation to answer; `experts` is a field of ours."""
 
     max_tokens: Whole = Field(ge=1)
-    stop_sequences: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop_sequences: Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = (
+        None
+    )
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[Whole, Field(ge=0)] | None = None

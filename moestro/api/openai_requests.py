@@ -5,7 +5,7 @@ openai_constraints.py.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from moestro.api.chat import (
     ChatRequest,
@@ -31,6 +31,7 @@ from moestro.errors import ConfigError
 
 # OpenAI's own default; a chat goes on to the end of the context instead.
 COMPLETION_MAX_TOKENS = 16
+MOST_ANSWERS = 1024
 
 T = TypeVar("T")
 
@@ -44,6 +45,12 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
         )
     max_tokens = _or(body.max_tokens, COMPLETION_MAX_TOKENS)
     options = _read_options(body, max_tokens, body.logprobs)
+    prompts = _prompts(body.prompt)
+    if len(prompts) * num_choices > MOST_ANSWERS:
+        raise ConfigError(
+            f"{len(prompts)} prompts with n {num_choices} ask for {len(prompts) * num_choices}"
+            f" answers, limit {MOST_ANSWERS}: send fewer at once"
+        )
     return [
         CompletionRequest(
             model=model,
@@ -52,7 +59,7 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
             echo=bool(body.echo),
             options=options,
         )
-        for prompt in _prompts(body.prompt)
+        for prompt in prompts
     ]
 
 
@@ -133,10 +140,10 @@ def _prompts(
 ) -> Sequence[str | Sequence[int]]:
     if isinstance(prompt, str):
         return [prompt]
-    texts = [item for item in prompt if isinstance(item, str)]
-    lists = [item for item in prompt if isinstance(item, list)]
-    ids = [item for item in prompt if isinstance(item, int)]
-    return texts or lists or [ids]
+    # All are of the first one's type, and there may be a million.
+    if isinstance(prompt[0], int):
+        return [cast(list[int], prompt)]
+    return cast(list[str] | list[list[int]], prompt)
 
 
 def _read_message(body: MessageBody) -> Message:

@@ -29,10 +29,13 @@ from moestro.api.dialect import (
     given,
     switch_thinking,
 )
-from moestro.api.openai_bodies import MOST_MESSAGES, MOST_TOOLS, Number, Whole
+from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole
 from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
+MOST_INCLUDED = 64
+# OpenAI's own limit.
+MOST_METADATA = 16
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -47,8 +50,9 @@ class TextPart(Part):
     text: str
 
 
+PlainParts = Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)]
 Parts = Annotated[
-    list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+    PlainParts, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
 ]
 
 
@@ -81,8 +85,8 @@ class ReasoningItem(Part):
     """What the model thought in an earlier turn; encrypted thoughts are not read."""
 
     type: Literal["reasoning"]
-    content: list[TextPart] | None = None
-    summary: list[TextPart] | None = None
+    content: PlainParts | None = None
+    summary: PlainParts | None = None
 
 
 Item = Annotated[
@@ -100,9 +104,16 @@ def _as_items(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
 
 Items = Annotated[
     list[Item],
-    Field(min_length=1, max_length=MOST_MESSAGES),
+    Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True),
     BeforeValidator(_as_items, json_schema_input_type=str | list[Item]),
 ]
+
+
+def _check_metadata(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+    # Pydantic counts an object's fields only after it has looked at all of them.
+    if isinstance(value, dict) and len(value) > MOST_METADATA:
+        raise ValueError(f"metadata has {len(value)} entries, limit {MOST_METADATA}: send fewer")
+    return value
 
 
 class FunctionParam(Part):
@@ -148,7 +159,9 @@ class ResponsesRequest(Part):
     model: str | None = Field(None, description="May be left out where one model is served.")
     input: Items
     instructions: str | None = None
-    tools: Annotated[list[FunctionParam], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[FunctionParam], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = (
+        None
+    )
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -157,8 +170,8 @@ class ResponsesRequest(Part):
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Annotated[list[str], Field(max_length=MOST_INCLUDED, fail_fast=True)] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_check_metadata)] | None = None
     user: str | None = None
     stream: bool | None = None
     store: bool | None = Field(None, description="Nothing is kept, whatever is asked.")

@@ -52,7 +52,7 @@ class LocalBackend:
         length = min(limit for limit in limits if limit is not None)
         self._card = checkpoint.card(name, length)
         self._prompts = Prompts(
-            checkpoint.tokenizer, checkpoint.template, checkpoint.shape.vocab_size
+            checkpoint.tokenizer, checkpoint.template, checkpoint.shape.vocab_size, length
         )
         self._jobs = Jobs(name, checkpoint, length)
         self._admission = Admission(config.queue, config.max_batch)
@@ -124,7 +124,7 @@ class LocalBackend:
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
         self._check_model(model)
-        return self._checkpoint.tokenizer.decode(token_ids)
+        return await self._prompts.read(token_ids)
 
     async def _answer(self, job: Job, ticket: Ticket) -> Stream:
         if not job.request.max_tokens and not job.request.scores_prompt:

@@ -4,20 +4,29 @@ Knows text and limits, no engine. Next: answers.py for the way back.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moestro.api.chat import ChatRequest, CompletionRequest, Message, Request, Tool
-from moestro.errors import ConfigError, DataError
+from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.text.template import ChatTemplate
+from moestro.text.template import Prompt as Rendered
 from moestro.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
 # Above this, encoding takes long enough to be felt in the streams of others.
 _LONG_CHARACTERS = 8192
-_RESERVED = {"messages", "tools", "continue_final"}
+_TURN_CHARACTERS = 64
+# What a template does with each piece of these takes far longer than to read it.
+_MOST_TABLE_CHARACTERS = 2**18
+# Special tokens are written by their names.
+_LONGEST_NAME = 64
+# Normalizers shorten some texts before they become tokens.
+_MOST_SHRINKING = 4
+_RESERVED = {"self", "messages", "tools", "continue_final"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +44,15 @@ class Prompt:
 class Prompts:
     """Builds the prompts of one model."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, vocab_size: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, vocab_size: int, context_length: int
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._vocab_size = vocab_size
+        self._context_length = context_length
+        longest = max(_LONGEST_NAME, *map(len, tokenizer.pieces.table))
+        self._most_characters = _MOST_SHRINKING * longest * context_length
 
     async def build(self, request: Request) -> Prompt:
         """Return the ids that a request's prompt becomes; long texts are read in a thread."""
@@ -47,23 +61,46 @@ class Prompts:
         if isinstance(request.prompt, tuple):
             return self._take_ids(request, request.prompt)
         size = len(request.prompt) + len(request.suffix or "")
+        self._check_characters(size)
         return await _away(size, lambda: self._build_text(request))
+
+    async def read(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; many are read in a thread."""
+        return await _away(len(ids), lambda: self._read(ids))
+
+    def _read(self, ids: Sequence[int]) -> str:
+        self._check_ids(ids)
+        return self._tokenizer.decode(ids)
 
     def _build_chat(self, request: ChatRequest) -> Prompt:
         taken = _RESERVED & set(request.template_variables)
         if taken:
             raise ConfigError(f"the chat template's {min(taken)} cannot be set: leave it out")
-        is_using = request.tool_choice.mode != "none"
-        tools = [describe_tool(tool) for tool in request.tools] if is_using else None
-        rendered = self._template.render(
-            [_describe_message(message) for message in request.messages],
-            tools=tools or None,
-            **request.template_variables,
-        )
+        self._check_characters(_count_characters(request))
+        rendered = self._render(request)
+        self._check_characters(len(rendered.text))
         ids = tuple(rendered.encode(self._tokenizer))
         if not ids:
             raise DataError("the conversation is empty: send a message with text")
         return Prompt(ids=ids, num_lead=len(ids), text=rendered.text)
+
+    def _render(self, request: ChatRequest) -> Rendered:
+        is_using = request.tool_choice.mode != "none"
+        tools = [describe_tool(tool) for tool in request.tools] if is_using else None
+        size = len(json.dumps([tools, request.template_variables]))
+        if size > _MOST_TABLE_CHARACTERS:
+            raise DataError(
+                f"tools and chat_template_kwargs have {size} characters as JSON,"
+                f" limit {_MOST_TABLE_CHARACTERS}: send fewer"
+            )
+        messages = [_describe_message(message) for message in request.messages]
+        try:
+            return self._template.render(
+                messages, tools=tools or None, **request.template_variables
+            )
+        except CheckpointError as error:
+            # A template that never comes to its end, and a long conversation in one that would.
+            raise DataError(f"{error}, or send less") from error
 
     def _build_text(self, request: CompletionRequest) -> Prompt:
         assert isinstance(request.prompt, str)
@@ -84,12 +121,28 @@ class Prompts:
             raise ConfigError("suffix needs a prompt in text, not in token ids: send text")
         if not ids:
             raise DataError("the prompt has no tokens: send at least one")
+        # Before a look at each: there may be a million.
+        if len(ids) > self._context_length:
+            raise DataError(
+                f"the prompt has {len(ids)} tokens, limit {self._context_length}: shorten it"
+            )
+        self._check_ids(ids)
+        return Prompt(ids=ids)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         outside = [token for token in ids if not 0 <= token < self._vocab_size]
         if outside:
             raise DataError(
                 f"token {outside[0]} is outside the vocabulary of {self._vocab_size}: send others"
             )
-        return Prompt(ids=ids)
+
+    def _check_characters(self, size: int) -> None:
+        # No way of cutting so many into tokens fits, and to look for one takes seconds.
+        if size > self._most_characters:
+            raise DataError(
+                f"the prompt has {size} characters, and {self._context_length} tokens are the"
+                " limit: shorten it"
+            )
 
 
 async def _away(size: int, build: Callable[[], T]) -> T:
@@ -97,9 +150,24 @@ async def _away(size: int, build: Callable[[], T]) -> T:
 
 
 def _count_chat(request: ChatRequest) -> int:
-    return sum(len(message.content) for message in request.messages) + sum(
-        len(str(tool.parameters)) for tool in request.tools
+    if request.tools or request.template_variables:
+        # To measure them may take longer than a thread does.
+        return _LONG_CHARACTERS
+    return _count_characters(request) + _TURN_CHARACTERS * len(request.messages)
+
+
+def _count_characters(request: ChatRequest) -> int:
+    texts = (
+        text or ""
+        for message in request.messages
+        for text in (
+            message.content,
+            message.name,
+            message.reasoning,
+            *(call.arguments for call in message.tool_calls),
+        )
     )
+    return sum(map(len, texts))
 
 
 def _describe_message(message: Message) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from moestro.api.cards import ModelCard
 from moestro.api.chat import ChatRequest, CompletionRequest, Request, ToolCall
 from moestro.api.chunks import Chunk, Token, ToolCallDelta, Usage
-from moestro.backends.scripted_tokens import build_token, decode, encode
-from moestro.errors import MoestroError
+from moestro.backends.scripted_tokens import MOST_BYTES, build_token, decode, encode
+from moestro.errors import DataError, MoestroError
 
 _ARGUMENTS_PIECE = 8
 
@@ -80,7 +80,7 @@ class Recital:
     def _echo(self) -> Iterator[Chunk]:
         if not (isinstance(self._request, CompletionRequest) and self._request.echo):
             return
-        ids = prompt_ids(self._request)
+        ids = prompt_ids(self._request, self._card.context_length)
         tokens = [self._build(token_id, place) for place, token_id in enumerate(ids)]
         if tokens:
             tokens[0] = replace(tokens[0], logprob=None, alternatives=())
@@ -131,12 +131,14 @@ async def interleave(recitals: Sequence[Recital]) -> AsyncGenerator[Chunk, None]
                 yield chunk
 
 
-def prompt_ids(request: Request) -> list[int]:
+def prompt_ids(request: Request, limit: int) -> list[int]:
     """Return a request's token ids; messages become lines like `user: hello`."""
     if isinstance(request, ChatRequest):
-        return encode("\n".join(f"{each.role}: {each.content}" for each in request.messages))
+        lines = (f"{each.role}: {each.content}" for each in request.messages)
+        return _encode_prompt("\n".join(lines), limit)
     if isinstance(request.prompt, str):
-        return encode(request.prompt)
+        return _encode_prompt(request.prompt, limit)
+    _check_length(len(request.prompt), limit)
     # Whoever sends an id that no text has learns it before the answer starts.
     decode(request.prompt)
     return list(request.prompt)
@@ -153,6 +155,19 @@ def total_usage(recitals: Sequence[Recital], prompt_tokens: int, cached_tokens: 
         reasoning_tokens=sum(recital.num_reasoning for recital in recitals),
         mean_experts=experts / num if num and experts else None,
     )
+
+
+def _encode_prompt(text: str, limit: int) -> list[int]:
+    # Before any work on it: to cut a few megabytes into tokens takes seconds.
+    _check_length(len(text) // MOST_BYTES, limit)
+    ids = encode(text)
+    _check_length(len(ids), limit)
+    return ids
+
+
+def _check_length(num_tokens: int, limit: int) -> None:
+    if num_tokens > limit:
+        raise DataError(f"the prompt has {num_tokens} tokens or more, limit {limit}: shorten it")
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:

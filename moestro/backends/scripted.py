@@ -97,8 +97,8 @@ class ScriptedBackend:
         """Recite the next scripts, or fail as they say."""
         card = self._card(request.model)
         experts = self._grant(request.options, card)
-        ids = prompt_ids(request)
         self._check_capacity()
+        ids = prompt_ids(request, card.context_length)
         self.requests.append(request)
         scripts = self._next_scripts(request.options.num_choices)
         is_over = False
@@ -117,8 +117,8 @@ class ScriptedBackend:
 
     async def tokenize(self, request: Request) -> list[int]:
         """Return the token ids of the prompt; messages become lines like `user: hello`."""
-        self._card(request.model)
-        return prompt_ids(request)
+        card = self._card(request.model)
+        return prompt_ids(request, card.context_length)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
@@ -168,7 +168,7 @@ class ScriptedBackend:
             raise BackendError(f"the backend is {state}: try again in a moment")
         if model not in self._cards:
             known = ", ".join(self._cards)
-            raise UnknownModelError(f"model {model!r} is not served here: choose {known}")
+            raise UnknownModelError(f"model {model[:100]!r} is not served here: choose {known}")
         return self._cards[model]
 
     def _grant(self, options: Options, card: ModelCard) -> float:

@@ -16,7 +16,7 @@ from moestro.api.chunks import Alternative, Token, Visit
 from moestro.errors import DataError
 
 # Six bytes after the 1: an id stays a number that JavaScript holds exactly.
-_MOST_BYTES = 6
+MOST_BYTES = 6
 _PIECE = re.compile(rb" ?[^\s]+|\s")
 _WORDS = (b" the", b" a", b"\n", b" model", b" one", b"(", b" of", b".", b" self", b" return")
 
@@ -26,7 +26,7 @@ def encode(text: str) -> list[int]:
     data = text.encode("utf-8", errors="replace")
     ids = []
     for piece in _PIECE.findall(data):
-        parts = (piece[start : start + _MOST_BYTES] for start in range(0, len(piece), _MOST_BYTES))
+        parts = (piece[start : start + MOST_BYTES] for start in range(0, len(piece), MOST_BYTES))
         ids += [int.from_bytes(b"\x01" + part) for part in parts]
     return ids
 
@@ -35,7 +35,7 @@ def read_bytes(token_id: int) -> bytes:
     """Return the bytes that a token id stands for."""
     data = token_id.to_bytes(8) if 0 <= token_id < 2**64 else b""
     mark, *rest = data.lstrip(b"\x00") or b"\x00"
-    if mark != 1 or len(rest) > _MOST_BYTES:
+    if mark != 1 or len(rest) > MOST_BYTES:
         raise DataError(f"token id is {token_id}: no text has it; use ids from /tokenize")
     return bytes(rest)
 

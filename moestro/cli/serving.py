@@ -6,6 +6,7 @@ no model. Next: serve.py, wiring.py.
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import signal
 import socket
@@ -23,6 +24,7 @@ from moestro.server.connections import build_protocol
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAITING_CONNECTIONS = 2048
+_COLLECTED_OBJECTS = 20_000
 # For the last bytes to be written, once the backend has stopped.
 _LAST_BYTES_S = 5.0
 
@@ -75,12 +77,20 @@ async def serve(
             server_header=False,
         )
     )
+    _calm_collector()
     ending = _Ending(server, backend, config.drain_s)
     beside = asyncio.create_task(on_start(ending.begin))
     with ending.on_signals():
         await ending.run(listener)
     beside.cancel()
     await asyncio.gather(beside, return_exceptions=True)
+
+
+def _calm_collector() -> None:
+    # All streams wait while it walks through what a large body became, or what was imported.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_OBJECTS, *gc.get_threshold()[1:])
 
 
 class _Server(uvicorn.Server):

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 # A caller's own id goes into headers and logs as it is, so it may hold nothing surprising.
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _SHOWN_PATH = 100
+# What machines and open pages ask for every few seconds would hide what people ask for.
+_POLLED_PATHS = ("/health", "/ready", "/metrics")
+_POLLED_FOLDERS = ("/ui/",)
 
 
 class AccessLog:
@@ -46,7 +49,8 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            log.info(
+            log.log(
+                logging.DEBUG if _is_poll(scope["path"]) else logging.INFO,
                 "%s %s %s: status %s in %.3f s, %d tokens",
                 request_id,
                 scope["method"],
@@ -56,6 +60,10 @@ class AccessLog:
                 self._clock() - began_at,
                 state.get("generated_tokens", 0),
             )
+
+
+def _is_poll(path: str) -> bool:
+    return path in _POLLED_PATHS or path.startswith(_POLLED_FOLDERS)
 
 
 def _read_id(scope: Scope) -> str:

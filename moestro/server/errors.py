@@ -145,14 +145,22 @@ def _refusal(error: HTTPException) -> Problem:
 
 def _mistake(errors: Sequence[Any], body: object) -> Problem:
     """Say the first mistake in one line: the field, its value, and what it should be."""
-    places = [_walk(body, error["loc"][1:]) for error in errors]
-    # Of a field that may be several things, the one that came closest has the deepest place.
-    deepest = max(range(len(errors)), key=lambda number: (len(places[number][0]), -number))
-    path, value = places[deepest]
-    first = errors[deepest]
+    places = [_find_place(error, body) for error in errors]
+    # Of a field that may be several things, the one that came closest has the deepest place; but a
+    # list is found too long only after what it holds was found right.
+    closest = max(
+        range(len(errors)),
+        key=lambda number: (
+            errors[number]["type"] == "too_long",
+            len(places[number][0]),
+            -number,
+        ),
+    )
+    path, value = places[closest]
+    first = errors[closest]
     param = _name(path)
     if first["type"] == "missing":
-        missing = _name([*path, *first["loc"][-1:]]) if body is not None else "the body"
+        missing = _name([*path, *first["loc"][1:][-1:]]) or "the body"
         message = f"{missing} is missing: send it"
         return Problem(status=400, message=message, param=missing)
     same = [_expect(error) for error, place in zip(errors, places, strict=True) if place[0] == path]
@@ -167,7 +175,15 @@ def _expect(error: Any) -> str:  # noqa: ANN401 (pydantic's dictionaries have no
     if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
         return "be an object"
     # Pydantic says "Input should be ...", or "List should have ...".
-    return str(error["msg"]).partition(" should ")[2].replace(" after validation", "")
+    expected = str(error["msg"]).partition(" should ")[2].replace(" after validation", "")
+    return expected or "be another value"
+
+
+def _find_place(error: Mapping[str, Any], body: object) -> tuple[list[str | int], object]:
+    kind, *location = error["loc"]
+    if kind == "body" or error["type"] == "missing":
+        return _walk(body, location)
+    return location, error["input"]
 
 
 def _walk(body: object, location: Sequence[str | int]) -> tuple[list[str | int], object]:
@@ -176,7 +192,7 @@ def _walk(body: object, location: Sequence[str | int]) -> tuple[list[str | int],
     found: Any = body
     for step in location:
         is_key = isinstance(found, Mapping) and step in found
-        is_index = isinstance(found, list) and step in range(len(found))
+        is_index = isinstance(found, list) and isinstance(step, int) and step < len(found)
         if is_key or is_index:
             found = found[step]
             path.append(step)

@@ -12,8 +12,12 @@ import msgspec
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
-# Each takes memory and time out of all proportion to its two bytes; a text may hold many, too.
-_MOST_CONTAINERS = 200_000
+# Lists, objects and fields take memory and time out of all proportion to their bytes.
+_MOST_PARTS = 50_000
+_NO_MARKS = bytes(set(range(256)) - set(b'"[]{}:'))
+# Far from where anybody's recursion ends: what reads a body may itself be deep in calls.
+_MOST_LEVELS = 100
+_TOO_DEEP = f"the body nests too deeply, limit {_MOST_LEVELS} levels: flatten it"
 
 
 class JsonRoute(APIRoute):
@@ -39,19 +43,42 @@ class _JsonRequest(Request):
 
     async def json(self) -> Any:  # noqa: ANN401 (whatever a caller sends)
         body = await self.body()
-        num = body.count(b"[") + body.count(b"{")
-        if num > _MOST_CONTAINERS:
+        outline = _outline(body)
+        if sum(map(outline.count, (b"[", b"{", b":"))) > _MOST_PARTS:
             raise HTTPException(
-                400, f"the body has {num} brackets, limit {_MOST_CONTAINERS}: send less at once"
+                400, f"the body has more than {_MOST_PARTS} lists, objects and fields: send less"
             )
         try:
-            return msgspec.json.decode(body)
+            found = msgspec.json.decode(body)
         except RecursionError as error:
-            raise HTTPException(400, "the body nests too deeply: flatten it") from error
+            raise HTTPException(400, _TOO_DEEP) from error
         except UnicodeDecodeError as error:
             raise HTTPException(400, f"the body is not UTF-8: {error.reason}") from error
         except msgspec.DecodeError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from error
+        if _nests_too_deeply(outline):
+            raise HTTPException(400, _TOO_DEEP)
+        return found
+
+
+def _outline(body: bytes) -> bytes:
+    """Return the brackets and colons of a body that stand outside of its texts.
+
+    It may be cut where there are more than any body may have.
+    """
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Of texts without brackets, and of what stands between two texts, nothing is left.
+    marks = plain.translate(None, _NO_MARKS).replace(b'""', b"")
+    return b"".join(marks.split(b'"', 4 * _MOST_PARTS + 4)[::2])
+
+
+def _nests_too_deeply(outline: bytes) -> bool:
+    outline = outline.replace(b":", b"")
+    for _ in range(_MOST_LEVELS):
+        outline = outline.replace(b"[]", b"").replace(b"{}", b"")
+        if not outline:
+            return False
+    return True
 
 
 def _is_json(content_type: str) -> bool:

@@ -4,6 +4,7 @@ A client is a key's name, or an address where no key is asked for. Knows no bodi
 Next: buckets.py, bodies.py.
 """
 
+import asyncio
 import ipaddress
 import math
 import time
@@ -78,6 +79,7 @@ class Limits:
         self._clock = clock
         self._clients = Clients(config.max_known_clients)
         self._num_open = 0
+        self._turnstile = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, or answer 429."""
@@ -89,10 +91,16 @@ class Limits:
             await refuse(_too_many(message, _BUSY_RETRY_S), scope, send)
             return
         with self._opened():
+            await self._wait_turn()
             if scope["path"].startswith(self._metered_folders):
                 await self._serve_metered(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
+
+    async def _wait_turn(self) -> None:
+        # Of many that come at once one begins at a time, and streams go on between any two.
+        async with self._turnstile:
+            await asyncio.sleep(0)
 
     async def _serve_metered(self, scope: Scope, receive: Receive, send: Send) -> None:
         identity = _identity(scope)
