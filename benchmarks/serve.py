@@ -180,7 +180,7 @@ def ours(folder: Path, *settings: str) -> list[str]:
 def peer(folder: Path) -> list[str]:
     """Return the command that serves with transformers."""
     program = Path(sys.executable).with_name("transformers")
-    # Its continuous batching (5.23) fails on this architecture, whose keys are wider than its cache.
+    # Its continuous batching (5.23) fails on keys that are wider than its cache expects.
     options = ["--device", "cpu", "--dtype", "float32"]
     return [str(program), "serve", str(folder), *options]
 

@@ -5,7 +5,7 @@ openai_constraints.py.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from moestro.api.chat import (
     ChatRequest,
@@ -142,8 +142,8 @@ def _prompts(
         return [prompt]
     # All are of the first one's type, and there may be a million.
     if isinstance(prompt[0], int):
-        return [cast(list[int], prompt)]
-    return cast(list[str] | list[list[int]], prompt)
+        return [prompt]
+    return prompt
 
 
 def _read_message(body: MessageBody) -> Message:
