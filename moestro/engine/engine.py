@@ -72,6 +72,7 @@ class Engine:
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
+        self._last: tuple[Batch, Tensor, bool] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -104,12 +105,14 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Advance everything that runs by one pass of the model."""
+        start_s = self._clock()
+        self._draft()
         self._enqueue_ready()
         self._note_queue()
         most_prefill = self._pace.prefill_tokens(self._scheduler.num_decode_tokens)
         works = self._scheduler.schedule(most_prefill)
         if works:
-            self._run(works)
+            self._run(works, start_s)
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
@@ -168,10 +171,16 @@ class Engine:
         scheduler = self._scheduler
         self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
 
-    def _run(self, works: list[Work]) -> None:
+    def _draft(self) -> None:
+        """Draft behind the last step, whose tokens are on their way to their readers by now."""
+        if self._last is not None:
+            batch, hidden_TD, has_prompts = self._last
+            self._last = None
+            self._drafter.run(batch, hidden_TD, self._under_way(batch), has_prompts)
+
+    def _run(self, works: list[Work], start_s: float) -> None:
         """One pass of the model and all that follows from it."""
-        start_s = self._clock()
-        self._note_starts(works, start_s)
+        self._note_starts(works, self._clock())
         num_decode_tokens = sum(work.num_tokens for work in works if work.is_decode)
         had_drafts = any(work.sequence.drafts for work in works)
         batch = self._gather(works)
@@ -179,7 +188,7 @@ class Engine:
         hidden_TD, gates = self._runner.forward(batch)
         verdicts = self._pick(batch, hidden_TD)
         num_generated = self._settle(batch, verdicts, hidden_TD, gates)
-        self._drafter.run(batch, hidden_TD, self._under_way(batch), num_prompt_tokens > 0)
+        self._last = batch, hidden_TD, num_prompt_tokens > 0
         now_s = self._clock()
         self._pace.observe(num_decode_tokens, num_prompt_tokens, now_s - start_s)
         if not num_prompt_tokens:
