@@ -45,13 +45,19 @@ def neighbor(server: Server) -> Iterator[Neighbor]:
         yield neighbor
 
 
-@pytest.fixture(autouse=True)
-def peace(server: Server, neighbor: Neighbor) -> Iterator[None]:
-    """Prove that a neighbor's stream flows on through every test, and that nothing is left."""
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(server: Server, neighbor: Neighbor) -> Iterator[None]:
+    """Prove that the server holds no more in the end than it did before."""
     before = server.holdings()
+    yield
+    wait_for(lambda: server.holdings() == before)
+
+
+@pytest.fixture(autouse=True)
+def peace(neighbor: Neighbor) -> Iterator[None]:
+    """Prove that a neighbor's stream flows on through every test."""
     with undisturbed(neighbor):
         yield
-    wait_for(lambda: server.holdings() == before)
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,20 @@ def neighbor(server: Server) -> Iterator[Neighbor]:
         yield neighbor
 
 
-@pytest.fixture(autouse=True)
-def peace(server: Server, neighbor: Neighbor) -> Iterator[None]:
-    """Prove that a neighbor's stream flows on through every test, and that nothing is left."""
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(server: Server, neighbor: Neighbor) -> Iterator[None]:
+    """Prove that nothing runs in the end but the neighbor's stream, and no file stays open."""
     num_files = count_files(server)
-    with undisturbed(neighbor):
-        yield
+    yield
     wait_for(lambda: server.num_requests() <= 1)
     wait_for(lambda: count_files(server) <= num_files + 1)
+
+
+@pytest.fixture(autouse=True)
+def peace(neighbor: Neighbor) -> Iterator[None]:
+    """Prove that a neighbor's stream flows on through every test."""
+    with undisturbed(neighbor):
+        yield
 
 
 def count_files(server: Server) -> int:
