@@ -1,6 +1,6 @@
 // Rows through the experts that they visit: gate and up with SiLU, then down, summed by weight.
-// Two tasks' worth of parallel work, over (expert, group of panels) and over groups of outputs:
-// each expert's weights are read once, however many rows share it. Next: module.cpp.
+// One parallel region, first over (expert, group of panels), then over groups of outputs: each
+// expert's weights are read once, however many rows share it. Next: module.cpp.
 
 #pragma once
 
@@ -28,8 +28,11 @@ class Experts {
 #pragma omp parallel num_threads(product_.num_threads)
     {
       Buffer raw(pairs_.most_pairs * GROUP_PANELS * PANEL);
+      // No loop, no barrier: a single token's experts take microseconds.
+      if (pairs_.most_pairs > 1) {
 #pragma omp for schedule(static)
-      for (int64_t b = 0; b < pairs_.num_blocks; ++b) gather_block(pairs_.blocks[b]);
+        for (int64_t b = 0; b < pairs_.num_blocks; ++b) gather_block(pairs_.blocks[b]);
+      }
 #pragma omp for schedule(dynamic)
       for (int64_t task = 0; task < pairs_.num_visited * gate_up_groups; ++task) {
         const Visited& visited = pairs_.visited[task / gate_up_groups];

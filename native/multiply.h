@@ -24,11 +24,15 @@ class Multiply {
   void run() {
     const int64_t num_groups = divide_up(num_panels_, group_);
     const int64_t num_matrices = product_.num_matrices;
-    const int64_t num_gathers = product_.num_rows > 1 ? num_matrices * num_blocks_ : 0;
 #pragma omp parallel num_threads(product_.num_threads)
     {
+      // No loop, no barrier: a single row's product takes microseconds.
+      if (product_.num_rows > 1) {
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < num_gathers; ++i) gather_block(i / num_blocks_, i % num_blocks_);
+        for (int64_t i = 0; i < num_matrices * num_blocks_; ++i) {
+          gather_block(i / num_blocks_, i % num_blocks_);
+        }
+      }
 #pragma omp for schedule(dynamic) nowait
       for (int64_t task = 0; task < num_matrices * num_groups; ++task) {
         multiply_group(task / num_groups, task % num_groups * group_);
