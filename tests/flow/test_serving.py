@@ -104,7 +104,7 @@ def test_a_port_in_use_is_named_with_what_to_do() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(ConfigError, match="192.0.2.1"):
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
         listen(ServerConfig(host="192.0.2.1", port=0))
 
 
