@@ -12,6 +12,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.ops.rows import RowMultiples
 from tests.builders import linear_budget, random_model, tiny_config
 
 SHAPE = tiny_config(vocab_size=8, num_nextn_predict_layers=1)
@@ -32,7 +33,7 @@ def draw(mode: str, seed: int, experts: float | None) -> tuple[Counter[Pair], En
         cache=CacheConfig(block_size=16, num_tokens=16384),
         draft=DraftConfig(mode=mode),
     )
-    engine = Engine(MODEL, config, row_multiple=1)
+    engine = Engine(MODEL, config, multiples=RowMultiples())
     engine.submit(
         EngineRequest(
             id="all",
