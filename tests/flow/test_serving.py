@@ -133,3 +133,8 @@ def test_an_address_can_be_one_of_ipv6() -> None:
 )
 def test_only_loopback_is_private(host: str, expected: bool) -> None:
     assert is_private(host) is expected
+
+
+def test_small_pieces_of_an_answer_are_sent_at_once() -> None:
+    with listen(ServerConfig(port=0)) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
