@@ -34,7 +34,6 @@ from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
 MOST_INCLUDED = 64
-# OpenAI's own limit.
 MOST_METADATA = 16
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -110,7 +109,6 @@ Items = Annotated[
 
 
 def _check_metadata(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
-    # Pydantic counts an object's fields only after it has looked at all of them.
     if isinstance(value, dict) and len(value) > MOST_METADATA:
         raise ValueError(f"metadata has {len(value)} entries, limit {MOST_METADATA}: send fewer")
     return value

@@ -7,9 +7,12 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
-from moestro.errors import MoestroError
+from moestro.errors import DataError, MoestroError
 from moestro.text.grammar import Grammar
 
 # A draft looks back with the MTP module's own latents. Those of steps without drafts are missing;
@@ -45,6 +48,7 @@ class Answer:
         self.sequence = sequence
         self.grammar = grammar
         self.num_missing = 0
+        self._fault: MoestroError | None = None
         sampling = sequence.request.sampling
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
@@ -70,7 +74,7 @@ class Answer:
                     penalties=self.penalties,
                     drafts=tuple(sequence.drafts[: position - first]),
                     stop_token_ids=request.stop_token_ids,
-                    allowed=None if self.grammar is None else self.grammar.mask(),
+                    allowed=self._mask(),
                     top_logprobs=request.top_logprobs,
                 ),
             )
@@ -82,17 +86,32 @@ class Answer:
         sequence = self.sequence
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, MoestroError):
-                verdict.fault = outcome
+            try:
+                if isinstance(outcome, MoestroError):
+                    raise outcome
+                verdict.finish = self._accept(outcome.token_id, index)
+            except MoestroError as error:
+                verdict.fault = error
                 break
             verdict.scores.append(outcome)
-            verdict.finish = self._accept(outcome.token_id, index)
             is_right = index < len(sequence.drafts) and sequence.drafts[index] == outcome.token_id
             if verdict.finish or not is_right:
                 break
         return verdict
 
+    def _mask(self) -> NDArray[np.bool_] | None:
+        if self.grammar is None:
+            return None
+        try:
+            return self.grammar.mask()
+        except DataError as error:
+            # It may turn out too large for its parser at any token; then its request fails alone.
+            self._fault = error
+            return None
+
     def _accept(self, token_id: int, index: int) -> Finish | None:
+        if self._fault is not None:
+            raise self._fault
         request: EngineRequest = self.sequence.request
         if self.penalties is not None:
             self.penalties.accept(token_id)

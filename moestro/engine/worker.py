@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from moestro import logs
 from moestro.engine.messages import (
@@ -72,28 +72,30 @@ def main(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.apply()
     try:
-        _serve(pipe, factory, arguments)
+        Worker(_build(pipe, factory, arguments), pipe).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    except MoestroError as error:
-        _end(pipe, Fault(str(error), is_lasting=True))
     except Exception as error:  # The worker loop: whatever went wrong, the parent must hear of it.
         log.exception("the engine failed")
         _end(pipe, Fault(f"{type(error).__name__}: {error}", is_lasting=False))
 
 
-def _serve(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
+def _build(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> EngineLike:
     def report_progress(stage: str, fraction: float) -> None:
         pipe.send(Loading(stage, fraction))
 
     module, _, function = factory.partition(":")
     build = getattr(importlib.import_module(module), function)
-    engine = build(**arguments, report_progress=report_progress)
+    try:
+        engine: EngineLike = build(**arguments, report_progress=report_progress)
+    except MoestroError as error:
+        # Another try would end in the same way; what goes wrong later is one request's bad luck.
+        _end(pipe, Fault(str(error), is_lasting=True))
     pipe.send(Ready())
-    Worker(engine, pipe).run()
+    return engine
 
 
-def _end(pipe: Connection, fault: Fault) -> None:
+def _end(pipe: Connection, fault: Fault) -> NoReturn:
     try:
         pipe.send(fault)
     except OSError:

@@ -130,6 +130,15 @@ def test_what_would_take_for_ever_is_refused_or_followed_soon(
         assert_refused(answer, 400)
 
 
+def test_a_grammar_that_outgrows_its_parser_fails_alone(server: Server) -> None:
+    names = [f"r{number}" for number in range(2000)]
+    rules = [f'{name}: "a" {names[number - 1]} | "b"' for number, name in enumerate(names)]
+    source = "\n".join([f"start: {' | '.join(names)}", *rules])
+    answer = server.ask(COMPLETIONS, ASKED | {"guided_grammar": source})
+    assert_refused(answer, 400, "grammar")
+    assert server.ask(COMPLETIONS, ASKED).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["self", "messages", "tools", "continue_final"])
 def test_what_a_template_is_given_cannot_be_replaced(server: Server, name: str) -> None:
     for path in (CHAT, "/tokenize"):
