@@ -263,6 +263,7 @@ def test_an_abort_of_an_unknown_request_is_ignored() -> None:
     engine.submit([1, 2])
     engine.drain(9)
     engine.abort("r1")
+    assert not engine.scheduler.has_work
 
 
 def test_a_prompt_without_an_answer_is_computed_and_ends() -> None:
