@@ -1,9 +1,10 @@
-// The kernels for processors with AVX2 and FMA. Compiled for them alone: nothing that other files
-// use may be defined here.
+// The kernels for processors with AVX2, FMA and F16C.
 
-#include "instantiate.h"
-#include "vector_avx2.h"
+#define MOESTRO_ISA avx2
+#include "isa_avx2.h"
+#include "run.h"
 
 namespace moestro {
-const Kernels avx2_kernels = {multiply<Avx2>, apply_experts<Avx2>, fill_sigmoids<Avx2>};
+const Kernels avx2_kernels = {avx2::multiply<Avx2>, avx2::apply_experts<Avx2>,
+                             avx2::fill_sigmoids<Avx2>, avx2::run<Avx2>};
 }

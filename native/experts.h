@@ -1,150 +1,154 @@
 // Rows through the experts that they visit: gate and up with SiLU, then down, summed by weight.
-// One parallel region, first over (expert, group of panels), then over groups of outputs: each
-// expert's weights are read once, however many rows share it. Next: module.cpp.
+// One phase over (expert, group of panels), then one over groups of outputs: each expert's weights
+// are read once, however many rows share it. Next: gate.h.
 
 #pragma once
 
-#include "block.h"
-#include "buffer.h"
+#include "multiply.h"
 #include "pairs.h"
-#include "silu.h"
 
-namespace moestro {
+namespace moestro::MOESTRO_ISA {
 
-template <class V, class W>
-class Experts {
- public:
-  explicit Experts(const ExpertProduct& product)
-      : product_(product),
-        pairs_(product),
-        depth_(product.gate_up.depth),
-        gathered_(pairs_.num_pairs * depth_),
-        hidden_(pairs_.num_pairs * product.width) {}
+// Some experts, who visits them, and room for what they take and pass on.
+struct ExpertWork {
+  ExpertWork(const Experts& given, const Pairs& visits, const InputMemory& taken,
+             const InputMemory& passed_on)
+      : experts(given),
+        pairs(visits),
+        inputs(taken, given.gate_up),
+        hidden(passed_on, given.down) {}
 
-  void run() {
-    const int64_t gate_up_groups = divide_up(product_.gate_up.num_panels, GROUP_PANELS);
-    const int64_t out_panels = product_.down.num_panels;
-    const int64_t out_group = group_size(out_panels, product_.num_rows, product_.num_threads);
-#pragma omp parallel num_threads(product_.num_threads)
-    {
-      Buffer raw(pairs_.most_pairs * GROUP_PANELS * PANEL);
-      // No loop, no barrier: a single token's experts take microseconds.
-      if (pairs_.most_pairs > 1) {
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < pairs_.num_blocks; ++b) gather_block(pairs_.blocks[b]);
-      }
-#pragma omp for schedule(dynamic)
-      for (int64_t task = 0; task < pairs_.num_visited * gate_up_groups; ++task) {
-        const Visited& visited = pairs_.visited[task / gate_up_groups];
-        fill_hidden(visited, task % gate_up_groups * GROUP_PANELS, raw.data());
-      }
-#pragma omp for schedule(dynamic) nowait
-      for (int64_t panel = 0; panel < out_panels; panel += out_group) {
-        fill_out(panel, smaller(out_group, out_panels - panel));
-      }
-    }
-  }
+  int64_t groups() const { return divide_up(experts.gate_up.num_panels, TASK_PANELS); }
+  int64_t num_tasks() const { return pairs.num_visited * groups(); }
 
- private:
-  // One row lies side by side with itself as it is.
-  const float* inputs(const PairBlock& block) const {
-    if (block.num_rows == 1) return product_.x + pairs_.row[block.first_pair] * depth_;
-    return gathered_.data() + block.first_pair * depth_;
-  }
-
-  void gather_block(const PairBlock& block) {
-    if (block.num_rows == 1) return;
-    const float* rows[BLOCK_ROWS];
-    for (int64_t r = 0; r < block.num_rows; ++r) {
-      rows[r] = product_.x + pairs_.row[block.first_pair + r] * depth_;
-    }
-    gather(rows, block.num_rows, depth_, gathered_.data() + block.first_pair * depth_);
-  }
-
-  const W* panels(const Weights& weights, int64_t expert, int64_t panel) const {
-    return static_cast<const W*>(weights.data) +
-           (expert * weights.num_panels + panel) * weights.depth * PANEL;
-  }
-
-  void fill_hidden(const Visited& visited, int64_t panel, float* raw) {
-    constexpr int64_t COLUMNS = GROUP_PANELS * PANEL;
-    const int64_t num_panels = smaller(GROUP_PANELS, product_.gate_up.num_panels - panel);
-    const W* weights = panels(product_.gate_up, visited.expert, panel);
-    const int64_t chunk = chunk_size(visited.num_pairs, depth_);
-    clear(raw, visited.num_pairs * COLUMNS);
-    for (int64_t start = 0; start < depth_; start += chunk) {
-      const int64_t length = smaller(chunk, depth_ - start);
-      for (int64_t b = 0; b < visited.num_blocks; ++b) {
-        const PairBlock& block = pairs_.blocks[visited.first_block + b];
-        float* out[BLOCK_ROWS];
-        for (int64_t r = 0; r < block.num_rows; ++r) out[r] = first_raw(visited, b, raw) + r * COLUMNS;
-        add_rows<V, W>(block.num_rows, inputs(block) + start * block.num_rows,
-                       weights + start * PANEL, depth_ * PANEL, length, num_panels, out, 0);
-      }
-    }
-    for (int64_t b = 0; b < visited.num_blocks; ++b) {
-      const PairBlock& block = pairs_.blocks[visited.first_block + b];
-      for (int64_t pair = 0; pair < num_panels; pair += 2) {
-        activate(block, first_raw(visited, b, raw) + pair * PANEL, (panel + pair) / 2 * PANEL);
-      }
-    }
-  }
-
-  float* first_raw(const Visited& visited, int64_t b, float* raw) const {
-    const PairBlock* blocks = pairs_.blocks.get() + visited.first_block;
-    return raw + (blocks[b].first_pair - blocks[0].first_pair) * GROUP_PANELS * PANEL;
-  }
-
-  // A gate's panel and the up projection's beside it become hidden columns, rows side by side.
-  void activate(const PairBlock& block, const float* raw, int64_t first_column) {
-    float* hidden = hidden_.data() + block.first_pair * product_.width;
-    const int64_t num_columns = smaller(PANEL, product_.width - first_column);
-    for (int64_t r = 0; r < block.num_rows; ++r, raw += GROUP_PANELS * PANEL) {
-      float active[PANEL];
-      const V scale = V::fill(pairs_.scale[block.first_pair + r]);
-      for (int64_t c = 0; c < PANEL; c += V::WIDTH) {
-        const V up = V::load(raw + PANEL + c) * scale;
-        (silu(V::load(raw + c)) * up).store(active + c);
-      }
-      for (int64_t c = 0; c < num_columns; ++c) {
-        hidden[(first_column + c) * block.num_rows + r] = active[c];
-      }
-    }
-  }
-
-  // A row's experts are summed in the order of their numbers, whoever else visits them.
-  void fill_out(int64_t panel, int64_t num_panels) {
-    const int64_t stride = product_.down.num_panels * PANEL;
-    for (int64_t t = 0; t < product_.num_rows; ++t) {
-      clear(product_.out + t * stride + panel * PANEL, num_panels * PANEL);
-    }
-    for (int64_t v = 0; v < pairs_.num_visited; ++v) add_down(pairs_.visited[v], panel, num_panels);
-  }
-
-  void add_down(const Visited& visited, int64_t panel, int64_t num_panels) {
-    const int64_t width = product_.width, stride = product_.down.num_panels * PANEL;
-    const W* weights = panels(product_.down, visited.expert, panel);
-    const int64_t chunk = chunk_size(visited.num_pairs, width);
-    for (int64_t start = 0; start < width; start += chunk) {
-      const int64_t length = smaller(chunk, width - start);
-      for (int64_t b = 0; b < visited.num_blocks; ++b) {
-        const PairBlock& block = pairs_.blocks[visited.first_block + b];
-        float* out[BLOCK_ROWS];
-        for (int64_t r = 0; r < block.num_rows; ++r) {
-          out[r] = product_.out + pairs_.row[block.first_pair + r] * stride;
-        }
-        add_rows<V, W>(block.num_rows,
-                       hidden_.data() + block.first_pair * width + start * block.num_rows,
-                       weights + start * PANEL, width * PANEL, length, num_panels, out,
-                       panel * PANEL);
-      }
-    }
-  }
-
-  const ExpertProduct& product_;
-  const Pairs pairs_;
-  const int64_t depth_;
-  Buffer gathered_, hidden_;
+  const Experts& experts;
+  const Pairs& pairs;
+  const Inputs inputs, hidden;
 };
 
-}  // namespace moestro
+// Rounds the rows of one block of pairs as the experts' weights ask.
+template <class Isa>
+void put_pairs(const ExpertWork& work, int64_t b, const float* x) {
+  const PairBlock& pairs = work.pairs.blocks[b];
+  const Matrices& weights = work.experts.gate_up;
+  const Block block = work.inputs.block(pairs.first_pair, pairs.num_rows);
+  for (int64_t r = 0; r < block.num_rows; ++r) {
+    const float* row = x + work.pairs.row[pairs.first_pair + r] * weights.depth;
+    put_row<Isa>(row, weights.format, weights.depth, r, block);
+  }
+}
+
+// Turns a row's gate and up panels, in turn, into hidden columns from `first` on.
+template <class Isa>
+void activate(const float* raw, int64_t num_panels, float weight, const Matrices& down,
+              int64_t first, int64_t r, const Block& hidden) {
+  using Lanes = typename Isa::Lanes;
+  const int64_t half = num_panels / 2;
+  float active[GROUP] = {};
+  for (int64_t p = 0; p < half; ++p) {
+    const Lanes gate = Isa::load(raw + 2 * p * PANEL), up = Isa::load(raw + (2 * p + 1) * PANEL);
+    const Lanes scaled = Isa::multiply(up, Isa::fill(weight));
+    Isa::store(Isa::multiply(silu<Isa>(gate), scaled), active + p * PANEL);
+  }
+  if (is_quantized(down.format)) {
+    return quantize_group<Isa>(active, down.format, first / GROUP, r, hidden);
+  }
+  for (int64_t p = 0; p < half; ++p) {
+    const int64_t column = first + p * PANEL, count = smaller(PANEL, down.depth - column);
+    round_lanes<Isa>(Isa::load(active + p * PANEL), down.format, column, count, r, hidden);
+  }
+}
+
+// One task of the first phase: a visited expert's next four panels, for all who visit it.
+template <class Isa>
+void fill_hidden(const ExpertWork& work, int64_t task) {
+  const Matrices& weights = work.experts.gate_up;
+  const Visited& visited = work.pairs.visited[task / work.groups()];
+  const int64_t panel = task % work.groups() * TASK_PANELS;
+  const int64_t num_panels = smaller(TASK_PANELS, weights.num_panels - panel);
+  with_format(weights.format, [&](auto format) {
+    for (int64_t b = 0; b < visited.num_blocks; ++b) {
+      const PairBlock& pairs = work.pairs.blocks[visited.first_block + b];
+      alignas(64) float raw[BLOCK_ROWS][TASK_PANELS * PANEL];
+      multiply_block<Isa, decltype(format)::value>(
+          weights, visited.expert, panel, num_panels,
+          work.inputs.block(pairs.first_pair, pairs.num_rows), [&](const Outputs& outputs) {
+            for (int64_t r = 0; r < outputs.num_rows; ++r) {
+              std::memcpy(raw[r] + (outputs.panel - panel) * PANEL, outputs.row(r),
+                          outputs.num_panels * PANEL * sizeof(float));
+            }
+          });
+      const Block hidden = work.hidden.block(pairs.first_pair, pairs.num_rows);
+      for (int64_t r = 0; r < pairs.num_rows; ++r) {
+        activate<Isa>(raw[r], num_panels, work.pairs.weight[pairs.first_pair + r],
+                      work.experts.down, panel / 2 * PANEL, r, hidden);
+      }
+    }
+  });
+}
+
+template <class Isa>
+void add_outputs(const Outputs& outputs, int64_t num_outputs, int64_t r, float* y) {
+  for (int64_t p = 0; p < outputs.num_panels; ++p) {
+    const int64_t column = (outputs.panel + p) * PANEL;
+    const float* values = outputs.row(r) + p * PANEL;
+    const int64_t count = smaller(PANEL, num_outputs - column);
+    if (count == PANEL) {
+      Isa::store(Isa::add(Isa::load(y + column), Isa::load(values)), y + column);
+    } else {
+      for (int64_t c = 0; c < count; ++c) y[column + c] += values[c];
+    }
+  }
+}
+
+// A group of outputs from all experts. A row's experts are summed in the order of their numbers,
+// whoever else visits them.
+template <class Isa>
+void add_down(const ExpertWork& work, int64_t panel, int64_t num_panels, float* out) {
+  const Matrices& weights = work.experts.down;
+  with_format(weights.format, [&](auto format) {
+    for (int64_t v = 0; v < work.pairs.num_visited; ++v) {
+      const Visited& visited = work.pairs.visited[v];
+      for (int64_t b = 0; b < visited.num_blocks; ++b) {
+        const PairBlock& pairs = work.pairs.blocks[visited.first_block + b];
+        multiply_block<Isa, decltype(format)::value>(
+            weights, visited.expert, panel, num_panels,
+            work.hidden.block(pairs.first_pair, pairs.num_rows), [&](const Outputs& outputs) {
+              for (int64_t r = 0; r < outputs.num_rows; ++r) {
+                float* y = out + work.pairs.row[pairs.first_pair + r] * weights.num_outputs;
+                add_outputs<Isa>(outputs, weights.num_outputs, r, y);
+              }
+            });
+      }
+    }
+  });
+}
+
+template <class Isa>
+void apply_experts(const ExpertProduct& product, Workspace& workspace, int num_threads) {
+  const Visits& visits = product.visits;
+  const Matrices& down = product.experts.down;
+  check_visits(visits, down.num_matrices);
+  workspace.reset();
+  const Matrices& gate_up = product.experts.gate_up;
+  const int64_t most_pairs = visits.num_rows * visits.num_slots;
+  Pairs pairs(workspace, most_pairs, down.num_matrices);
+  pairs.sort(visits);
+  const InputMemory inputs(workspace, gate_up.depth, most_pairs, gate_up.format);
+  const InputMemory hidden(workspace, down.depth, most_pairs, down.format);
+  const ExpertWork work(product.experts, pairs, inputs, hidden);
+  const PanelGroups groups(down.num_panels, visits.num_rows, num_threads);
+  std::memset(product.out, 0, sizeof(float) * visits.num_rows * down.num_outputs);
+  run_team(num_threads, [&](Team& team) {
+    team.each(work.pairs.num_blocks, [&](int64_t b) { put_pairs<Isa>(work, b, product.x); });
+    team.barrier();
+    team.each(work.num_tasks(), [&](int64_t task) { fill_hidden<Isa>(work, task); });
+    team.barrier();
+    team.each(groups.number, [&](int64_t g) {
+      add_down<Isa>(work, groups.first(g), groups.count(g), product.out);
+    });
+    team.barrier();
+  });
+}
+
+}  // namespace moestro::MOESTRO_ISA

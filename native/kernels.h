@@ -1,8 +1,8 @@
 // What the kernels take and give, and the one table of them that each instruction set fills.
-// Knows no Python. Next: tile.h, then multiply.h and experts.h.
+// Knows no Python. Next: tile.h, then stack.h.
 //
-// Every output is one chain of multiply-adds over its inputs, in order, whatever the number of rows
-// or threads: a row alone gets the bits that it gets among a thousand.
+// Every output is one chain of sums over its inputs, in order, whatever the number of rows or
+// threads: a row alone gets the bits that it gets among a thousand.
 
 #pragma once
 
@@ -14,60 +14,115 @@ namespace moestro {
 constexpr int64_t PANEL = 16;
 // Rows that share a weight while it is in a register.
 constexpr int64_t BLOCK_ROWS = 6;
-// Panels that one task multiplies; a single row needs several sums at once to hide latency.
-constexpr int64_t GROUP_PANELS = 4;
-// Inputs of many rows are taken in chunks, so that a group's weights stay in the second cache.
-constexpr int64_t DEPTH_CHUNK = 256;
+// Panels of one task. Four panels of gate and up make 32 hidden columns: one group.
+constexpr int64_t TASK_PANELS = 4;
+// Inputs of a quantized matrix that share a scale.
+constexpr int64_t GROUP = 32;
 
-enum class Format : int { float32 = 0, bfloat16 = 1 };
+// How weights are stored; inputs are rounded alike: to float32, bfloat16, int8 in groups, the same.
+enum class Format : int { float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3 };
 
-// Matrices of one shape, one after the other.
-struct Weights {
-  const void* data;
-  Format format;
-  int64_t depth;
-  int64_t num_panels;
+constexpr bool is_quantized(Format format) {
+  return format == Format::int8 || format == Format::int4;
+}
+
+constexpr int64_t divide_up(int64_t number, int64_t size) { return (number + size - 1) / size; }
+constexpr int64_t round_up(int64_t number, int64_t size) { return divide_up(number, size) * size; }
+
+// Inputs of one 32-bit word, the unit in which kernels go through them.
+constexpr int64_t inputs_per_word(Format format) {
+  return format == Format::float32 ? 1 : format == Format::bfloat16 ? 2 : 4;
+}
+
+constexpr int64_t num_words(Format format, int64_t depth) {
+  return divide_up(is_quantized(format) ? round_up(depth, GROUP) : depth, inputs_per_word(format));
+}
+
+constexpr int64_t num_groups(int64_t depth) { return divide_up(depth, GROUP); }
+
+// Bytes of a panel's weights, without the scales that follow them.
+constexpr int64_t code_bytes(Format format, int64_t depth) {
+  const int64_t bytes = num_words(format, depth) * PANEL * 4;
+  return format == Format::int4 ? bytes / 2 : bytes;
+}
+
+// Bytes of a whole panel: quantized ones end with a float16 for each group and output.
+constexpr int64_t panel_bytes(Format format, int64_t depth) {
+  const int64_t scales = is_quantized(format) ? num_groups(depth) * PANEL * 2 : 0;
+  return round_up(code_bytes(format, depth) + scales, 64);
+}
+
+// Matrices of one shape, one after the other. `bias` (one number per output) may be null.
+struct Matrices {
+  const char* data = nullptr;
+  Format format = Format::float32;
+  int64_t num_matrices = 0;
+  int64_t num_outputs = 0;
+  int64_t depth = 0;
+  int64_t num_panels = 0;
+  const float* bias = nullptr;
+
+  int64_t stride() const { return panel_bytes(format, depth); }
+  const char* panel(int64_t matrix, int64_t index) const {
+    return data + (matrix * num_panels + index) * stride();
+  }
 };
 
-// y[t, h] = W[h] x[t, h] for rows t and matrices h; rows of y are padded to whole panels.
+// y[t, h] = W[h] x[t, h] for rows t and matrices h.
 struct Product {
   const float* x;
   int64_t num_rows;
-  int64_t num_matrices;
-  Weights weights;
+  Matrices weights;
   float* y;
-  int num_threads;
 };
 
-// out[t] = sum over slots k in use of scale[t, k] * down(silu(gate(x[t])) * up(x[t])) by expert
-// experts[t, k]. Panels of `gate_up` alternate: gate, up, gate, up.
-struct ExpertProduct {
-  const float* x;
+// Experts of one width. Panels of `gate_up` alternate: gate, up, gate, up.
+struct Experts {
+  Matrices gate_up;
+  Matrices down;
+
+  int64_t width() const { return down.depth; }
+};
+
+// Which experts each row visits, with what weights: slots not in use are skipped.
+struct Visits {
   const int64_t* experts;
-  const float* scales;
+  const float* weights;
   const bool* is_used;
   int64_t num_rows;
   int64_t num_slots;
-  int64_t num_experts;
-  int64_t width;
-  Weights gate_up;
-  Weights down;
-  float* out;
-  int num_threads;
 };
 
+// out[t] = sum over a row's slots of weight * down(silu(gate(x[t])) * up(x[t])).
+struct ExpertProduct {
+  const float* x;
+  Visits visits;
+  Experts experts;
+  float* out;
+};
+
+struct Stack;
+struct Step;
+class Workspace;
+
+// One function for each job. Files for different processors must not share compiled code, so their
+// headers lie in a namespace named after the instruction set, MOESTRO_ISA.
+
 struct Kernels {
-  void (*multiply)(const Product&);
-  void (*apply_experts)(const ExpertProduct&);
+  void (*multiply)(const Product&, Workspace&, int num_threads);
+  void (*apply_experts)(const ExpertProduct&, Workspace&, int num_threads);
   void (*fill_sigmoids)(const float* x, int64_t number, float* y);
+  void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;
-#ifdef MOESTRO_HAS_AVX2
+#ifdef MOESTRO_HAS_X86
 extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
 #endif
 
-constexpr int64_t divide_up(int64_t number, int64_t size) { return (number + size - 1) / size; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows of one block, such that no block of a few rows is left behind full ones.
 constexpr int64_t even_rows(int64_t num_rows) {

@@ -9,68 +9,195 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "stack.h"
+#include "workspace.h"
 
 namespace nb = nanobind;
 using namespace moestro;
 
 namespace {
 
+using Address = uintptr_t;
+
 template <class T>
-T* at(uintptr_t address) {
+T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
 // What this processor can run, the fastest first.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-#ifdef MOESTRO_HAS_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.push_back("avx2");
+#ifdef MOESTRO_HAS_X86
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vnni") &&
+                          __builtin_cpu_supports("avx512bf16");
+  if (has_avx512) names.push_back("avx512");
+  if (has_avx2) names.push_back("avx2");
 #endif
   names.push_back("portable");
   return names;
+}
+
+const Kernels& find(const std::string& name) {
+#ifdef MOESTRO_HAS_X86
+  if (name == "avx512") return avx512_kernels;
+  if (name == "avx2") return avx2_kernels;
+#endif
+  if (name == "portable") return portable_kernels;
+  throw std::invalid_argument("no kernels for " + name);
+}
+
+// One for each thread that calls: two engines of one process do not share scratch memory.
+Workspace& workspace() {
+  thread_local Workspace own;
+  return own;
 }
 
 class Library {
  public:
   explicit Library(const std::string& instruction_set) : kernels_(find(instruction_set)) {}
 
-  void multiply(uintptr_t x, int64_t num_rows, int64_t num_matrices, uintptr_t weights, int format,
-                int64_t depth, int64_t num_panels, uintptr_t y, int num_threads) const {
-    kernels_.multiply({at<const float>(x), num_rows, num_matrices,
-                       {at<const void>(weights), static_cast<Format>(format), depth, num_panels},
-                       at<float>(y), num_threads});
+  void multiply(Address x, int64_t num_rows, const Matrices& weights, Address y,
+                int num_threads) const {
+    kernels_.multiply({at<const float>(x), num_rows, weights, at<float>(y)}, workspace(),
+                      num_threads);
   }
 
-  void fill_sigmoids(uintptr_t x, int64_t number, uintptr_t y) const {
+  void fill_sigmoids(Address x, int64_t number, Address y) const {
     kernels_.fill_sigmoids(at<const float>(x), number, at<float>(y));
   }
 
-  void apply_experts(uintptr_t x, uintptr_t experts, uintptr_t scales, uintptr_t is_used,
-                     int64_t num_rows, int64_t num_slots, int64_t num_experts, int64_t width,
-                     uintptr_t gate_up, int64_t gate_up_panels, uintptr_t down,
-                     int64_t down_panels, int format, int64_t depth, uintptr_t out,
-                     int num_threads) const {
-    const auto kind = static_cast<Format>(format);
-    kernels_.apply_experts({at<const float>(x), at<const int64_t>(experts),
-                            at<const float>(scales), at<const bool>(is_used), num_rows, num_slots,
-                            num_experts, width,
-                            {at<const void>(gate_up), kind, depth, gate_up_panels},
-                            {at<const void>(down), kind, width, down_panels},
-                            at<float>(out), num_threads});
+  void apply_experts(Address x, Address experts, Address weights, Address is_used,
+                     int64_t num_rows, int64_t num_slots, const Matrices& gate_up,
+                     const Matrices& down, Address out, int num_threads) const {
+    const Visits visits{at<const int64_t>(experts), at<const float>(weights),
+                        at<const bool>(is_used), num_rows, num_slots};
+    kernels_.apply_experts({at<const float>(x), visits, {gate_up, down}, at<float>(out)},
+                           workspace(), num_threads);
+  }
+
+  const Kernels& kernels() const { return kernels_; }
+
+ private:
+  const Kernels& kernels_;
+};
+
+// A model's layers, and where its latents lie.
+class OwnStack {
+ public:
+  OwnStack(const Library& library, const Shape& shape, const std::vector<Layer>& layers)
+      : kernels_(library.kernels()), layers_(layers), stack_{shape, layers_.data()} {}
+
+  void set_pages(Address pages, Format format, int64_t layer_slots, int64_t block_size) {
+    step_.pages = at<char>(pages);
+    step_.cache_format = format;
+    step_.layer_slots = layer_slots;
+    step_.block_size = block_size;
+  }
+
+  void set_final_norm(const Norm& norm) { final_norm_ = norm; }
+
+  // `sequences` holds first row, number of rows and where in `tables` its blocks begin, for each.
+  void run(int64_t first_layer, int64_t last_layer, Address x, int64_t num_rows, Address positions,
+           Address slots, Address fractions, Address sequences, int64_t num_sequences,
+           Address tables, Address experts, Address weights, Address is_used, bool has_final_norm,
+           int num_threads) {
+    Step step = step_;
+    step.first_layer = first_layer;
+    step.last_layer = last_layer;
+    step.x = at<float>(x);
+    step.num_rows = num_rows;
+    step.positions = at<const int64_t>(positions);
+    step.slots = at<const int64_t>(slots);
+    step.fractions = at<const float>(fractions);
+    sequences_.clear();
+    for (int64_t s = 0; s < num_sequences; ++s) {
+      const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
+      sequences_.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
+    }
+    step.sequences = sequences_.data();
+    step.num_sequences = num_sequences;
+    step.choices = {at<int64_t>(experts), at<float>(weights), at<bool>(is_used)};
+    if (has_final_norm) step.final_norm = final_norm_;
+    kernels_.run(stack_, step, workspace(), num_threads);
   }
 
  private:
-  static const Kernels& find(const std::string& name) {
-#ifdef MOESTRO_HAS_AVX2
-    if (name == "avx2") return avx2_kernels;
-#endif
-    if (name == "portable") return portable_kernels;
-    throw std::invalid_argument("no kernels for " + name);
-  }
-
   const Kernels& kernels_;
+  const std::vector<Layer> layers_;
+  const Stack stack_;
+  Step step_{};
+  Norm final_norm_;
+  std::vector<Sequence> sequences_;
 };
+
+void bind_parts(nb::module_& m) {
+  m.def("panel_bytes", [](int format, int64_t depth) {
+    return panel_bytes(static_cast<Format>(format), depth);
+  });
+  nb::class_<Matrices>(m, "Matrices")
+      .def("__init__", [](Matrices* self, Address data, int format, int64_t num_matrices,
+                          int64_t num_outputs, int64_t depth, int64_t num_panels, Address bias) {
+        new (self) Matrices{at<const char>(data), static_cast<Format>(format), num_matrices,
+                            num_outputs, depth, num_panels, at<const float>(bias)};
+      });
+  nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
+    new (self) Norm{at<const float>(weight), epsilon};
+  });
+  nb::class_<Gate>(m, "Gate").def(
+      "__init__", [](Gate* self, const Matrices& weight, Address bias, Address thresholds) {
+        new (self) Gate{weight, at<const float>(bias), at<const float>(thresholds)};
+      });
+  nb::class_<Experts>(m, "Experts")
+      .def("__init__", [](Experts* self, const Matrices& gate_up, const Matrices& down) {
+        new (self) Experts{gate_up, down};
+      });
+  nb::class_<Layer>(m, "Layer")
+      .def(nb::init<>())
+      .def_rw("input_norm", &Layer::input_norm)
+      .def_rw("query_a", &Layer::query_a)
+      .def_rw("query_norm", &Layer::query_norm)
+      .def_rw("query", &Layer::query)
+      .def_rw("latent", &Layer::latent)
+      .def_rw("latent_norm", &Layer::latent_norm)
+      .def_rw("keys", &Layer::keys)
+      .def_rw("values", &Layer::values)
+      .def_rw("out", &Layer::out)
+      .def_rw("post_norm", &Layer::post_norm)
+      .def_rw("gate", &Layer::gate)
+      .def_rw("routed", &Layer::routed)
+      .def_rw("shared", &Layer::shared);
+  nb::class_<Shape>(m, "Shape")
+      .def(nb::init<>())
+      .def_rw("hidden", &Shape::hidden)
+      .def_rw("num_heads", &Shape::num_heads)
+      .def_rw("nope", &Shape::nope)
+      .def_rw("rotary", &Shape::rotary)
+      .def_rw("value", &Shape::value)
+      .def_rw("latent", &Shape::latent)
+      .def_rw("softmax_scale", &Shape::softmax_scale)
+      .def_rw("is_interleaved", &Shape::is_interleaved)
+      .def_prop_rw(
+          "frequencies", [](const Shape& shape) { return Address(shape.frequencies); },
+          [](Shape& shape, Address address) { shape.frequencies = at<const float>(address); })
+      .def_rw("rotary_factor", &Shape::rotary_factor)
+      .def_rw("num_slots", &Shape::num_slots)
+      .def_rw("fewest", &Shape::fewest)
+      .def_rw("num_expert_groups", &Shape::num_expert_groups)
+      .def_rw("kept_groups", &Shape::kept_groups)
+      .def_rw("best_of_group", &Shape::best_of_group)
+      .def_rw("is_sigmoid", &Shape::is_sigmoid)
+      .def_rw("is_normalized", &Shape::is_normalized)
+      .def_rw("routed_scale", &Shape::routed_scale)
+      .def_rw("num_fractions", &Shape::num_fractions)
+      .def_prop_rw(
+          "fractions", [](const Shape& shape) { return Address(shape.fractions); },
+          [](Shape& shape, Address address) { shape.fractions = at<const float>(address); });
+}
 
 }  // namespace
 
@@ -78,9 +205,18 @@ NB_MODULE(_native, m) {
   // Kernels are chosen once for a process, so they are still there when it ends.
   nb::set_leak_warnings(false);
   m.def("instruction_sets", &instruction_sets);
+  bind_parts(m);
   nb::class_<Library>(m, "Library")
       .def(nb::init<const std::string&>())
       .def("multiply", &Library::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("fill_sigmoids", &Library::fill_sigmoids, nb::call_guard<nb::gil_scoped_release>())
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<OwnStack>(m, "Stack")
+      .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())
+      .def("set_pages", [](OwnStack& stack, Address pages, int format, int64_t layer_slots,
+                           int64_t block_size) {
+        stack.set_pages(pages, static_cast<Format>(format), layer_slots, block_size);
+      })
+      .def("set_final_norm", &OwnStack::set_final_norm)
+      .def("run", &OwnStack::run, nb::call_guard<nb::gil_scoped_release>());
 }

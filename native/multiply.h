@@ -1,94 +1,166 @@
-// Rows times matrices: one matrix for a linear layer, one for each head in attention.
-// One parallel region over (matrix, group of panels). Next: experts.h.
+// Blocks of rows times some panels of a matrix, in whichever format it is stored. Next: experts.h.
 
 #pragma once
 
-#include "block.h"
-#include "buffer.h"
+#include "team.h"
+#include "tile.h"
 
-namespace moestro {
+namespace moestro::MOESTRO_ISA {
 
-template <class V, class W>
-class Multiply {
- public:
-  explicit Multiply(const Product& product)
-      : product_(product),
-        depth_(product.weights.depth),
-        num_panels_(product.weights.num_panels),
-        num_blocks_(divide_up(product.num_rows, BLOCK_ROWS)),
-        block_rows_(even_rows(product.num_rows)),
-        group_(group_size(num_panels_ * product.num_matrices, product.num_rows,
-                          product.num_threads)),
-        gathered_(product.num_rows > 1 ? product.num_rows * product.num_matrices * depth_ : 0) {}
+// The outputs of one tile: row r's columns begin at values + r * stride.
+struct Outputs {
+  const float* values;
+  int64_t stride;
+  int64_t num_rows;
+  // The panel of the first column, and how many panels there are.
+  int64_t panel;
+  int64_t num_panels;
 
-  void run() {
-    const int64_t num_groups = divide_up(num_panels_, group_);
-    const int64_t num_matrices = product_.num_matrices;
-#pragma omp parallel num_threads(product_.num_threads)
-    {
-      // No loop, no barrier: a single row's product takes microseconds.
-      if (product_.num_rows > 1) {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < num_matrices * num_blocks_; ++i) {
-          gather_block(i / num_blocks_, i % num_blocks_);
-        }
-      }
-#pragma omp for schedule(dynamic) nowait
-      for (int64_t task = 0; task < num_matrices * num_groups; ++task) {
-        multiply_group(task / num_groups, task % num_groups * group_);
-      }
-    }
-  }
-
- private:
-  int64_t rows_in(int64_t block) const {
-    return smaller(block_rows_, product_.num_rows - block * block_rows_);
-  }
-
-  // One row lies side by side with itself as it is.
-  const float* inputs(int64_t matrix, int64_t block) const {
-    if (product_.num_rows == 1) return product_.x + matrix * depth_;
-    return gathered(matrix, block);
-  }
-
-  float* gathered(int64_t matrix, int64_t block) const {
-    return gathered_.data() + (matrix * product_.num_rows + block * block_rows_) * depth_;
-  }
-
-  void gather_block(int64_t matrix, int64_t block) {
-    const float* rows[BLOCK_ROWS];
-    for (int64_t r = 0; r < rows_in(block); ++r) {
-      rows[r] = product_.x + ((block * block_rows_ + r) * product_.num_matrices + matrix) * depth_;
-    }
-    gather(rows, rows_in(block), depth_, gathered(matrix, block));
-  }
-
-  float* output(int64_t row, int64_t matrix) const {
-    return product_.y + (row * product_.num_matrices + matrix) * num_panels_ * PANEL;
-  }
-
-  void multiply_group(int64_t matrix, int64_t panel) {
-    const int64_t panels = smaller(group_, num_panels_ - panel), panel_size = depth_ * PANEL;
-    const W* weights =
-        static_cast<const W*>(product_.weights.data) + (matrix * num_panels_ + panel) * panel_size;
-    for (int64_t t = 0; t < product_.num_rows; ++t) {
-      clear(output(t, matrix) + panel * PANEL, panels * PANEL);
-    }
-    const int64_t chunk = chunk_size(product_.num_rows, depth_);
-    for (int64_t start = 0; start < depth_; start += chunk) {
-      const int64_t length = smaller(chunk, depth_ - start);
-      for (int64_t b = 0; b < num_blocks_; ++b) {
-        float* out[BLOCK_ROWS];
-        for (int64_t r = 0; r < rows_in(b); ++r) out[r] = output(b * block_rows_ + r, matrix);
-        add_rows<V, W>(rows_in(b), inputs(matrix, b) + start * rows_in(b),
-                       weights + start * PANEL, panel_size, length, panels, out, panel * PANEL);
-      }
-    }
-  }
-
-  const Product& product_;
-  const int64_t depth_, num_panels_, num_blocks_, block_rows_, group_;
-  Buffer gathered_;
+  const float* row(int64_t r) const { return values + r * stride; }
 };
 
-}  // namespace moestro
+template <class Isa, Format F, int ROWS, class Emit>
+void multiply_rows(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
+                   const Block& block, Emit& emit) {
+  constexpr int PANELS = Isa::tile_panels(is_quantized(F), ROWS);
+  alignas(64) float values[ROWS * PANELS * PANEL];
+  const int64_t stride = weights.stride(), last = panel + num_panels;
+  for (; panel + PANELS <= last; panel += PANELS) {
+    Tile<Isa, F, ROWS, PANELS>::run(block, weights.panel(matrix, panel), stride, weights.depth,
+                                    values);
+    emit(Outputs{values, PANELS * PANEL, ROWS, panel, PANELS});
+  }
+  for (; panel < last; ++panel) {
+    Tile<Isa, F, ROWS, 1>::run(block, weights.panel(matrix, panel), stride, weights.depth, values);
+    emit(Outputs{values, PANEL, ROWS, panel, 1});
+  }
+}
+
+// Multiplies one block by some panels and hands the outputs to emit(Outputs), tile by tile.
+template <class Isa, Format F, class Emit>
+void multiply_block(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
+                    const Block& block, Emit emit) {
+  static_assert(BLOCK_ROWS == 6, "one case for each number of rows");
+  switch (block.num_rows) {
+    case 1: return multiply_rows<Isa, F, 1>(weights, matrix, panel, num_panels, block, emit);
+    case 2: return multiply_rows<Isa, F, 2>(weights, matrix, panel, num_panels, block, emit);
+    case 3: return multiply_rows<Isa, F, 3>(weights, matrix, panel, num_panels, block, emit);
+    case 4: return multiply_rows<Isa, F, 4>(weights, matrix, panel, num_panels, block, emit);
+    case 5: return multiply_rows<Isa, F, 5>(weights, matrix, panel, num_panels, block, emit);
+    default: return multiply_rows<Isa, F, 6>(weights, matrix, panel, num_panels, block, emit);
+  }
+}
+
+// A format as a type, so that a lambda can be compiled for each.
+template <Format F>
+struct FormatTag {
+  static constexpr Format value = F;
+};
+
+template <class Work>
+void with_format(Format format, Work work) {
+  switch (format) {
+    case Format::float32: return work(FormatTag<Format::float32>());
+    case Format::bfloat16: return work(FormatTag<Format::bfloat16>());
+    case Format::int8: return work(FormatTag<Format::int8>());
+    case Format::int4: return work(FormatTag<Format::int4>());
+  }
+}
+
+// How rows divide into blocks.
+struct Blocks {
+  explicit Blocks(int64_t rows)
+      : num_rows(rows), size(even_rows(rows)), number(rows == 0 ? 0 : divide_up(rows, size)) {}
+
+  int64_t first(int64_t b) const { return b * size; }
+  int64_t rows(int64_t b) const { return smaller(size, num_rows - first(b)); }
+
+  int64_t num_rows, size, number;
+};
+
+// Panels are shared out in groups: as many as pay, unless that leaves threads without work.
+struct PanelGroups {
+  PanelGroups(int64_t panels, int64_t num_rows, int num_threads)
+      : num_panels(panels),
+        size(panels >= 4 * TASK_PANELS * num_threads || num_rows <= 3 ? TASK_PANELS : 2),
+        number(divide_up(panels, size)) {}
+
+  int64_t first(int64_t g) const { return g * size; }
+  int64_t count(int64_t g) const { return smaller(size, num_panels - first(g)); }
+
+  int64_t num_panels, size, number;
+};
+
+// Writes a tile's outputs, with their bias, to columns of `y`, whose rows are `row_size` apart.
+template <class Isa>
+void store_outputs(const Outputs& outputs, const Matrices& weights, float* y, int64_t row_size) {
+  for (int64_t p = 0; p < outputs.num_panels; ++p) {
+    const int64_t column = (outputs.panel + p) * PANEL;
+    const int64_t count = smaller(PANEL, weights.num_outputs - column);
+    for (int64_t r = 0; r < outputs.num_rows; ++r) {
+      typename Isa::Lanes value = Isa::load(outputs.row(r) + p * PANEL);
+      if (weights.bias != nullptr) {
+        float some[PANEL] = {};
+        for (int64_t c = 0; c < count; ++c) some[c] = weights.bias[column + c];
+        value = Isa::add(value, Isa::load(some));
+      }
+      store_some<Isa>(value, y + r * row_size + column, count);
+    }
+  }
+}
+
+// Multiplies all blocks of a team's rows by a matrix, panels shared out among the threads.
+template <class Isa, class Emit>
+void multiply_shared(Team& team, const Matrices& weights, const Blocks& blocks,
+                     const Inputs& inputs, Emit emit) {
+  const PanelGroups groups(weights.num_panels, blocks.num_rows, team.size());
+  with_format(weights.format, [&](auto format) {
+    team.each(groups.number, [&](int64_t g) {
+      for (int64_t b = 0; b < blocks.number; ++b) {
+        multiply_block<Isa, decltype(format)::value>(
+            weights, 0, groups.first(g), groups.count(g),
+            inputs.block(blocks.first(b), blocks.rows(b)),
+            [&](const Outputs& outputs) { emit(b, outputs); });
+      }
+    });
+  });
+}
+
+template <class Isa>
+void multiply(const Product& product, Workspace& workspace, int num_threads) {
+  const Matrices& weights = product.weights;
+  const int64_t heads = weights.num_matrices, depth = weights.depth, rows = product.num_rows;
+  const Blocks blocks(rows);
+  workspace.reset();
+  const InputMemory memory(workspace, depth, rows * heads, weights.format);
+  const Inputs inputs(memory, weights);
+  const PanelGroups groups(weights.num_panels, rows, num_threads);
+  run_team(num_threads, [&](Team& team) {
+    team.each(heads * blocks.number, [&](int64_t i) {
+      const int64_t h = i / blocks.number, b = i % blocks.number, first = blocks.first(b);
+      const Block block = inputs.block(h * rows + first, blocks.rows(b));
+      for (int64_t r = 0; r < block.num_rows; ++r) {
+        const float* x = product.x + ((first + r) * heads + h) * depth;
+        put_row<Isa>(x, weights.format, depth, r, block);
+      }
+    });
+    team.barrier();
+    with_format(weights.format, [&](auto format) {
+      team.each(heads * groups.number, [&](int64_t i) {
+        const int64_t h = i / groups.number, g = i % groups.number;
+        for (int64_t b = 0; b < blocks.number; ++b) {
+          float* y = product.y + (blocks.first(b) * heads + h) * weights.num_outputs;
+          multiply_block<Isa, decltype(format)::value>(
+              weights, h, groups.first(g), groups.count(g),
+              inputs.block(h * rows + blocks.first(b), blocks.rows(b)),
+              [&](const Outputs& outputs) {
+                store_outputs<Isa>(outputs, weights, y, heads * weights.num_outputs);
+              });
+        }
+      });
+    });
+    team.barrier();
+  });
+}
+
+}  // namespace moestro::MOESTRO_ISA

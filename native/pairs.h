@@ -3,9 +3,7 @@
 
 #pragma once
 
-#include <cstdint>
-#include <memory>
-
+#include "workspace.h"
 #include "kernels.h"
 
 namespace moestro {
@@ -24,20 +22,32 @@ struct Visited {
   int64_t num_blocks;
 };
 
-// Arrays, not vectors: files for different processors include this, and must not share compiled
-// code.
 struct Pairs {
-  explicit Pairs(const ExpertProduct& product);
-  ~Pairs();
+  Pairs() = default;
+  // Makes room for as many pairs and experts as there can be, in memory of the workspace.
+  Pairs(Workspace& workspace, int64_t most_pairs, int64_t most_experts);
+
+  // Sorts visits; all of them must name experts that there are.
+  void sort(const Visits& visits);
+  // Lets every row visit expert 0 with weight 1.
+  void visit_one(int64_t num_rows);
 
   int64_t num_pairs = 0;
   int64_t num_blocks = 0;
   int64_t num_visited = 0;
-  int64_t most_pairs = 0;
-  std::unique_ptr<int64_t[]> row;
-  std::unique_ptr<float[]> scale;
-  std::unique_ptr<PairBlock[]> blocks;
-  std::unique_ptr<Visited[]> visited;
+  int64_t* row = nullptr;
+  float* weight = nullptr;
+  PairBlock* blocks = nullptr;
+  Visited* visited = nullptr;
+
+ private:
+  void add_expert(int64_t expert, int64_t start, int64_t end);
+
+  int64_t most_experts_ = 0;
+  int64_t* next_ = nullptr;
 };
+
+// Throws if a visit names an expert that there is not.
+void check_visits(const Visits& visits, int64_t num_experts);
 
 }  // namespace moestro

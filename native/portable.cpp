@@ -1,8 +1,10 @@
 // The kernels for any processor.
 
-#include "instantiate.h"
-#include "vector_portable.h"
+#define MOESTRO_ISA portable
+#include "isa_portable.h"
+#include "run.h"
 
 namespace moestro {
-const Kernels portable_kernels = {multiply<Portable>, apply_experts<Portable>, fill_sigmoids<Portable>};
+const Kernels portable_kernels = {portable::multiply<Portable>, portable::apply_experts<Portable>,
+                             portable::fill_sigmoids<Portable>, portable::run<Portable>};
 }

@@ -1,113 +1,137 @@
-// The innermost product: a few rows times a few panels, sums in registers.
-// V is a vector type (vector_avx2.h), W a weight as it is stored. Next: block.h.
+// The innermost product: a few rows times a few panels, sums in registers. Next: multiply.h.
 
 #pragma once
 
-#include "kernels.h"
+#include "inputs.h"
 
-namespace moestro {
+namespace moestro::MOESTRO_ISA {
 
 // How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
 // end of a page.
 constexpr int64_t PREFETCH_BYTES = 4096;
 
-// The sums of one tile, for as long as they stay in registers.
-template <class V, class W, int ROWS, int PANELS>
+template <class Isa, Format F, int ROWS, int PANELS>
 struct Tile {
-  static constexpr int PER_PANEL = PANEL / V::WIDTH;
-  static constexpr int VECTORS = PANELS * PER_PANEL;
-  V sums[ROWS][VECTORS];
+  using Lanes = typename Isa::Lanes;
+  using Words = typename Isa::Words;
+  static constexpr int64_t WORD_BYTES = PANEL * 4;
 
-  static V weight(const W* panels, int64_t panel_size, int v) {
-    return V::load(panels + (v / PER_PANEL) * panel_size + (v % PER_PANEL) * V::WIDTH);
+  // out[r * PANELS * PANEL + c] = the product of row r with column c of the panels.
+  static void run(const Block& block, const char* panels, int64_t stride, int64_t depth,
+                  float* out) {
+    Lanes sums[ROWS][PANELS];
+    fill(sums, Isa::fill(0.0f));
+    if constexpr (is_quantized(F)) {
+      add_groups(block, panels, stride, depth, sums);
+    } else {
+      add_words(block, panels, stride, num_words(F, depth), sums);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) Isa::store(sums[r][p], out + (r * PANELS + p) * PANEL);
+    }
   }
 
-  // Adds one input's products. Of inputs and weights the fewer are held, the others pass by:
-  // a register more, and sums would spill.
-  void add(const float* x, const W* panels, int64_t panel_size) {
-    if constexpr (ROWS < VECTORS) {
-      V inputs[ROWS];
+ private:
+  template <class Sum>
+  static void fill(Sum (&sums)[ROWS][PANELS], Sum value) {
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; ++r) inputs[r] = V::broadcast(x + r);
+    for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < VECTORS; ++v) {
-        const V passing = weight(panels, panel_size, v);
+      for (int p = 0; p < PANELS; ++p) sums[r][p] = value;
+    }
+  }
+
+  static void add_words(const Block& block, const char* panels, int64_t stride, int64_t count,
+                        Lanes (&sums)[ROWS][PANELS]) {
+    const uint32_t* x = block.words;
+    for (int64_t w = 0; w < count; ++w, x += ROWS, panels += WORD_BYTES) {
+      Words weights[PANELS];
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) sums[r][v] = V::multiply_add(inputs[r], passing, sums[r][v]);
+      for (int p = 0; p < PANELS; ++p) {
+        __builtin_prefetch(panels + p * stride + PREFETCH_BYTES);
+        weights[p] = Isa::load(panels + p * stride);
       }
-    } else {
-      V weights[VECTORS];
-#pragma GCC unroll 16
-      for (int v = 0; v < VECTORS; ++v) weights[v] = weight(panels, panel_size, v);
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
-        const V passing = V::broadcast(x + r);
+        const Words passing = Isa::fill_word(x + r);
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; ++v) {
-          sums[r][v] = V::multiply_add(passing, weights[v], sums[r][v]);
+        for (int p = 0; p < PANELS; ++p) {
+          if constexpr (F == Format::float32) {
+            sums[r][p] = Isa::add_floats(sums[r][p], weights[p], passing);
+          } else {
+            sums[r][p] = Isa::add_pairs(sums[r][p], weights[p], passing);
+          }
+        }
+      }
+    }
+  }
+
+  static void add_groups(const Block& block, const char* panels, int64_t stride, int64_t depth,
+                         Lanes (&sums)[ROWS][PANELS]) {
+    const int64_t number = num_groups(depth);
+    const char* halves = panels + code_bytes(F, depth);
+    const float* scales = block.scales;
+    for (int64_t g = 0; g < number; ++g, scales += ROWS, halves += PANEL * 2) {
+      Words counts[ROWS][PANELS];
+      add_counts(block, panels + code_bytes(F, GROUP) * g, stride, g, counts);
+      Lanes weight_scales[PANELS];
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) {
+        weight_scales[p] = Isa::load_half(reinterpret_cast<const uint16_t*>(halves + p * stride));
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const Lanes scale = Isa::fill(scales[r]);
+#pragma GCC unroll 16
+        for (int p = 0; p < PANELS; ++p) {
+          sums[r][p] = Isa::multiply_add(Isa::to_lanes(counts[r][p]),
+                                         Isa::multiply(weight_scales[p], scale), sums[r][p]);
+        }
+      }
+    }
+  }
+
+  // Counts are whole numbers: their sums are exact in any order.
+  static void add_counts(const Block& block, const char* panels, int64_t stride, int64_t g,
+                         Words (&counts)[ROWS][PANELS]) {
+    // A byte of int4 holds inputs half a group apart.
+    constexpr int COUNT = F == Format::int4 ? GROUP / 8 : GROUP / 4;
+    const uint32_t* x = block.words + g * (GROUP / 4) * ROWS;
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Words start = Isa::fill(block.starts[g * ROWS + r]);
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) counts[r][p] = start;
+    }
+#pragma GCC unroll 8
+    for (int w = 0; w < COUNT; ++w, panels += WORD_BYTES, x += ROWS) {
+      Words low[PANELS], high[PANELS];
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) {
+        __builtin_prefetch(panels + p * stride + PREFETCH_BYTES);
+        low[p] = Isa::load(panels + p * stride);
+        if constexpr (F == Format::int4) {
+          high[p] = Isa::high_nibbles(low[p]);
+          low[p] = Isa::low_nibbles(low[p]);
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const Words first = Isa::fill_word(x + r);
+#pragma GCC unroll 16
+        for (int p = 0; p < PANELS; ++p) counts[r][p] = Isa::add_bytes(counts[r][p], low[p], first);
+        if constexpr (F == Format::int4) {
+          const Words second = Isa::fill_word(x + COUNT * ROWS + r);
+#pragma GCC unroll 16
+          for (int p = 0; p < PANELS; ++p) {
+            counts[r][p] = Isa::add_bytes(counts[r][p], high[p], second);
+          }
         }
       }
     }
   }
 };
 
-// out[r][columns] += x[:, r] W, for `depth` inputs; `x` has the rows of one input side by side.
-template <class V, class W, int ROWS, int PANELS>
-void add_tile(const float* x, const W* panels, int64_t panel_size, int64_t depth,
-              float* const* out, int64_t column) {
-  Tile<V, W, ROWS, PANELS> tile;
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < tile.VECTORS; ++v) {
-      tile.sums[r][v] = V::load(out[r] + column + v * V::WIDTH);
-    }
-  }
-  for (int64_t d = 0; d < depth; ++d) {
-    for (int p = 0; p < PANELS; ++p) {
-      __builtin_prefetch(panels + d * PANEL + p * panel_size + PREFETCH_BYTES / sizeof(W));
-    }
-    tile.add(x + d * ROWS, panels + d * PANEL, panel_size);
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < tile.VECTORS; ++v) tile.sums[r][v].store(out[r] + column + v * V::WIDTH);
-  }
-}
-
-// The panels that a tile of so many rows takes: sums fill the registers, and no more.
-constexpr int tile_panels(int num_rows) { return num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1; }
-
-// All panels of a group, as many at a time as the registers allow.
-template <class V, class W, int ROWS>
-void add_group(const float* x, const W* panels, int64_t panel_size, int64_t depth,
-               int64_t num_panels, float* const* out, int64_t column) {
-  constexpr int PANELS = tile_panels(ROWS);
-  int64_t p = 0;
-  for (; p + PANELS <= num_panels; p += PANELS) {
-    add_tile<V, W, ROWS, PANELS>(x, panels + p * panel_size, panel_size, depth, out,
-                                 column + p * PANEL);
-  }
-  for (; p < num_panels; ++p) {
-    add_tile<V, W, ROWS, 1>(x, panels + p * panel_size, panel_size, depth, out,
-                            column + p * PANEL);
-  }
-}
-
-// The same for a number of rows that is known only now.
-template <class V, class W>
-void add_rows(int64_t num_rows, const float* x, const W* panels, int64_t panel_size, int64_t depth,
-              int64_t num_panels, float* const* out, int64_t column) {
-  static_assert(BLOCK_ROWS == 6, "one case for each number of rows");
-  switch (num_rows) {
-    case 1: return add_group<V, W, 1>(x, panels, panel_size, depth, num_panels, out, column);
-    case 2: return add_group<V, W, 2>(x, panels, panel_size, depth, num_panels, out, column);
-    case 3: return add_group<V, W, 3>(x, panels, panel_size, depth, num_panels, out, column);
-    case 4: return add_group<V, W, 4>(x, panels, panel_size, depth, num_panels, out, column);
-    case 5: return add_group<V, W, 5>(x, panels, panel_size, depth, num_panels, out, column);
-    default: return add_group<V, W, 6>(x, panels, panel_size, depth, num_panels, out, column);
-  }
-}
-
-}  // namespace moestro
+}  // namespace moestro::MOESTRO_ISA

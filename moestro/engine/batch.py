@@ -8,6 +8,7 @@ Shapes: T tokens of the batch, G sequences of a group, S tokens of each, M block
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,7 +36,21 @@ class Batch:
     positions_T: Tensor
     slots_T: Tensor
     budget_T: Tensor | None
-    groups: tuple[Group, ...]
+    block_size: int
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The sequences as torch attends: those alike together."""
+        return tuple(_groups(self.works, self.starts, self.block_size))
+
+    @cached_property
+    def sequences(self) -> tuple[Tensor, Tensor]:
+        """The sequences as the native stack attends: `sequences_S3` and `tables` of ops/stack.py."""
+        rows, tables = [], []
+        for work, start in zip(self.works, self.starts, strict=True):
+            rows += [start, work.num_tokens, len(tables)]
+            tables += work.sequence.blocks[: -(-work.end // self.block_size)]
+        return torch.tensor(rows).view(-1, 3), torch.tensor(tables)
 
     def rows(self, index: int) -> range:
         """Return the rows of work `index`."""
@@ -79,7 +94,7 @@ def gather(
         positions_T=torch.tensor(positions + [0] * num_filled),
         slots_T=torch.tensor(slots + [scratch_slot] * num_filled),
         budget_T=torch.tensor(budgets + [most_experts] * num_filled) if has_budget else None,
-        groups=tuple(_groups(ordered, starts, block_size)),
+        block_size=block_size,
     )
 
 

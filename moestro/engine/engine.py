@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         """Share a model; `multiples` are measured unless somebody has done so already."""
         shape, block_size = model.config, config.cache.block_size
-        num_blocks = cache_blocks(config, shape, model.compute_dtype)
+        num_blocks = cache_blocks(config, shape, model.cache_dtype)
         self.model = model.eval()
         self.max_length = length_limit(config, shape)
         self._clock = clock
@@ -287,7 +287,7 @@ class Engine:
 
 def _like(model: Transformer) -> Tensor:
     device = model.embed_tokens.weight.device
-    return model.embed(torch.zeros(1, dtype=torch.int64, device=device))
+    return torch.empty(0, dtype=model.cache_dtype, device=device)
 
 
 def choose_row_multiples(model: Transformer) -> RowMultiples:

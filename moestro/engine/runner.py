@@ -19,6 +19,7 @@ from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.rows import RowMultiples, round_up
+from moestro.ops.stack import StackStep
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,18 @@ class Runner:
         self.row_multiple = multiples.tokens
         self._query_multiple = multiples.queries
         self.device = model.embed_tokens.weight.device
+        self._stack = model.stack
+        if self._stack is not None:
+            self._stack.attach(pages.pages_LAZW)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
         """Run the main model; returns hidden_TD and what the gates chose."""
+        if self._stack is not None:
+            hidden_TD = self.model.embed(batch.tokens_T)
+            layers = range(self.model.config.num_hidden_layers)
+            chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
+            parts = chosen.experts_LTK, chosen.weights_LTK, chosen.is_used_LTK
+            return hidden_TD, Gates(*parts) if len(chosen.experts_LTK) else None
         trace = Trace()
         hidden_BTD = self.model(
             batch.tokens_T[None].to(self.device),
@@ -69,6 +79,13 @@ class Runner:
 
     def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:
         """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
+        if self._stack is not None:
+            module = self.model.mtp[depth]
+            joined_TD = module.join(hidden_TD, self.model.embed(next_T)).contiguous()
+            layer = self.model.config.num_hidden_layers + depth
+            self._stack.run(joined_TD, range(layer, layer + 1), self._step(batch), False)
+            normed_TD: Tensor = module.norm(joined_TD)
+            return normed_TD
         out_BTD = self.model.look_ahead(
             hidden_TD[None],
             next_T[None].to(self.device),
@@ -87,6 +104,12 @@ class Runner:
 
     def _budget(self, batch: Batch) -> Tensor | None:
         return None if batch.budget_T is None else batch.budget_T[None].to(self.device)
+
+    def _step(self, batch: Batch) -> StackStep:
+        fractions_T = None
+        if batch.budget_T is not None:
+            fractions_T = self.model.fractions(batch.budget_T[None], batch.tokens_T[None])
+        return StackStep(batch.positions_T, batch.slots_T, fractions_T, *batch.sequences)
 
     def _cache(self, batch: Batch) -> PagedCache:
         return PagedCache(

@@ -56,16 +56,17 @@ class Attention(nn.Module):
             self.layer,
             latent.Query(nope_BSHN, rope_BSHR, self.scale),
             latent.Latents(self.kv_a_layernorm(latent_BSC), rope_BSR),
-            Expansion(self._up(), self.packed_up),
+            Expansion(None if self.packed_up else self._up(), self.packed_up),
             context.path,
         )
         out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
         return out_BSD
 
     def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
-        """Pack `kv_b_proj` for the absorbed path; the naive one goes on using it as it is."""
+        """Pack `kv_b_proj` as the absorbed path needs it, for good: memory holds it once."""
         rows = self.config.qk_nope_head_dim
         self.packed_up = pack_expansion(self._up(), rows, kernels, kind)
+        del self.kv_b_proj
 
     def _up(self) -> Tensor:
         C, H = self.config.kv_lora_rank, self.config.num_attention_heads

@@ -21,6 +21,7 @@ from moestro.model.trace import Trace
 from moestro.ops import rope
 from moestro.ops.kernels import Packed
 from moestro.ops.latent import AttentionPath
+from moestro.ops.stack import NativeStack
 
 
 class Transformer(nn.Module):
@@ -42,6 +43,7 @@ class Transformer(nn.Module):
             MTPModule(config, k) for k in range(config.num_nextn_predict_layers)
         )
         self.packed_head: Packed | None = None
+        self.stack: NativeStack | None = None
         self.register_buffer("frequencies_P", torch.empty(0), persistent=False)
         self.reset_tables()
 
@@ -112,6 +114,11 @@ class Transformer(nn.Module):
         return (hidden @ self.head_weight().T).float()
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """What cached latents are kept in."""
+        return self.compute_dtype if self.stack is None else self.stack.cache_dtype
+
+    @property
     def is_prepared(self) -> bool:
         """Whether the matrices are packed for the kernels (prepare.py)."""
         return self.packed_head is not None
@@ -141,19 +148,20 @@ class Transformer(nn.Module):
     ) -> Context:
         positions_S = cache.positions(tokens_BS.shape[1], tokens_BS.device)
         cos_SP, sin_SP = rope.angles(
-            positions_S, self.frequencies_P, _attention_factor(self.config)
+            positions_S, self.frequencies_P, attention_factor(self.config)
         )
         return Context(
             cos_SP=cos_SP,
             sin_SP=sin_SP,
             cache=cache,
             path=path,
-            fraction_T=None if budget is None else self._fractions(budget, tokens_BS),
+            fraction_T=None if budget is None else self.fractions(budget, tokens_BS),
             trace=trace,
             row_multiple=row_multiple,
         )
 
-    def _fractions(self, budget: float | Tensor, tokens_BS: Tensor) -> Tensor:
+    def fractions(self, budget: float | Tensor, tokens_BS: Tensor) -> Tensor:
+        """Return each token's budget as a share of the way from the fewest experts to the most."""
         fewest, most = self.config.fewest_experts, self.config.num_experts_per_tok
         budgets = torch.as_tensor(budget, dtype=torch.float32, device=self.frequencies_P.device)
         if not bool(((budgets >= fewest) & (budgets <= most)).all()):
@@ -166,7 +174,7 @@ class Transformer(nn.Module):
         return fractions.expand(tokens_BS.shape).flatten().contiguous()
 
 
-def _attention_factor(config: ModelConfig) -> float:
+def attention_factor(config: ModelConfig) -> float:
     """Return YaRN's factor on the rotary tables: given, or as the reference derives it."""
     stretch = config.rope
     if stretch.kind != "yarn":

@@ -14,23 +14,32 @@ from moestro.model.feedforward import FeedForward
 from moestro.model.gate import Gate
 from moestro.model.linear import Linear
 from moestro.model.model import Transformer
+from moestro.model.stack import build_stack
 from moestro.ops.kernels import Kernels, Packed
+from moestro.ops.native import NativeKernels
 from moestro.ops.panels import WeightKind, pack
 
 
 @torch.no_grad()
 def prepare(model: Transformer, kernels: Kernels, kind: WeightKind) -> None:
-    """Pack all matrices of a model in place, rounding their numbers to a kind."""
-    _prepare_head(model, kernels, kind)
+    """Pack all matrices of a model in place, rounding their numbers to a kind.
+
+    int4 keeps the head and the MTP modules in int8: a wrong last digit shows there at once.
+    """
+    finer: WeightKind = "int8" if kind == "int4" else kind
+    _prepare_head(model, kernels, finer)
     fused = set(_fused_matrices(model))
+    drafting = set(model.mtp.modules())
     # A list: feed-forwards give up the modules that hold their matrices.
     for module in list(model.modules()):
         if isinstance(module, Gate):
             module.prepare(kernels)
         elif isinstance(module, Attention | Experts | FeedForward | Linear) and module not in fused:
-            module.prepare(kernels, kind)
+            module.prepare(kernels, finer if module in drafting else kind)
     # float32: the kernels multiply in it, and activations are few beside weights.
     model.compute_dtype = torch.float32
+    if isinstance(kernels, NativeKernels):
+        model.stack = build_stack(model, kernels)
 
 
 def _fused_matrices(model: Transformer) -> Iterator[Linear]:

@@ -1,6 +1,6 @@
 """Which kernels run here, and why: the native ones where they load and agree with their twin.
 
-The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2. Next: native.py,
+The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2, avx512. Next: native.py,
 model/prepare.py.
 
 Shapes: T tokens, K slots per token, D width, E experts, F expert width.
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "MOESTRO_KERNELS"
 # Sums of this length in float32, in two orders, differ by far less.
 _TOLERANCE = 1e-3
-_CHECKED: tuple[WeightKind, ...] = ("float32", "bfloat16")
+_CHECKED: tuple[WeightKind, ...] = ("float32", "bfloat16", "int8", "int4")
 
 
 @dataclass(frozen=True)

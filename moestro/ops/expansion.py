@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moestro.ops.kernels import Kernels, Packed
-from moestro.ops.panels import WeightKind, pack
+from moestro.ops.panels import WeightKind, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,21 @@ class PackedExpansion:
 
 @dataclass(frozen=True)
 class Expansion:
-    """The matrix by heads: its first N rows make keys, the other V rows values."""
+    """The matrix by heads: its first N rows make keys, the other V rows values.
 
-    weight_HEC: Tensor
+    Held as it is or packed, never both.
+    """
+
+    weight_HEC: Tensor | None
     packed: PackedExpansion | None = None
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return up_HEC in the dtype of the arithmetic."""
-        return self.weight_HEC.to(dtype)
+        if self.weight_HEC is not None:
+            return self.weight_HEC.to(dtype)
+        assert self.packed is not None
+        key_HCN, value_HVC = (unpack(part.weights) for part in (self.packed.keys, self.packed.values))
+        return torch.cat([key_HCN.transpose(1, 2), value_HVC], dim=1).to(dtype)
 
     def carry(self, nope_THN: Tensor) -> Tensor:
         """Return queries in the latent space, query_THC."""

@@ -1,19 +1,24 @@
 """Products with packed weights: what the kernels promise, and the torch twin that specifies them.
 
-A row's result has the same bits whatever the other rows are; the twin promises only the numbers.
-Knows no processor. Next: native.py, choose.py.
+Inputs are rounded as the weights' kind asks: bfloat16 weights multiply bfloat16 inputs, int8 and
+int4 weights multiply int8 inputs with a scale for each group of 32. A row's result has the same
+bits whatever the other rows are; the twin promises only the numbers. Knows no processor.
+Next: native.py, choose.py.
 
-Shapes: T tokens, H matrices (1, or one per head), D inputs, N outputs, K slots per token.
+Shapes: T tokens, H matrices (1, or one per head), D inputs, N outputs, K slots per token, g groups
+of inputs.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops.grouped import apply_experts_one_by_one, sort_pairs
-from moestro.ops.panels import Panels, unpack, unpack_gate_up
+from moestro.ops.grouped import sort_pairs
+from moestro.ops.panels import Panels, WeightKind, unpack, unpack_gate_up
+from moestro.ops.quantize import GROUP, num_groups
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,40 @@ class TorchKernels:
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Unpack and multiply."""
-        return torch.einsum("thd,hnd->thn", x_THD, unpack(weights))
+        return torch.einsum("thd,hnd->thn", round_inputs(x_THD, weights.kind), unpack(weights))
 
     def apply_experts(self, x_TD: Tensor, visits: Visits, experts: PackedExperts) -> Tensor:
         """Unpack and take one expert after the other."""
-        gate_up_EGD = unpack_gate_up(experts.gate_up, experts.down.depth)
-        pairs = sort_pairs(visits.experts_TK, visits.is_used_TK, len(gate_up_EGD))
-        down_EDF = unpack(experts.down)
-        return apply_experts_one_by_one(x_TD, visits.weights_TK, pairs, gate_up_EGD, down_EDF)
+        gate_up, down = experts.gate_up, experts.down
+        pairs = sort_pairs(visits.experts_TK, visits.is_used_TK, down.num_matrices)
+        weights_P = x_TD.new_zeros(pairs.borders[-1] + 1)
+        weights_P[pairs.slot_TK.flatten()] = visits.weights_TK.flatten()
+        rounded_TD, out_TD = round_inputs(x_TD, gate_up.kind), torch.zeros_like(x_TD)
+        gate_up_EGD, down_EDF = unpack_gate_up(gate_up, down.depth), unpack(down)
+        for expert in range(down.num_matrices):
+            rows = slice(pairs.borders[expert], pairs.borders[expert + 1])
+            token_N = pairs.token_P[rows]
+            gate_NF, up_NF = F.linear(rounded_TD[token_N], gate_up_EGD[expert]).chunk(2, dim=-1)
+            # Weights scale hidden activations, before these are rounded.
+            hidden_NF = F.silu(gate_NF) * (up_NF * weights_P[rows, None])
+            out_ND = F.linear(round_inputs(hidden_NF, down.kind), down_EDF[expert])
+            out_TD = out_TD.index_add(0, token_N, out_ND)
+        return out_TD
 
     def sigmoid(self, x: Tensor) -> Tensor:
         """Do as torch does."""
         return x.sigmoid()
+
+
+def round_inputs(x: Tensor, kind: WeightKind) -> Tensor:
+    """Round the last dimension to what meets weights of a kind, in float32."""
+    if kind == "float32":
+        return x
+    if kind == "bfloat16":
+        return x.bfloat16().float()
+    depth = x.shape[-1]
+    grouped = F.pad(x, (0, num_groups(depth) * GROUP - depth)).unflatten(-1, (-1, GROUP))
+    most_g1 = grouped.abs().amax(dim=-1, keepdim=True)
+    inverse_g1 = torch.where(most_g1 > 0, 127 / most_g1, 0.0)
+    codes = (grouped * inverse_g1).round()
+    return (codes * (most_g1 / 127)).flatten(-2)[..., :depth]

@@ -46,7 +46,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     return NativeKernels(request.param, load_native())
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=["float32", "bfloat16", "int8", "int4"])
 def kind(request: pytest.FixtureRequest) -> WeightKind:
     return request.param
 
@@ -102,8 +102,10 @@ def test_experts_equal_the_twins(
     x_TD, experts = draw(T, D, seed=0), layer(D, E, F, kind)
     chosen = visits(T, K, E)
     found = kernels.apply_experts(x_TD, chosen, experts)
+    # A hidden activation next to a border is rounded to either side.
+    atol = 1e-5 if kind == "float32" else 1e-3
     torch.testing.assert_close(
-        found, TWIN.apply_experts(x_TD, chosen, experts), atol=1e-5, rtol=1e-5
+        found, TWIN.apply_experts(x_TD, chosen, experts), atol=atol, rtol=1e-5
     )
 
 

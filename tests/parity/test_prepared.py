@@ -50,25 +50,24 @@ def test_a_prepared_model_computes_the_same(kernels: Kernels, changes: dict[str,
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_bfloat16_weights_are_those_that_the_checkpoint_holds(kernels: Kernels) -> None:
+def test_bfloat16_is_as_close_as_torchs_own(kernels: Kernels) -> None:
     config = tiny_config()
     model = random_model(config)
     for weight in model.parameters():
         weight.data = weight.data.bfloat16().float()
+    half = copy.deepcopy(model)
+    half.compute_dtype = torch.bfloat16
     other = prepared(model, kernels, "bfloat16")
     tokens_BS = random_tokens(config, 1, 9)
     with torch.no_grad():
-        expected, found = (each.logits(each(tokens_BS)) for each in (model, other))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        exact, torchs, ours = (each.logits(each(tokens_BS)) for each in (model, half, other))
+    assert (ours - exact).abs().max() <= 1.2 * (torchs - exact).abs().max()
 
 
 def test_memory_holds_the_weights_once(kernels: Kernels) -> None:
     model = prepared(random_model(tiny_config()), kernels)
     left = {name for name, _ in model.named_parameters() if "norm" not in name}
-    assert all(
-        name.endswith(("gate.weight", "kv_b_proj.weight")) or name == "embed_tokens.weight"
-        for name in left
-    )
+    assert all(name.endswith("gate.weight") or name == "embed_tokens.weight" for name in left)
 
 
 def test_a_prepared_engine_gives_the_same_bits_in_any_company() -> None:

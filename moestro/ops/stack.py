@@ -1,0 +1,208 @@
+"""A model's layers as one native call: a step's rows through all of them, latents to their pages.
+
+The torch modules are the specification. Holds the tensors whose addresses C++ has. Knows no model;
+model/stack.py takes one apart. Next: native.py; native/run.h has the phases.
+
+Shapes: T rows, D width, L sparse layers, K slots per row, A blocks, Z tokens per block, W cache
+width, S sequences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moestro.ops.kernels import PackedExperts
+from moestro.ops.native import FORMATS, NativeKernels
+from moestro.ops.panels import Panels
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A scale and the epsilon of its root mean square."""
+
+    weight_D: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Packed weights and what is added to their outputs."""
+
+    weights: Panels
+    bias_N: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GateParts:
+    """A gate's weight in float32, its selection bias and its thresholds, where it has them."""
+
+    weight: Panels
+    bias_E: Tensor | None
+    thresholds_N: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParts:
+    """One layer. Without query compression `query_a` and `query_norm` are None.
+
+    A dense layer has no `gate` and no `routed`: its feed-forward is one shared expert.
+    """
+
+    input_norm: Norm
+    query_a: Matrix | None
+    query_norm: Norm | None
+    query: Matrix
+    latent: Matrix
+    latent_norm: Norm
+    keys: Panels
+    values: Panels
+    out: Matrix
+    post_norm: Norm
+    gate: GateParts | None
+    routed: PackedExperts | None
+    shared: PackedExperts | None
+
+
+@dataclass(frozen=True)
+class StackStep:
+    """Which rows there are: positions, slots of their latents, budgets, and whose they are.
+
+    `sequences_S3` has each sequence's first row, its number of rows, and where in `tables` its
+    blocks begin. `fractions_T` None takes all experts.
+    """
+
+    positions_T: Tensor
+    slots_T: Tensor
+    fractions_T: Tensor | None
+    sequences_S3: Tensor
+    tables: Tensor
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the gates of a run chose."""
+
+    experts_LTK: Tensor
+    weights_LTK: Tensor
+    is_used_LTK: Tensor
+
+
+@dataclass
+class NativeStack:
+    """Layers ready to run. `shape` gives native.Shape's fields; MTP modules' layers come last."""
+
+    kernels: NativeKernels
+    shape: dict[str, Any]
+    layers: Sequence[LayerParts]
+    final_norm: Norm
+    frequencies_P: Tensor
+    fractions_N: Tensor | None
+    cache_dtype: torch.dtype
+    _native: Any = field(init=False)
+    # What C++ has addresses of.
+    _kept: list[Tensor] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Describe everything to C++."""
+        native = self.kernels.native
+        shape = native.Shape()
+        for name, value in self.shape.items():
+            setattr(shape, name, value)
+        shape.frequencies = self._address(self.frequencies_P)
+        shape.num_fractions = 0 if self.fractions_N is None else len(self.fractions_N)
+        shape.fractions = self._address(self.fractions_N)
+        layers = [self._layer(parts) for parts in self.layers]
+        self._native = native.Stack(self.kernels.library, shape, layers)
+        self._native.set_final_norm(self._norm(self.final_norm))
+
+    def attach(self, pages_LAZW: Tensor) -> None:
+        """Keep latents in these pages from now on."""
+        assert pages_LAZW.is_contiguous()
+        assert pages_LAZW.dtype == self.cache_dtype
+        L, A, Z, _ = pages_LAZW.shape
+        assert len(self.layers) == L
+        self._kept.append(pages_LAZW)
+        kind = FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"]
+        self._native.set_pages(pages_LAZW.data_ptr(), kind, A * Z, Z)
+
+    def run(self, x_TD: Tensor, layers: range, step: StackStep, has_final_norm: bool) -> Choices:
+        """Send rows through some layers, in place; with the final norm if asked for."""
+        assert x_TD.dtype == torch.float32
+        assert x_TD.is_contiguous()
+        T, K = len(x_TD), self.shape["num_slots"]
+        L = sum(self.layers[index].gate is not None for index in layers)
+        chosen = Choices(
+            torch.empty(L, T, K, dtype=torch.int64),
+            torch.empty(L, T, K),
+            torch.empty(L, T, K, dtype=torch.bool),
+        )
+        fractions_T = step.fractions_T
+        self._native.run(
+            layers.start,
+            layers.stop,
+            x_TD.data_ptr(),
+            T,
+            step.positions_T.data_ptr(),
+            step.slots_T.data_ptr(),
+            0 if fractions_T is None else fractions_T.data_ptr(),
+            step.sequences_S3.data_ptr(),
+            len(step.sequences_S3),
+            step.tables.data_ptr(),
+            chosen.experts_LTK.data_ptr(),
+            chosen.weights_LTK.data_ptr(),
+            chosen.is_used_LTK.data_ptr(),
+            has_final_norm,
+            torch.get_num_threads(),
+        )
+        return chosen
+
+    def _layer(self, parts: LayerParts) -> Any:
+        layer = self.kernels.native.Layer()
+        layer.input_norm = self._norm(parts.input_norm)
+        if parts.query_a is not None and parts.query_norm is not None:
+            # One rounding of the stream serves both products.
+            assert parts.query_a.weights.kind == parts.latent.weights.kind
+            layer.query_a = self._matrix(parts.query_a)
+            layer.query_norm = self._norm(parts.query_norm)
+        layer.query = self._matrix(parts.query)
+        layer.latent = self._matrix(parts.latent)
+        layer.latent_norm = self._norm(parts.latent_norm)
+        layer.keys = self.kernels.matrices(parts.keys)
+        layer.values = self.kernels.matrices(parts.values)
+        layer.out = self._matrix(parts.out)
+        layer.post_norm = self._norm(parts.post_norm)
+        if parts.gate is not None:
+            gate = parts.gate
+            layer.gate = self.kernels.native.Gate(
+                self.kernels.matrices(gate.weight),
+                self._address(gate.bias_E),
+                self._address(gate.thresholds_N),
+            )
+        if parts.routed is not None:
+            layer.routed = self._experts(parts.routed)
+        if parts.shared is not None:
+            layer.shared = self._experts(parts.shared)
+        return layer
+
+    def _norm(self, norm: Norm) -> Any:
+        return self.kernels.native.Norm(self._address(norm.weight_D), norm.eps)
+
+    def _matrix(self, matrix: Matrix) -> Any:
+        bias_N = None if matrix.bias_N is None else self._keep(matrix.bias_N)
+        return self.kernels.matrices(matrix.weights, bias_N)
+
+    def _experts(self, experts: PackedExperts) -> Any:
+        gate_up, down = (self.kernels.matrices(part) for part in (experts.gate_up, experts.down))
+        return self.kernels.native.Experts(gate_up, down)
+
+    def _address(self, tensor: Tensor | None) -> int:
+        return 0 if tensor is None else self._keep(tensor).data_ptr()
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """Return a tensor as C++ reads it, and see that it lives as long as this."""
+        plain = tensor.detach().float().contiguous()
+        self._kept.append(plain)
+        return plain

@@ -1,0 +1,10 @@
+// The kernels for processors with AVX-512, VNNI and BF16.
+
+#define MOESTRO_ISA avx512
+#include "isa_avx512.h"
+#include "run.h"
+
+namespace moestro {
+const Kernels avx512_kernels = {avx512::multiply<Avx512>, avx512::apply_experts<Avx512>,
+                             avx512::fill_sigmoids<Avx512>, avx512::run<Avx512>};
+}

@@ -1,0 +1,113 @@
+// A block's inputs as the tiles read them: rounded as the weights' format asks, and the words of
+// its rows side by side. Next: tile.h.
+
+#pragma once
+
+#include <cstring>
+
+#include "numbers.h"
+#include "workspace.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Up to BLOCK_ROWS rows: words[w * num_rows + r]; quantized ones have a scale for each group, and
+// where the group's count starts, which makes up for weights stored without a sign.
+struct Block {
+  uint32_t* words;
+  float* scales;
+  int32_t* starts;
+  int64_t num_rows;
+};
+
+// Memory for the inputs of so many rows, in a format or in whichever needs most.
+struct InputMemory {
+  InputMemory() = default;
+  InputMemory(Workspace& workspace, int64_t depth, int64_t num_rows,
+              Format format = Format::float32)
+      : words(workspace.take<uint32_t>(num_rows * num_words(format, round_up(depth, GROUP)))),
+        scales(workspace.take<float>(num_rows * num_groups(depth))),
+        starts(workspace.take<int32_t>(num_rows * num_groups(depth))) {}
+
+  uint32_t* words = nullptr;
+  float* scales = nullptr;
+  int32_t* starts = nullptr;
+};
+
+// Inputs for one matrix; a block begins at its first row.
+class Inputs {
+ public:
+  Inputs(const InputMemory& memory, const Matrices& weights)
+      : memory_(memory),
+        num_words_(num_words(weights.format, weights.depth)),
+        num_groups_(is_quantized(weights.format) ? num_groups(weights.depth) : 0) {}
+
+  Block block(int64_t first_row, int64_t rows) const {
+    return {memory_.words + first_row * num_words_, memory_.scales + first_row * num_groups_,
+            memory_.starts + first_row * num_groups_, rows};
+  }
+
+ private:
+  InputMemory memory_;
+  int64_t num_words_, num_groups_;
+};
+
+// What is added to weights so that they have no sign.
+static constexpr int32_t offset(Format format) { return format == Format::int4 ? 8 : 128; }
+
+// Puts GROUP numbers of row `r` into group `g` of a block of quantized inputs.
+template <class Isa>
+void quantize_group(const float* x, Format format, int64_t g, int64_t r, const Block& block) {
+  using Lanes = typename Isa::Lanes;
+  const Lanes low = Isa::load(x), high = Isa::load(x + PANEL);
+  const float most = Isa::largest(Isa::larger(Isa::absolute(low), Isa::absolute(high)));
+  // Zero, unless a number is infinite or none: then the group is NaN, whatever `largest` says.
+  const float fault = Isa::sum(Isa::multiply(Isa::add(low, high), Isa::fill(0.0f)));
+  const Lanes inverse = Isa::fill(most > 0.0f ? 127.0f / most : 0.0f);
+  alignas(16) int8_t codes[GROUP];
+  Isa::store_int8(Isa::round(Isa::multiply(low, inverse)), codes);
+  Isa::store_int8(Isa::round(Isa::multiply(high, inverse)), codes + PANEL);
+  int32_t sum = 0;
+  for (int i = 0; i < GROUP; ++i) sum += codes[i];
+  const int64_t place = g * block.num_rows + r;
+  block.scales[place] = most / 127.0f + fault;
+  block.starts[place] = -offset(format) * sum;
+  for (int w = 0; w < GROUP / 4; ++w) {
+    std::memcpy(block.words + (g * (GROUP / 4) + w) * block.num_rows + r, codes + 4 * w, 4);
+  }
+}
+
+// Puts PANEL numbers of row `r`, from input `start` on, into a block of inputs without scales.
+template <class Isa>
+void round_lanes(typename Isa::Lanes a, Format format, int64_t start, int64_t count, int64_t r,
+                 const Block& block) {
+  const int64_t rows = block.num_rows;
+  if (format == Format::float32) {
+    float some[PANEL];
+    Isa::store(a, some);
+    for (int64_t c = 0; c < count; ++c) std::memcpy(block.words + (start + c) * rows + r, some + c, 4);
+  } else {
+    alignas(32) uint16_t some[PANEL];
+    Isa::store_bfloat16(a, some);
+    for (int64_t c = 0; c < count; c += 2) {
+      std::memcpy(block.words + (start + c) / 2 * rows + r, some + c, 4);
+    }
+  }
+}
+
+// Puts a row of numbers in as row `r` of a block.
+template <class Isa>
+void put_row(const float* x, Format format, int64_t depth, int64_t r, const Block& block) {
+  if (!is_quantized(format)) {
+    return by_lanes<Isa>(x, depth, 0.0f, [&](typename Isa::Lanes a, int64_t start, int64_t count) {
+      round_lanes<Isa>(a, format, start, count, r, block);
+    });
+  }
+  int64_t g = 0;
+  for (; (g + 1) * GROUP <= depth; ++g) quantize_group<Isa>(x + g * GROUP, format, g, r, block);
+  if (g * GROUP == depth) return;
+  float some[GROUP];
+  for (int64_t i = 0; i < GROUP; ++i) some[i] = g * GROUP + i < depth ? x[g * GROUP + i] : 0.0f;
+  quantize_group<Isa>(some, format, g, r, block);
+}
+
+}  // namespace moestro::MOESTRO_ISA

@@ -1,0 +1,119 @@
+// Sixteen lanes in one AVX-512 register, with the dot products of VNNI and BF16. Next: numbers.h.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace moestro {
+
+struct Avx512 {
+  // Sixteen floats.
+  struct Lanes {
+    __m512 value;
+  };
+  // Sixteen 32-bit words: counts, or weights as they are stored.
+  struct Words {
+    __m512i value;
+  };
+  // Panels that a tile of so many rows takes: sums fill the registers, and no more.
+  static constexpr int tile_panels(bool is_quantized, int num_rows) {
+    return is_quantized ? (num_rows == 1 ? 4 : 2) : 4;
+  }
+
+  static Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
+  static void store(Lanes a, float* to) { _mm512_storeu_ps(to, a.value); }
+  static Lanes fill(float number) { return {_mm512_set1_ps(number)}; }
+  static Lanes load_half(const uint16_t* from) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+  }
+  static Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+    return {_mm512_fmadd_ps(a.value, b.value, c.value)};
+  }
+  static Lanes add(Lanes a, Lanes b) { return {_mm512_add_ps(a.value, b.value)}; }
+  static Lanes multiply(Lanes a, Lanes b) { return {_mm512_mul_ps(a.value, b.value)}; }
+  static Lanes divide(Lanes a, Lanes b) { return {_mm512_div_ps(a.value, b.value)}; }
+  static Lanes smaller(Lanes a, Lanes b) { return {_mm512_min_ps(a.value, b.value)}; }
+  static Lanes larger(Lanes a, Lanes b) { return {_mm512_max_ps(a.value, b.value)}; }
+  static Lanes absolute(Lanes a) { return {_mm512_abs_ps(a.value)}; }
+  static Lanes round(Lanes a) {
+    return {_mm512_roundscale_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // 2^a for whole numbers.
+  static Lanes power_of_two(Lanes a) {
+    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a.value), _mm512_set1_epi32(127));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+  }
+  static float sum(Lanes a) { return _mm512_reduce_add_ps(a.value); }
+  static float largest(Lanes a) { return _mm512_reduce_max_ps(a.value); }
+
+  static Words load(const void* from) { return {_mm512_loadu_si512(from)}; }
+  static Words fill(int32_t number) { return {_mm512_set1_epi32(number)}; }
+  static Words fill_word(const uint32_t* from) {
+    return {_mm512_set1_epi32(static_cast<int32_t>(*from))};
+  }
+  static Words low_nibbles(Words a) {
+    return {_mm512_and_si512(a.value, _mm512_set1_epi8(0x0f))};
+  }
+  static Words high_nibbles(Words a) {
+    return {_mm512_and_si512(_mm512_srli_epi16(a.value, 4), _mm512_set1_epi8(0x0f))};
+  }
+  static Lanes to_lanes(Words a) { return {_mm512_cvtepi32_ps(a.value)}; }
+
+  // Adds one word's products: of floats, of two bfloat16, of four bytes (weights without a sign).
+  static Lanes add_floats(Lanes sum, Words weights, Words x) {
+    return {_mm512_fmadd_ps(_mm512_castsi512_ps(weights.value), _mm512_castsi512_ps(x.value),
+                            sum.value)};
+  }
+  static Lanes add_pairs(Lanes sum, Words weights, Words x) {
+    return {_mm512_dpbf16_ps(sum.value, (__m512bh)weights.value, (__m512bh)x.value)};
+  }
+  static Words add_bytes(Words sum, Words weights, Words x) {
+    return {_mm512_dpbusd_epi32(sum.value, weights.value, x.value)};
+  }
+
+  // Rounds to bfloat16, to nearest even.
+  static void store_bfloat16(Lanes a, uint16_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(a.value));
+  }
+  static void store_int8(Lanes a, int8_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
+  }
+
+  // Words of sixteen rows, side by side: to[w * 16 + r] = rows[r][w] for w < 16.
+  static void transpose(const uint32_t* const* rows, int64_t start, uint32_t* to) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + start);
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+      b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+      b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+      b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+      _mm512_storeu_si512(to + i * 16, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+      _mm512_storeu_si512(to + (i + 8) * 16, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+      _mm512_storeu_si512(to + (i + 4) * 16, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
+      _mm512_storeu_si512(to + (i + 12) * 16, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+    }
+  }
+  // Halves of two rows in turn: to[c] has even[c] below odd[c], for c < 16.
+  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
+};
+
+}  // namespace moestro

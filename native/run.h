@@ -1,0 +1,378 @@
+// READ FIRST of the kernels: one step through the layers, phase by phase, all threads together.
+//
+// Phases end with a barrier. What a phase computes for one row depends on that row (and on its
+// sequence's cached latents), never on its neighbours. Next: attention.h, experts.h, gate.h.
+
+#pragma once
+
+#include <new>
+
+#include "attention.h"
+#include "experts.h"
+#include "gate.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Memory of one step, for the largest of its layers.
+struct Memory {
+  Memory(Workspace& workspace, const Stack& stack, const Step& step, const AttentionPlan& plan,
+         int num_threads)
+      : mixture_width(round_up(stack.shape.latent, PANEL)) {
+    const Shape& shape = stack.shape;
+    const int64_t rows = step.num_rows, heads = shape.num_heads;
+    int64_t rank = 0, experts = 1, width = 1, shared_width = 1;
+    for (int64_t i = step.first_layer; i < step.last_layer; ++i) {
+      const Layer& layer = stack.layers[i];
+      rank = larger(rank, layer.query_a.num_outputs);
+      experts = larger(experts, layer.routed.down.num_matrices);
+      width = larger(width, layer.routed.down.depth);
+      shared_width = larger(shared_width, layer.shared.down.depth);
+    }
+    const int64_t pairs = rows * shape.num_slots;
+    angles = workspace.take<float>(rows * shape.rotary);
+    normed = workspace.take<float>(rows * shape.hidden);
+    compressed = workspace.take<float>(rows * rank);
+    query = workspace.take<float>(rows * heads * shape.query_width());
+    latent = workspace.take<float>(rows * shape.cache_width());
+    carried = workspace.take<float>(rows * heads * shape.cache_width());
+    attended = workspace.take<float>(rows * heads * shape.value);
+    logits = workspace.take<float>(rows * experts);
+    selections = workspace.take<float>(num_threads * experts);
+    mixed = workspace.take<float>(num_threads * shape.latent);
+    parts = workspace.take<Part>(plan.num_all_parts());
+    mixtures = workspace.take<float>(plan.num_all_parts() * mixture_width);
+    most_experts = experts;
+    inputs = InputMemory(workspace, shape.hidden, rows);
+    query_inputs = InputMemory(workspace, rank, rows);
+    out_inputs = InputMemory(workspace, heads * shape.value, rows);
+    head_inputs = workspace.take<InputMemory>(num_threads);
+    for (int i = 0; i < num_threads; ++i) {
+      head_inputs[i] = InputMemory(workspace, larger(shape.nope, shape.latent), rows);
+    }
+    routed_pairs = Pairs(workspace, pairs, experts);
+    shared_pairs = Pairs(workspace, rows, 1);
+    routed_inputs = InputMemory(workspace, shape.hidden, pairs);
+    routed_hidden = InputMemory(workspace, width, pairs);
+    shared_inputs = InputMemory(workspace, shape.hidden, rows);
+    shared_hidden = InputMemory(workspace, shared_width, rows);
+  }
+
+  const int64_t mixture_width;
+  int64_t most_experts;
+  float *angles, *normed, *compressed, *query, *latent, *carried, *attended, *logits, *selections;
+  float *mixed, *mixtures;
+  Part* parts;
+  InputMemory inputs, query_inputs, out_inputs;
+  InputMemory* head_inputs;
+  Pairs routed_pairs, shared_pairs;
+  InputMemory routed_inputs, routed_hidden, shared_inputs, shared_hidden;
+};
+
+template <class Isa>
+class Run {
+ public:
+  Run(const Stack& stack, const Step& step, Workspace& workspace, int num_threads)
+      : shape_(stack.shape),
+        layers_(stack.layers),
+        step_(step),
+        rows_(step.num_rows),
+        blocks_(step.num_rows),
+        num_threads_(num_threads),
+        plan_(workspace, step, stack.shape.num_heads, num_threads),
+        memory_(workspace, stack, step, plan_, num_threads),
+        spans_(workspace.take<Span>(num_threads)) {
+    for (int i = 0; i < num_threads; ++i) {
+      new (spans_ + i)
+          Span(workspace, step.cache_format, shape_.cache_width(), memory_.mixture_width);
+    }
+    memory_.shared_pairs.visit_one(rows_);
+  }
+
+  void run() {
+    run_team(num_threads_, [&](Team& team) {
+      team.each(rows_, [&](int64_t t) { fill_angles(t); });
+      team.barrier();
+      int64_t num_sparse = 0;
+      for (int64_t i = step_.first_layer; i < step_.last_layer; ++i) {
+        const Layer& layer = layers_[i];
+        const int64_t bytes = step_.cache_format == Format::float32 ? 4 : 2;
+        const Cached cached{
+            step_.pages + i * step_.layer_slots * shape_.cache_width() * bytes,
+            step_.cache_format, step_.block_size, shape_.cache_width()};
+        project(team, layer);
+        cache(team, layer, cached);
+        carry(team, layer);
+        mix(team, layer, cached);
+        feed_forward(team, layer, num_sparse);
+        num_sparse += layer.routed.down.data != nullptr;
+      }
+      if (step_.final_norm.weight != nullptr) {
+        team.each(rows_, [&](int64_t t) {
+          normalize<Isa>(x(t), step_.final_norm.weight, step_.final_norm.epsilon, shape_.hidden,
+                         x(t));
+        });
+      }
+      team.barrier();
+    });
+  }
+
+ private:
+  float* x(int64_t t) const { return step_.x + t * shape_.hidden; }
+
+  void fill_angles(int64_t t) {
+    const int64_t pairs = shape_.rotary / 2;
+    for (int64_t i = 0; i < pairs; ++i) {
+      // The angle is a float32, as the reference has it.
+      const float angle = static_cast<float>(step_.positions[t]) * shape_.frequencies[i];
+      float* row = memory_.angles + t * shape_.rotary;
+      row[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * shape_.rotary_factor;
+      row[pairs + i] =
+          static_cast<float>(std::sin(static_cast<double>(angle))) * shape_.rotary_factor;
+    }
+  }
+
+  void rotate(int64_t t, const float* from, float* to) const {
+    const int64_t pairs = shape_.rotary / 2;
+    const float* cosines = memory_.angles + t * shape_.rotary;
+    const float* sines = cosines + pairs;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float first = shape_.is_interleaved ? from[2 * i] : from[i];
+      const float second = shape_.is_interleaved ? from[2 * i + 1] : from[pairs + i];
+      to[i] = first * cosines[i] - second * sines[i];
+      to[pairs + i] = second * cosines[i] + first * sines[i];
+    }
+  }
+
+  // Rounds a block's rows of `from`, which are `stride` apart.
+  void put_block(const float* from, int64_t stride, const Matrices& weights, int64_t b,
+                 const Inputs& inputs) const {
+    const Block block = inputs.block(blocks_.first(b), blocks_.rows(b));
+    for (int64_t r = 0; r < block.num_rows; ++r) {
+      put_row<Isa>(from + (blocks_.first(b) + r) * stride, weights.format, weights.depth, r, block);
+    }
+  }
+
+  void normalize_block(const Norm& norm, const float* from, int64_t number, int64_t b,
+                       float* to) const {
+    for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
+      normalize<Isa>(from + t * number, norm.weight, norm.epsilon, number, to + t * number);
+    }
+  }
+
+  // All rows times a matrix, stored to `y`.
+  void multiply_to(Team& team, const Matrices& weights, const Inputs& inputs, float* y) const {
+    multiply_shared<Isa>(team, weights, blocks_, inputs, [&](int64_t b, const Outputs& outputs) {
+      store_outputs<Isa>(outputs, weights, y + blocks_.first(b) * weights.num_outputs,
+                         weights.num_outputs);
+    });
+    team.barrier();
+  }
+
+  // The stream's normed rows to the query (or its compression) and to the latent.
+  void project(Team& team, const Layer& layer) {
+    const bool is_compressed = layer.query_a.data != nullptr;
+    const Matrices& first = is_compressed ? layer.query_a : layer.query;
+    const Inputs inputs(memory_.inputs, first);
+    team.each(blocks_.number, [&](int64_t b) {
+      normalize_block(layer.input_norm, step_.x, shape_.hidden, b, memory_.normed);
+      put_block(memory_.normed, shape_.hidden, first, b, inputs);
+    });
+    team.barrier();
+    multiply_to(team, first, inputs, is_compressed ? memory_.compressed : memory_.query);
+    multiply_to(team, layer.latent, inputs, memory_.latent);
+  }
+
+  // Normed latents and rotated keys to their slots; the query out of its compression.
+  void cache(Team& team, const Layer& layer, const Cached& cached) {
+    const bool is_compressed = layer.query_a.data != nullptr;
+    const Inputs inputs(memory_.query_inputs, layer.query);
+    team.each(blocks_.number, [&](int64_t b) {
+      for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
+        cache_row(layer, cached, t);
+      }
+      if (!is_compressed) return;
+      const int64_t rank = layer.query.depth;
+      normalize_block(layer.query_norm, memory_.compressed, rank, b, memory_.compressed);
+      put_block(memory_.compressed, rank, layer.query, b, inputs);
+    });
+    team.barrier();
+    if (is_compressed) multiply_to(team, layer.query, inputs, memory_.query);
+  }
+
+  void cache_row(const Layer& layer, const Cached& cached, int64_t t) {
+    float* row = memory_.latent + t * shape_.cache_width();
+    normalize<Isa>(row, layer.latent_norm.weight, layer.latent_norm.epsilon, shape_.latent, row);
+    float* rotary = row + shape_.latent;
+    float turned[512];
+    rotate(t, rotary, turned);
+    std::memcpy(rotary, turned, sizeof(float) * shape_.rotary);
+    char* slot = cached.slot(step_.slots[t]);
+    if (cached.format == Format::float32) {
+      std::memcpy(slot, row, cached.slot_bytes());
+      return;
+    }
+    by_lanes<Isa>(row, cached.width, 0.0f, [&](auto a, int64_t start, int64_t count) {
+      uint16_t some[PANEL];
+      Isa::store_bfloat16(a, some);
+      std::memcpy(slot + 2 * start, some, 2 * count);
+    });
+  }
+
+  // Queries to the latent space, head by head (W^UK absorbed), with their rotated part behind.
+  void carry(Team& team, const Layer& layer) {
+    const Matrices& keys = layer.keys;
+    const int64_t heads = shape_.num_heads, width = shape_.cache_width();
+    const Inputs inputs(memory_.head_inputs[team.rank()], keys);
+    team.each(heads, [&](int64_t h) {
+      const float* query = memory_.query + h * shape_.query_width();
+      float* carried = memory_.carried + h * width;
+      for (int64_t b = 0; b < blocks_.number; ++b) {
+        put_block(query, heads * shape_.query_width(), keys, b, inputs);
+        multiply_head(keys, h, b, inputs, carried, heads * width);
+      }
+      for (int64_t t = 0; t < rows_; ++t) {
+        rotate(t, query + t * heads * shape_.query_width() + shape_.nope,
+               carried + t * heads * width + shape_.latent);
+      }
+    });
+    team.barrier();
+  }
+
+  void multiply_head(const Matrices& weights, int64_t h, int64_t b, const Inputs& inputs, float* y,
+                     int64_t stride) const {
+    with_format(weights.format, [&](auto format) {
+      multiply_block<Isa, decltype(format)::value>(
+          weights, h, 0, weights.num_panels, inputs.block(blocks_.first(b), blocks_.rows(b)),
+          [&](const Outputs& outputs) {
+            store_outputs<Isa>(outputs, weights, y + blocks_.first(b) * stride, stride);
+          });
+    });
+  }
+
+  // Attends, takes mixtures out of the latent space (W^UV absorbed), and adds them to the stream.
+  void mix(Team& team, const Layer& layer, const Cached& cached) {
+    const Attention<Isa> attention(plan_, step_, shape_, cached, memory_.carried,
+                                   memory_.mixture_width, memory_.parts, memory_.mixtures);
+    team.each(plan_.num_tasks(), [&](int64_t i) {
+      attention.run(plan_.task(i), spans_[team.rank()]);
+    });
+    team.barrier();
+    team.each(shape_.num_heads, [&](int64_t h) { expand(team, layer.values, attention, h); });
+    team.barrier();
+    const Inputs inputs(memory_.out_inputs, layer.out);
+    team.each(blocks_.number, [&](int64_t b) {
+      put_block(memory_.attended, layer.out.depth, layer.out, b, inputs);
+    });
+    team.barrier();
+    multiply_shared<Isa>(team, layer.out, blocks_, inputs, [&](int64_t b, const Outputs& outputs) {
+      for (int64_t r = 0; r < outputs.num_rows; ++r) {
+        add_outputs<Isa>(outputs, shape_.hidden, r, x(blocks_.first(b) + r));
+        if (layer.out.bias == nullptr) continue;
+        const int64_t first = outputs.panel * PANEL;
+        const int64_t last = smaller(first + outputs.num_panels * PANEL, shape_.hidden);
+        for (int64_t c = first; c < last; ++c) x(blocks_.first(b) + r)[c] += layer.out.bias[c];
+      }
+    });
+    team.barrier();
+  }
+
+  void expand(const Team& team, const Matrices& values, const Attention<Isa>& attention,
+              int64_t h) const {
+    const int64_t heads = shape_.num_heads;
+    const Inputs inputs(memory_.head_inputs[team.rank()], values);
+    float* mixed = memory_.mixed + team.rank() * shape_.latent;
+    for (int64_t s = 0; s < step_.num_sequences; ++s) {
+      const Sequence& sequence = step_.sequences[s];
+      for (int64_t i = 0; i < sequence.num_rows; ++i) {
+        const int64_t t = sequence.first_row + i, b = t / blocks_.size;
+        attention.finish(s, i * heads + h, mixed);
+        put_row<Isa>(mixed, values.format, values.depth, t - blocks_.first(b),
+                     inputs.block(blocks_.first(b), blocks_.rows(b)));
+      }
+    }
+    for (int64_t b = 0; b < blocks_.number; ++b) {
+      multiply_head(values, h, b, inputs, memory_.attended + h * shape_.value,
+                    heads * shape_.value);
+    }
+  }
+
+  void feed_forward(Team& team, const Layer& layer, int64_t sparse) {
+    const bool is_sparse = layer.routed.down.data != nullptr;
+    const Inputs inputs(memory_.inputs, layer.gate.weight);
+    team.each(blocks_.number, [&](int64_t b) {
+      normalize_block(layer.post_norm, step_.x, shape_.hidden, b, memory_.normed);
+      if (is_sparse) put_block(memory_.normed, shape_.hidden, layer.gate.weight, b, inputs);
+    });
+    team.barrier();
+    if (is_sparse) {
+      multiply_to(team, layer.gate.weight, inputs, memory_.logits);
+      choose_experts(team, layer.gate, sparse);
+    }
+    visit(team, layer);
+  }
+
+  void choose_experts(Team& team, const Gate& gate, int64_t sparse) {
+    const Choices& choices = step_.choices;
+    const int64_t first = sparse * rows_ * shape_.num_slots;
+    team.each(rows_, [&](int64_t t) {
+      const int64_t place = first + t * shape_.num_slots;
+      choose<Isa>(shape_, gate, step_.fractions == nullptr ? 1.0f : step_.fractions[t],
+                  memory_.logits + t * gate.weight.num_outputs,
+                  memory_.selections + team.rank() * memory_.most_experts,
+                  choices.experts + place, choices.weights + place, choices.is_used + place);
+    });
+    team.barrier();
+    if (team.rank() == 0) {
+      memory_.routed_pairs.sort({choices.experts + first, choices.weights + first,
+                                 choices.is_used + first, rows_, shape_.num_slots});
+    }
+    team.barrier();
+  }
+
+  void visit(Team& team, const Layer& layer) {
+    const ExpertWork routed(layer.routed, memory_.routed_pairs, memory_.routed_inputs,
+                            memory_.routed_hidden);
+    const ExpertWork shared(layer.shared, memory_.shared_pairs, memory_.shared_inputs,
+                            memory_.shared_hidden);
+    const bool has_routed = layer.routed.down.data != nullptr;
+    const bool has_shared = layer.shared.down.data != nullptr;
+    const int64_t routed_blocks = has_routed ? routed.pairs.num_blocks : 0;
+    const int64_t shared_blocks = has_shared ? shared.pairs.num_blocks : 0;
+    team.each(routed_blocks + shared_blocks, [&](int64_t b) {
+      put_pairs<Isa>(b < routed_blocks ? routed : shared, b < routed_blocks ? b : b - routed_blocks,
+                     memory_.normed);
+    });
+    team.barrier();
+    const int64_t routed_tasks = has_routed ? routed.num_tasks() : 0;
+    const int64_t shared_tasks = has_shared ? shared.num_tasks() : 0;
+    team.each(routed_tasks + shared_tasks, [&](int64_t i) {
+      fill_hidden<Isa>(i < routed_tasks ? routed : shared, i < routed_tasks ? i : i - routed_tasks);
+    });
+    team.barrier();
+    const PanelGroups groups(divide_up(shape_.hidden, PANEL), rows_, team.size());
+    team.each(groups.number, [&](int64_t g) {
+      if (has_routed) add_down<Isa>(routed, groups.first(g), groups.count(g), step_.x);
+      if (has_shared) add_down<Isa>(shared, groups.first(g), groups.count(g), step_.x);
+    });
+    team.barrier();
+  }
+
+  const Shape& shape_;
+  const Layer* layers_;
+  const Step& step_;
+  const int64_t rows_;
+  const Blocks blocks_;
+  const int num_threads_;
+  const AttentionPlan plan_;
+  Memory memory_;
+  Span* spans_;
+};
+
+template <class Isa>
+void run(const Stack& stack, const Step& step, Workspace& workspace, int num_threads) {
+  if (step.num_rows == 0) return;
+  workspace.reset();
+  Run<Isa>(stack, step, workspace, num_threads).run();
+}
+
+}  // namespace moestro::MOESTRO_ISA

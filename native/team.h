@@ -1,0 +1,59 @@
+// The threads of one call: they share tasks out and wait for each other.
+//
+// Threads come from OpenMP, which torch has a pool of; sanitizer builds take their own, because
+// OpenMP's synchronization is invisible to them. Knows no kernel. Next: isa_avx512.h.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace moestro {
+
+class Team {
+ public:
+  // What the threads of a team have in common.
+  struct Shared {
+    alignas(64) std::atomic<int> arrived{0};
+    alignas(64) std::atomic<int> epoch{0};
+    struct alignas(64) Counter {
+      std::atomic<int64_t> next{0};
+    } counters[3];
+  };
+
+  Team(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  // Calls task(i) for each i below a number; each i goes to the thread that is free first.
+  // At most one `each` between two barriers.
+  template <class Task>
+  void each(int64_t number, Task task) {
+    std::atomic<int64_t>& next = shared_.counters[epoch_ % 3].next;
+    for (;;) {
+      const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= number) return;
+      task(i);
+    }
+  }
+
+  // Waits for all threads: what one wrote before it, all see after it.
+  void barrier();
+
+ private:
+  Shared& shared_;
+  const int rank_, size_;
+  int epoch_ = 0;
+};
+
+// Runs work(context, team) on so many threads and waits for them; none of them may throw.
+void run_team(int num_threads, void (*work)(void*, Team&), void* context);
+
+template <class Work>
+void run_team(int num_threads, Work work) {
+  run_team(
+      num_threads, [](void* context, Team& team) { (*static_cast<Work*>(context))(team); }, &work);
+}
+
+}  // namespace moestro

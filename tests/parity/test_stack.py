@@ -1,0 +1,164 @@
+"""The native stack computes what the modules do, on every instruction set that this machine has.
+
+Shapes: T rows, D width, L layers, A blocks, Z tokens per block.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from moestro.model.cache import ContiguousCache
+from moestro.model.config import ModelConfig
+from moestro.model.model import Transformer
+from moestro.model.prepare import prepare
+from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.panels import WeightKind
+from moestro.ops.stack import NativeStack, StackStep
+from tests.builders import linear_budget, random_model, random_tokens, tiny_config
+
+NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
+BLOCK = 4
+CONFIGS = [
+    {},
+    {"q_lora_rank": 12, "attention_bias": True},
+    {"n_shared_experts": 2, "first_k_dense_replace": 2},
+    {"n_shared_experts": 0, "n_routed_experts": 8, "n_group": 4, "topk_group": 2},
+    {"kv_lora_rank": 30, "v_head_dim": 10, "qk_nope_head_dim": 6, "hidden_size": 50},
+    {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy", "n_group": 2,
+     "topk_group": 1, "n_routed_experts": 8, "norm_topk_prob": False},
+    {"rope_interleave": False, "norm_topk_prob": False, "routed_scaling_factor": 2.5},
+]  # fmt: skip
+
+
+@pytest.fixture(params=NATIVE.instruction_sets())
+def kernels(request: pytest.FixtureRequest) -> NativeKernels:
+    return NativeKernels(request.param, load_native())
+
+
+class Pages:
+    """Pages for some sequences, whose blocks lie in no order."""
+
+    def __init__(self, stack: NativeStack, config: ModelConfig, num_sequences: int) -> None:
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        num_blocks = 400
+        shape = (len(stack.layers), num_blocks, BLOCK, width)
+        stack.attach(torch.zeros(shape, dtype=stack.cache_dtype))
+        order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1))
+        self.tables = order.view(num_sequences, -1)
+
+    def step(
+        self, parts: Sequence[tuple[int, int, int]], fractions_T: Tensor | None = None
+    ) -> StackStep:
+        """Lay out rows `start` to `end` of some sequences."""
+        positions, slots, sequences = [], [], []
+        for number, start, end in parts:
+            sequences.append([len(positions), end - start, number * self.tables.shape[1]])
+            positions += range(start, end)
+            table = self.tables[number].tolist()
+            slots += [table[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, end)]
+        return StackStep(
+            torch.tensor(positions),
+            torch.tensor(slots),
+            fractions_T,
+            torch.tensor(sequences),
+            self.tables.flatten(),
+        )
+
+
+def native(model: Transformer, kernels: NativeKernels, kind: WeightKind) -> Transformer:
+    twin = copy.deepcopy(model)
+    prepare(twin, kernels, kind)
+    return twin
+
+
+def run(model: Transformer, tokens: Tensor, step: StackStep) -> Tensor:
+    assert model.stack is not None
+    x_TD = model.embed(tokens).clone()
+    model.stack.run(x_TD, range(model.config.num_hidden_layers), step, has_final_norm=True)
+    return x_TD
+
+
+@pytest.mark.parametrize("changes", CONFIGS)
+def test_the_stack_equals_the_modules(kernels: NativeKernels, changes: dict[str, object]) -> None:
+    config = tiny_config(**changes)
+    if config.model_type == "deepseek_v3":
+        config = config.with_budget(linear_budget(config))
+    model = random_model(config)
+    other = native(model, kernels, "float32")
+    assert other.stack is not None
+    tokens_BS, pages = random_tokens(config, 1, 13), Pages(other.stack, config, 1)
+    budgets = [2.5] * 13 if config.has_budget else None
+    budget_BT = None if budgets is None else torch.tensor([budgets])
+    fractions_T = None if budget_BT is None else model.fractions(budget_BT, tokens_BS)
+    with torch.no_grad():
+        expected_TD = model(tokens_BS, budget=budget_BT)[0]
+        found_TD = run(other, tokens_BS[0], pages.step([(0, 0, 13)], fractions_T))
+    torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_rounded_kinds_stay_close_to_their_modules(
+    kernels: NativeKernels, kind: WeightKind
+) -> None:
+    config = tiny_config(q_lora_rank=12)
+    model = native(random_model(config), kernels, kind)
+    assert model.stack is not None
+    tokens_BS, pages = random_tokens(config, 1, 40), Pages(model.stack, config, 1)
+    with torch.no_grad():
+        expected_TD = model(tokens_BS)[0]
+        found_TD = run(model, tokens_BS[0], pages.step([(0, 0, 40)]))
+    # Latents, queries and attention's weights are bfloat16 in the stack, float32 in the modules.
+    error = (found_TD - expected_TD).norm() / expected_TD.norm()
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+def test_rows_keep_their_bits_however_they_come(kernels: NativeKernels, kind: WeightKind) -> None:
+    config = tiny_config(q_lora_rank=12)
+    model = native(random_model(config), kernels, kind)
+    assert model.stack is not None
+    length = 1100 if kernels.name != "portable" else 70
+    tokens = random_tokens(config, 1, length)[0]
+    pages = Pages(model.stack, config, 1)
+    with torch.no_grad():
+        whole_TD = run(model, tokens, pages.step([(0, 0, length)]))
+        for chunk in (1, 7, 300):
+            start = length - 3 * chunk if chunk < 100 else 0
+            for first in range(max(start, 0), length, chunk):
+                last = min(first + chunk, length)
+                part_TD = run(model, tokens[first:last], pages.step([(0, first, last)]))
+                assert torch.equal(part_TD, whole_TD[first:last]), (chunk, first)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int4"])
+def test_rows_keep_their_bits_beside_others(kernels: NativeKernels, kind: WeightKind) -> None:
+    config = tiny_config()
+    model = native(random_model(config), kernels, kind)
+    assert model.stack is not None
+    lengths = [3, 17, 1, 64, 65, 9, 90, 40]
+    tokens = [random_tokens(config, 1, length, seed=length)[0] for length in lengths]
+    pages = Pages(model.stack, config, len(lengths))
+    with torch.no_grad():
+        alone = [
+            run(model, ids, pages.step([(number, 0, len(ids))])) for number, ids in enumerate(tokens)
+        ]
+        parts = [(number, 0, len(ids)) for number, ids in enumerate(tokens)]
+        together_TD = run(model, torch.cat(tokens), pages.step(parts))
+    assert torch.equal(together_TD, torch.cat(alone))
+
+
+def test_decoding_continues_from_the_pages(kernels: NativeKernels) -> None:
+    config = tiny_config(q_lora_rank=12)
+    model = random_model(config)
+    other = native(model, kernels, "float32")
+    assert other.stack is not None
+    tokens_BS, pages = random_tokens(config, 1, 20), Pages(other.stack, config, 1)
+    cache = ContiguousCache(config, 20)
+    with torch.no_grad():
+        for first, last in ((0, 11), (11, 12), (12, 20)):
+            expected_TD = model(tokens_BS[:, first:last], cache=cache)[0]
+            found_TD = run(other, tokens_BS[0, first:last], pages.step([(0, first, last)]))
+            torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
