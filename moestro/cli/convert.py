@@ -1,11 +1,12 @@
-"""`moestro convert`: another precision, or a budget table for a checkpoint without one.
+"""`moestro convert`: another format or precision, or a budget table for a checkpoint without one.
 
-Next: weights/export.py.
+Next: weights/export.py, weights/quantize.py.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,8 @@ from moestro.cli import options
 from moestro.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from moestro.lm.language_model import LanguageModel
 
 _CALIBRATION_WINDOWS = 64
@@ -37,6 +40,45 @@ class Quantization(StrEnum):
     """Formats of quantized weights."""
 
     FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+_Text = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text",
+        help="Text on which to measure what int8 or int4 costs; else the run's held-out text, or"
+        " this Python's library.",
+        show_default=False,
+    ),
+]
+_Calibrate = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibrate", help="Sample text from which to learn a budget table.", show_default=False
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What `moestro convert` is to write, and how."""
+
+    model: Path
+    dest: Path
+    to: Format
+    dtype: "torch.dtype | None"
+    quantize: Quantization | None
+    calibrate: tuple[Path, ...]
+    min_experts: int | None
+
+    @property
+    def codes(self) -> Literal["int8", "int4"] | None:
+        """The kind of codes that matrices become, if any."""
+        if self.quantize is None or self.quantize is Quantization.FP8:
+            return None
+        return "int8" if self.quantize is Quantization.INT8 else "int4"
 
 
 def convert(
@@ -44,7 +86,7 @@ def convert(
     dest: Annotated[
         Path, typer.Argument(help="Folder to make; it must not exist.", show_default=False)
     ],
-    to: Annotated[Format, typer.Option("--to", help="Format of the new folder.")] = Format.HF,
+    to: Annotated[Format, typer.Option("--to", help="Format of what is written.")] = Format.HF,
     dtype: Annotated[
         Dtype | None,
         typer.Option("--dtype", help="Precision of plain weights.", show_default=False),
@@ -52,17 +94,13 @@ def convert(
     quantize: Annotated[
         Quantization | None,
         typer.Option(
-            "--quantize", help="Store matrices in DeepSeek's FP8 blocks.", show_default=False
-        ),
-    ] = None,
-    calibrate: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--calibrate",
-            help="Sample text from which to learn a budget table.",
+            "--quantize",
+            help="Store matrices as 8- or 4-bit codes, or in DeepSeek's FP8 blocks.",
             show_default=False,
         ),
     ] = None,
+    text: _Text = None,
+    calibrate: _Calibrate = None,
     min_experts: Annotated[
         int | None,
         typer.Option(
@@ -71,52 +109,120 @@ def convert(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write a model as a Hugging Face folder that any deepseek_v3 program loads.
+    """Write a model in another format or precision.
 
-    Example: [bold]moestro convert runs/demo demo-bf16 --dtype bfloat16[/bold]
+    Example: [bold]moestro convert runs/demo demo-int4 --quantize int4[/bold]
     """
     import torch
 
-    from moestro.lm.language_model import load
-    from moestro.weights.export import save_model
-
-    assert to is Format.HF
-    if dest.exists():
-        raise ConfigError(f"{dest}: exists already: name a folder to make")
-    if min_experts is not None and not calibrate:
-        raise ConfigError(f"--min-experts is {min_experts}: it belongs to --calibrate")
-    lm = load(model, dtype=None, device="cpu")
-    if calibrate:
-        _calibrate(lm, calibrate, min_experts)
-    with files.folder_atomic(dest) as draft:
-        kind = None if dtype is None else getattr(torch, dtype.value)
-        save_model(lm.model, draft, dtype=kind, fp8=quantize is Quantization.FP8)
-        lm.tokenizer.save(draft)
-    result: dict[str, Any] = {
-        "path": str(dest),
-        "bytes": sum(path.stat().st_size for path in dest.iterdir()),
-    }
+    wish = Wish(
+        model=model,
+        dest=dest,
+        to=to,
+        dtype=None if dtype is None else getattr(torch, dtype.value),
+        quantize=quantize,
+        calibrate=tuple(calibrate or ()),
+        min_experts=min_experts,
+    )
+    _check(wish, text)
+    loss = _write_codes(wish, text or []) if wish.codes else _write_plain(wish)
+    result = {"path": str(dest), "bytes": _size(dest)} | loss
     if as_json:
         options.print_json(result)
     else:
-        print(f"{dest}: {result['bytes'] / 1e6:.1f} MB")
+        _show(result)
 
 
-def _calibrate(lm: "LanguageModel", paths: list[Path], min_experts: int | None) -> None:
+def _check(wish: Wish, text: list[Path] | None) -> None:
+    if wish.dest.exists():
+        raise ConfigError(f"{wish.dest}: exists already: name a folder to make")
+    if wish.min_experts is not None and not wish.calibrate:
+        raise ConfigError(f"--min-experts is {wish.min_experts}: it belongs to --calibrate")
+    if text and wish.codes is None:
+        raise ConfigError(f"--text is {text[0]}: it belongs to --quantize int8 or int4")
+
+
+def _write_plain(wish: Wish) -> dict[str, Any]:
+    from moestro.lm.language_model import load
+    from moestro.weights.export import copy_companions, save_model
+    from moestro.weights.find import find_checkpoint
+
+    lm = load(wish.model, dtype=None, device="cpu")
+    if wish.calibrate:
+        _calibrate(lm, wish)
+    with files.folder_atomic(wish.dest) as draft:
+        copy_companions(find_checkpoint(wish.model), draft)
+        save_model(lm.model, draft, dtype=wish.dtype, fp8=wish.quantize is Quantization.FP8)
+        lm.tokenizer.save(draft)
+    return {}
+
+
+def _write_codes(wish: Wish, text: list[Path]) -> dict[str, Any]:
+    """Write codes and scales, without holding the model, and return what they cost."""
+    from moestro.lm import rounding
+    from moestro.text.tokenizer import Tokenizer
+    from moestro.weights.export import copy_companions
+    from moestro.weights.find import find_checkpoint
+    from moestro.weights.load import open_weights
+    from moestro.weights.quantize import Reader, save_quantized
+
+    assert wish.codes is not None
+    source = find_checkpoint(wish.model)
+    config, weights = open_weights(source)
+    if wish.calibrate:
+        from moestro.lm.language_model import load
+
+        lm = load(wish.model, dtype=None, device="cpu")
+        _calibrate(lm, wish)
+        config = lm.config
+    # Before the work: text that cannot be read must not be found out after it.
+    name, texts = rounding.sample_text(wish.model, text)
+    with files.folder_atomic(wish.dest) as draft:
+        copy_companions(source, draft)
+        save_quantized(Reader(config, weights), draft, wish.codes, dtype=wish.dtype)
+        Tokenizer.load(source).save(draft)
+    if not rounding.fits_in_memory(config):
+        return {"loss": None}
+    return {"loss": {"text": name} | rounding.measure(source, wish.dest, texts)}
+
+
+def _show(result: dict[str, Any]) -> None:
+    print(f"{result['path']}: {result['bytes'] / 1e6:.1f} MB")
+    if "loss" not in result:
+        return
+    loss = result["loss"]
+    if loss is None:
+        print("loss not measured: this machine does not hold the model in float32")
+        return
+    for when in ("before", "after"):
+        found = loss[when]
+        print(
+            f"{when}: {found['nats_per_token']:.4f} nats/token,"
+            f" perplexity {found['perplexity']:.3f}"
+        )
+    rise, tokens = loss["perplexity_rise"], loss["tokens"]
+    print(f"perplexity {rise:+.2%} on {tokens:,} tokens of {loss['text']}")
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in path.iterdir())
+
+
+def _calibrate(lm: "LanguageModel", wish: Wish) -> None:
     import torch
 
     from moestro.data.config import DataConfig
     from moestro.data.corpus import read_corpus
     from moestro.train.calibrate import calibrate
 
-    corpus = read_corpus(DataConfig(paths=tuple(map(str, paths)), min_bytes=1))
+    corpus = read_corpus(DataConfig(paths=tuple(map(str, wish.calibrate)), min_bytes=1))
     ids = [lm.tokenizer.bos_id]
     for tokens in lm.tokenizer.encode_batch([document.text for document in corpus.documents]):
         ids += [*tokens, lm.tokenizer.eos_id]
     length = min(lm.config.max_position_embeddings, 512, len(ids))
     num_windows = min(_CALIBRATION_WINDOWS, len(ids) // length)
     sample = torch.tensor(ids[: num_windows * length]).view(num_windows, length)
-    fewest = lm.config.min_experts_per_tok if min_experts is None else min_experts
+    fewest = lm.config.min_experts_per_tok if wish.min_experts is None else wish.min_experts
     if fewest is None:
         fewest = max(1, lm.config.num_experts_per_tok // 2)
     calibrate(lm.model, sample, fewest)

@@ -3,6 +3,7 @@
 Writes into a folder that the caller made and makes appear at once. Next: store.py.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from moestro.ops.pack import BLOCK, quantize_blocks, scale_shape
 from moestro.weights.names import Piece, aliases, pieces
 from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
 
-_MAX_SHARD_BYTES = 5_000_000_000
+MAX_SHARD_BYTES = 5_000_000_000
+_COMPANIONS = ("generation_config.json", "chat_template.jinja", "chat_template.json")
 _QUANTIZATION = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",
@@ -30,7 +32,7 @@ def save_model(
     folder: Path,
     *,
     dtype: torch.dtype | None = None,
-    max_shard_bytes: int = _MAX_SHARD_BYTES,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     fp8: bool = False,
 ) -> None:
     """Write configuration and weights into an existing folder.
@@ -48,15 +50,37 @@ def save_model(
     for piece in table + aliases(model.config):
         tensors += _outgoing(piece, state[piece.key], targets[piece.key], fp8)
     save_tensors(folder, tensors, max_shard_bytes)
-    config = _config_json(model.config, targets["embed_tokens.weight"], fp8)
-    files.write_json(folder / CONFIG_FILE, config)
-    if not (folder / "generation_config.json").exists():
-        files.write_json(folder / "generation_config.json", _generation_json(model.config))
+    values = config_json(model.config, targets["embed_tokens.weight"])
+    if fp8:
+        values["quantization_config"] = _QUANTIZATION
+    files.write_json(folder / CONFIG_FILE, values)
+    write_generation(model.config, folder)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what a checkpoint says beside its weights: how to draw tokens and to write a chat."""
+    for name in _COMPANIONS:
+        if (source / name).is_file():
+            with files.storage_errors(source / name):
+                shutil.copyfile(source / name, folder / name)
+
+
+def config_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what `config.json` says of plain weights."""
+    return config.to_hf() | {"torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def write_generation(config: ModelConfig, folder: Path) -> None:
+    """Write `generation_config.json` unless the folder has one."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+        files.write_json(path, {key: value for key, value in ids.items() if value is not None})
 
 
 def _outgoing(piece: Piece, value: Tensor, dtype: torch.dtype, fp8: bool) -> list[Outgoing]:
     """Describe one tensor, or a float8 matrix and its scales."""
-    part = value[piece.index]
+    part = piece.part(value)
     name, shape = piece.hf_name, tuple(part.shape)
     if not (fp8 and piece.is_quantizable):
         return [Outgoing(name, dtype, shape, lambda: part)]
@@ -66,13 +90,3 @@ def _outgoing(piece: Piece, value: Tensor, dtype: torch.dtype, fp8: bool) -> lis
             f"{name}_scale_inv", torch.float32, scale_shape(shape), lambda: quantize_blocks(part)[1]
         ),
     ]
-
-
-def _config_json(config: ModelConfig, dtype: torch.dtype, fp8: bool) -> dict[str, Any]:
-    values = config.to_hf() | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    return values | {"quantization_config": _QUANTIZATION} if fp8 else values
-
-
-def _generation_json(config: ModelConfig) -> dict[str, Any]:
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
-    return {key: value for key, value in ids.items() if value is not None}

@@ -1,6 +1,6 @@
-"""READ FIRST: a Hugging Face folder into a model: build on meta, fill piece by piece, prove exact.
+"""READ FIRST: a checkpoint into a model: build on meta, fill piece by piece, prove exact.
 
-Knows which tensors must be there and in which types they may come. Next: names.py, store.py.
+Knows which tensors must be there, not how they are stored. Next: names.py, stored.py.
 """
 
 import dataclasses
@@ -16,27 +16,32 @@ from moestro import files, settings
 from moestro.errors import CheckpointError, ConfigError
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
-from moestro.ops.pack import Block, dequantize_blocks, scale_shape
 from moestro.weights.header import shown
-from moestro.weights.names import Piece, aliases, mtp_pieces, pieces
-from moestro.weights.store import CONFIG_FILE, TORCH_DTYPES, TensorFolder
+from moestro.weights.names import EMBEDDING, HEAD, K_B, Piece, aliases, mtp_pieces, pieces
+from moestro.weights.store import CONFIG_FILE
+from moestro.weights.stored import FolderWeights, Weights
 
 log = logging.getLogger(__name__)
 
-_EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
-_SCALE = "_scale_inv"
-_FP8 = "F8_E4M3"
-_PLAIN = ("F32", "BF16", "F16")
 # Tensors between two reports of progress.
 _PROGRESS_EVERY = 16
-# Tables that some programs saved with the weights; they follow from the configuration.
-_DERIVED = ".rotary_emb.inv_freq"
 
 
 def load_config(folder: Path) -> ModelConfig:
     """Read the shape of the model in a Hugging Face folder."""
     return _build_config(folder, _read_raw(folder))
+
+
+def open_weights(folder: Path) -> tuple[ModelConfig, Weights]:
+    """Open a Hugging Face folder: the shape of what is in it, and its weights, not yet read."""
+    raw = _read_raw(folder)
+    weights = FolderWeights(folder, raw.get("quantization_config"))
+    return _without_absent_mtp(_build_config(folder, raw), weights), weights
+
+
+def find_pieces(config: ModelConfig, weights: Weights) -> list[Piece]:
+    """List the tensors that fill a model, in the layout of `kv_b_proj` that a checkpoint has."""
+    return pieces(config, is_absorbed=any(name.endswith(K_B) for name in weights.names()))
 
 
 def load_model(
@@ -50,18 +55,15 @@ def load_model(
     Weights and arithmetic are in `dtype`, the gates' selection bias in float32. Reads tensor by
     tensor, so that memory holds the model once; `on_progress` hears the share that is read.
     """
-    raw = _read_raw(folder)
-    block = _read_block(folder, raw)
-    source = TensorFolder(folder)
-    config = _without_absent_mtp(_build_config(folder, raw), source)
+    config, weights = open_weights(folder)
     with torch.device("meta"):
         model = Transformer(config)
-    table = pieces(config)
-    _prove_exact(source, table, model, block)
-    model.compute_dtype = _own_dtype(source) if dtype is None else dtype
+    table = find_pieces(config, weights)
+    prove_exact(weights, table, model)
+    model.compute_dtype = own_dtype(weights, config) if dtype is None else dtype
     state = _allocate(model, model.compute_dtype, torch.device(device))
     for number, piece in enumerate(table):
-        state[piece.key][piece.index].copy_(_read_weight(source, piece.hf_name, block))
+        _fill(state[piece.key], piece, weights)
         if on_progress is not None and number % _PROGRESS_EVERY == 0:
             on_progress(number / len(table))
     model.load_state_dict(state, assign=True)
@@ -90,35 +92,13 @@ def _build_config(folder: Path, raw: dict[str, Any]) -> ModelConfig:
         ) from error
 
 
-def _read_block(folder: Path, raw: dict[str, Any]) -> Block | None:
-    """Return the size of the FP8 blocks, or None for a checkpoint without them."""
-    table = raw.get("quantization_config")
-    if table is None:
-        return None
-    path = folder / CONFIG_FILE
-    if not isinstance(table, dict) or table.get("quant_method") != "fp8":
-        method = table.get("quant_method") if isinstance(table, dict) else table
-        raise CheckpointError(
-            f"{path}: quant_method is {method!r}: Moestro reads fp8: give unquantized weights"
-        )
-    match table.get("weight_block_size"):
-        case [int(rows), int(columns)] if rows > 0 and columns > 0:
-            return rows, columns
-        case size:
-            raise CheckpointError(
-                f"{path}: weight_block_size is {size!r}: expected two numbers, like [128, 128]"
-            )
-
-
-def _without_absent_mtp(config: ModelConfig, source: TensorFolder) -> ModelConfig:
+def _without_absent_mtp(config: ModelConfig, weights: Weights) -> ModelConfig:
     """Drop MTP modules that the folder leaves out altogether, as transformers writes them."""
     optional = {piece.hf_name for piece in mtp_pieces(config) + aliases(config)}
-    if not optional or not optional.isdisjoint(source.names()):
+    if not optional or not optional.isdisjoint(weights.names()):
         return config
     dropped = config.num_nextn_predict_layers
-    log.warning(
-        "%s: holds no weights of its %d MTP modules: loaded without", source.folder, dropped
-    )
+    log.warning("%s: holds no weights of its %d MTP modules: loaded without", weights.path, dropped)
     rows = config.budget.thresholds
     budget = dataclasses.replace(config.budget, thresholds=rows[: len(rows) - dropped])
     return dataclasses.replace(
@@ -126,70 +106,44 @@ def _without_absent_mtp(config: ModelConfig, source: TensorFolder) -> ModelConfi
     )
 
 
-def _prove_exact(
-    source: TensorFolder, table: list[Piece], model: Transformer, block: Block | None
-) -> None:
-    """Prove that the folder's tensors are those of the model: none missing, none left over."""
+def prove_exact(weights: Weights, table: list[Piece], model: Transformer) -> None:
+    """Prove that a checkpoint's tensors are those of the model: none missing, none left over."""
     state = model.state_dict()
     assert {piece.key for piece in table} == set(state)
-    missing = [piece.hf_name for piece in table if piece.hf_name not in source]
+    names = set(weights.names())
+    missing = [piece.hf_name for piece in table if piece.hf_name not in names]
     if missing:
         raise CheckpointError(
-            f"{source.folder}: lacks {_few(missing)}: copy the checkpoint again,"
+            f"{weights.path}: lacks {_few(missing)}: copy the checkpoint again,"
             f" or give the {CONFIG_FILE} that belongs to it"
         )
-    is_tied = model.config.tie_word_embeddings and _HEAD in source
-    tied = [Piece(_HEAD, "embed_tokens.weight")] if is_tied else []
-    copies = [piece for piece in aliases(model.config) if piece.hf_name in source]
-    expected = set()
+    is_tied = model.config.tie_word_embeddings and HEAD in names
+    tied = [Piece(HEAD, "embed_tokens.weight")] if is_tied else []
+    copies = [piece for piece in aliases(model.config) if piece.hf_name in names]
     for piece in table + tied + copies:
-        _check_entry(source, piece.hf_name, tuple(state[piece.key][piece.index].shape), block)
-        is_fp8 = source.entry(piece.hf_name).dtype == _FP8
-        expected |= {piece.hf_name, piece.hf_name + _SCALE} if is_fp8 else {piece.hf_name}
+        weights.stored(piece.hf_name, piece.shape(state[piece.key]))
     if is_tied:
-        _check_tied(source)
-    surplus = [name for name in source.names() if name not in expected and _matters(source, name)]
+        _check_tied(weights, tuple(state["embed_tokens.weight"].shape))
+    expected = {piece.hf_name for piece in table + tied + copies}
+    surplus = [name for name in weights.names() if name not in expected]
     if surplus:
         raise CheckpointError(
-            f"{source.folder}: holds {_few(surplus)}, for which {CONFIG_FILE} has no place:"
+            f"{weights.path}: holds {_few(surplus)}, for which {CONFIG_FILE} has no place:"
             f" give the {CONFIG_FILE} that belongs to the weights"
         )
 
 
-def _check_entry(
-    source: TensorFolder, name: str, shape: tuple[int, ...], block: Block | None
-) -> None:
-    entry, path = source.entry(name), source.path(name)
-    if entry.shape != shape:
+def _check_tied(weights: Weights, shape: tuple[int, ...]) -> None:
+    embedding, head = (weights.stored(name, shape).read() for name in (EMBEDDING, HEAD))
+    if embedding.dtype != head.dtype or not torch.equal(_bits(embedding), _bits(head)):
         raise CheckpointError(
-            f"{path}: {name} has shape {list(entry.shape)}, expected {list(shape)}:"
-            f" give the {CONFIG_FILE} that belongs to the weights"
-        )
-    if entry.dtype in _PLAIN:
-        return
-    if entry.dtype != _FP8 or block is None or len(shape) != 2:
-        raise CheckpointError(
-            f"{path}: {name} is of type {entry.dtype}, which {CONFIG_FILE} does not announce:"
-            f" expected {', '.join(_PLAIN)}, or FP8 matrices with a quantization_config"
-        )
-    scale = name + _SCALE
-    if scale not in source:
-        raise CheckpointError(f"{path}: {name} is FP8, but {scale} is missing: copy the file again")
-    _check_entry(source, scale, scale_shape(shape, block), None)
-
-
-def _check_tied(source: TensorFolder) -> None:
-    embedding, head = (source.read(name).view(torch.uint8) for name in (_EMBEDDING, _HEAD))
-    if not torch.equal(embedding, head):
-        raise CheckpointError(
-            f"{source.path(_HEAD)}: {_HEAD} is not the embedding, but {CONFIG_FILE} ties the two:"
+            f"{weights.file(HEAD)}: {HEAD} is not the embedding, but {CONFIG_FILE} ties the two:"
             " set tie_word_embeddings to false there"
         )
 
 
-def _matters(source: TensorFolder, name: str) -> bool:
-    # transformers writes shared experts of zero elements where a model has none.
-    return 0 not in source.entry(name).shape and not name.endswith(_DERIVED)
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.uint8)
 
 
 def _few(names: list[str]) -> str:
@@ -197,10 +151,11 @@ def _few(names: list[str]) -> str:
     return head if len(names) <= 3 else f"{len(names)} tensors ({head}, ...)"
 
 
-def _own_dtype(source: TensorFolder) -> torch.dtype:
-    # DeepSeek never quantizes the embedding: its type is the one that the model was kept in.
-    dtype = TORCH_DTYPES[source.entry(_EMBEDDING).dtype]
-    return dtype if dtype.itemsize > 1 else torch.bfloat16
+def own_dtype(weights: Weights, config: ModelConfig) -> torch.dtype:
+    """Return the type of number that a checkpoint was kept in."""
+    # DeepSeek never quantizes the embedding, nor do we; others may.
+    embedding = weights.stored(EMBEDDING, (config.vocab_size, config.hidden_size))
+    return embedding.dtype if embedding.kind == "plain" else torch.bfloat16
 
 
 def _allocate(model: Transformer, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -212,9 +167,6 @@ def _allocate(model: Transformer, dtype: torch.dtype, device: torch.device) -> d
     }
 
 
-def _read_weight(source: TensorFolder, name: str, block: Block | None) -> Tensor:
-    tensor = source.read(name)
-    if source.entry(name).dtype != _FP8:
-        return tensor
-    assert block is not None
-    return dequantize_blocks(tensor, source.read(name + _SCALE), block)
+def _fill(value: Tensor, piece: Piece, weights: Weights) -> None:
+    part = piece.part(value)
+    part.copy_(weights.stored(piece.hf_name, piece.shape(value)).read().view(part.shape))

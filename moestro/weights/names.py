@@ -1,35 +1,77 @@
 """One table: which Hugging Face tensor fills which part of which parameter of ours; used both ways.
 
-Knows names and the configuration, not tensors. Next: load.py, export.py.
+Knows names, places and the configuration, not what is stored. Next: stored.py, load.py, export.py.
+
+Shapes: H heads, N key width without position, V value width, C latent width.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from moestro.model.config import ModelConfig
 
 Index = tuple[int | slice, ...]
 
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+KV_B, K_B, V_B = (f"{name}_proj.weight" for name in ("kv_b", "k_b", "v_b"))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of each head's rows of `kv_b_proj` a tensor of the absorbed layout holds.
+
+    Keys are transposed there: row h * C + c has head h's N inputs to latent c.
+    """
+
+    num_heads: int
+    rows: slice
+    is_transposed: bool
+
 
 @dataclass(frozen=True)
 class Piece:
-    """The Hugging Face tensor `hf_name` is `state_dict()[key][index]`."""
+    """The Hugging Face tensor `hf_name` is `state_dict()[key][index]`, or a share of it."""
 
     hf_name: str
     key: str
     index: Index = ()
     # Whether DeepSeek's FP8 checkpoints store it in scaled blocks.
     is_quantizable: bool = False
+    share: Share | None = None
+
+    def part(self, value: Tensor) -> Tensor:
+        """Return the view of `state_dict()[key]` that this tensor fills, by head for a share."""
+        chosen = value[self.index]
+        if self.share is None:
+            return chosen
+        heads = chosen.unflatten(0, (self.share.num_heads, -1))[:, self.share.rows]
+        return heads.transpose(1, 2) if self.share.is_transposed else heads
+
+    def shape(self, value: Tensor) -> tuple[int, ...]:
+        """Return the shape that the tensor has in a checkpoint."""
+        part = self.part(value)
+        return tuple(part.shape if self.share is None else part.flatten(0, 1).shape)
 
 
-def pieces(config: ModelConfig) -> list[Piece]:
-    """List every tensor of a checkpoint; together they fill the model's state exactly once."""
+def pieces(config: ModelConfig, is_absorbed: bool = False) -> list[Piece]:
+    """List every tensor of a checkpoint; together they fill the model's state exactly once.
+
+    `is_absorbed`: `kv_b_proj` comes as `k_b_proj` and `v_b_proj`, as the absorbed path wants it.
+    """
+    table = _all(config)
+    return [part for piece in table for part in _split(config, piece)] if is_absorbed else table
+
+
+def _all(config: ModelConfig) -> list[Piece]:
     table = [
-        Piece("model.embed_tokens.weight", "embed_tokens.weight"),
+        Piece(EMBEDDING, "embed_tokens.weight"),
         Piece("model.norm.weight", "norm.weight"),
     ]
     if not config.tie_word_embeddings:
-        table.append(Piece("lm_head.weight", "lm_head.weight"))
+        table.append(Piece(HEAD, "lm_head.weight"))
     for i in range(config.num_hidden_layers):
         is_sparse = i >= config.first_k_dense_replace
         table += _layer(config, f"model.layers.{i}", f"layers.{i}", is_sparse)
@@ -45,6 +87,21 @@ def pieces(config: ModelConfig) -> list[Piece]:
         ]
         table += _layer(config, theirs, f"mtp.{k}.block", is_sparse=True)
     return table
+
+
+def _split(config: ModelConfig, piece: Piece) -> list[Piece]:
+    if not piece.hf_name.endswith(KV_B):
+        return [piece]
+    heads, width = config.num_attention_heads, config.qk_nope_head_dim
+    shares = {
+        K_B: Share(heads, slice(0, width), is_transposed=True),
+        V_B: Share(heads, slice(width, None), is_transposed=False),
+    }
+    stem = piece.hf_name.removesuffix(KV_B)
+    return [
+        Piece(stem + name, piece.key, is_quantizable=True, share=share)
+        for name, share in shares.items()
+    ]
 
 
 def mtp_pieces(config: ModelConfig) -> list[Piece]:

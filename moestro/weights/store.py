@@ -6,6 +6,7 @@ Knows names, shapes and bytes, not what a tensor is for. Next: names.py.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ TORCH_DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "U8": torch.uint8,
 }
 _SPELLINGS = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 # A name from an index must stay inside the folder.
@@ -110,14 +113,19 @@ def save_tensors(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
 
 
 def save_file(path: Path, tensors: Sequence[Outgoing]) -> None:
-    """Write one safetensors file, tensor by tensor."""
+    """Write one safetensors file, tensor by tensor in the order given."""
     # Widest elements first, so that every tensor starts at a multiple of its element's size.
     ordered = sorted(tensors, key=lambda item: -ITEM_BYTES[item.entry.dtype])
+    header = write_header([(item.name, item.entry) for item in ordered])
+    sizes = [item.entry.num_bytes for item in ordered]
+    names = [item.name for item in ordered]
+    starts = dict(zip(names, accumulate(sizes, initial=len(header)), strict=False))
     with files.storage_errors(path), path.open("wb") as file:
-        file.write(write_header([(item.name, item.entry) for item in ordered]))
-        for item in ordered:
+        file.write(header)
+        for item in tensors:
             tensor = item.build().detach().to("cpu", item.dtype).contiguous()
             assert tuple(tensor.shape) == item.shape, item.name
+            file.seek(starts[item.name])
             file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 

@@ -125,6 +125,7 @@ def test_a_given_tokenizer_that_is_larger_than_the_model_is_refused(
         (["demo", "--minutes", "-1"], ["--minutes", "-1"]),
         (["demo", "--minutes", "inf"], ["--minutes", "inf"]),
         (["demo", "--out", "run", "--set", "train.step=5"], ["train.step", "hint: steps"]),
+        (["convert", "run", "new", "--text", "text"], ["--text", "text", "--quantize"]),
         (["convert", "run", "new", "--min-experts", "2"], ["--min-experts", "2", "--calibrate"]),
     ],
 )

@@ -187,6 +187,33 @@ def test_convert_to_fp8_and_back_keeps_the_model(
     assert_scores_alike(score(workplace, back), score(workplace, small), 1e-4)
 
 
+@pytest.mark.parametrize(("kind", "share", "rise"), [("int8", 0.45, 0.005), ("int4", 0.35, 0.2)])
+def test_convert_to_codes_says_what_they_cost(
+    workplace: Path, model: Path, checkpoint: Path, tmp_path: Path, kind: str, share: float,
+    rise: float,
+) -> None:  # fmt: skip
+    out = tmp_path / kind
+    arguments = ("convert", "run", out, "--quantize", kind, "--text", "text", "--json")
+    printed = run(*arguments, cwd=workplace).document()
+    assert weights_size(out) < share * weights_size(checkpoint)
+    loss = printed["loss"]
+    assert loss["text"] == "text"
+    for when, place in (("before", "run"), ("after", out)):
+        nats = fork("score", place, "text", "--json", cwd=workplace).document()["nats_per_token"]
+        assert loss[when]["nats_per_token"] == pytest.approx(nats, rel=1e-5)
+        assert loss[when]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-4)
+    assert abs(loss["perplexity_rise"]) < rise
+    fork("generate", out, "alpha", "--json", cwd=workplace).document()
+
+
+def test_convert_measures_codes_on_what_the_run_held_out(
+    workplace: Path, model: Path, tmp_path: Path
+) -> None:
+    shown = fork("convert", "run", tmp_path / "new", "--quantize", "int8", cwd=workplace)
+    assert "held-out text of the run" in shown.out
+    assert "perplexity" in shown.out
+
+
 def test_convert_gives_a_checkpoint_without_a_budget_its_table(
     workplace: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moestro.errors import CheckpointError
+from moestro.ops.quantize import Kind
 from moestro.weights.export import save_model
-from moestro.weights.load import load_model
+from moestro.weights.load import load_model, open_weights
+from moestro.weights.quantize import Reader, save_quantized
 
 
-@pytest.fixture(scope="module", params=["single", "shards", "fp8"])
+@pytest.fixture(scope="module", params=["single", "shards", "fp8", "int8", "int4"])
 def whole(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Any
 ) -> Path:
@@ -26,8 +28,15 @@ def whole(
         "shards": {"max_shard_bytes": 3000},
         "fp8": {"fp8": True},
     }
-    save_model(tiny_model(), folder, **options[request.param])
-    return folder
+    save_model(tiny_model(), folder, **options.get(request.param, {}))
+    return folder if request.param in options else _round(folder, request.param)
+
+
+def _round(folder: Path, kind: Kind) -> Path:
+    rounded = folder.with_name(f"{folder.name}-rounded")
+    rounded.mkdir()
+    save_quantized(Reader(*open_weights(folder)), rounded, kind)
+    return rounded
 
 
 @given(data=st.data())

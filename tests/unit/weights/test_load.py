@@ -119,7 +119,7 @@ def test_a_missing_scale_is_named(tmp_path: Path, tiny_model: Any) -> None:
     save_model(tiny_model(), tmp_path, fp8=True)
     name = "model.layers.0.self_attn.o_proj.weight_scale_inv"
     _change(tmp_path, lambda tensors: tensors.pop(name))
-    _rejects(tmp_path, rf"is FP8, but {name} is missing")
+    _rejects(tmp_path, rf"is of type F8_E4M3, but {name} is missing")
 
 
 def test_a_misshapen_scale_is_named(tmp_path: Path, tiny_model: Any) -> None:
