@@ -86,27 +86,21 @@ class Library {
   const Kernels& kernels_;
 };
 
-// A model's layers, and where its latents lie.
+// A model's layers. Where the latents lie is a run's matter: engines share a model, not pages.
 class OwnStack {
  public:
   OwnStack(const Library& library, const Shape& shape, const std::vector<Layer>& layers)
       : kernels_(library.kernels()), layers_(layers), stack_{shape, layers_.data()} {}
-
-  void set_pages(Address pages, Format format, int64_t layer_slots, int64_t block_size) {
-    step_.pages = at<char>(pages);
-    step_.cache_format = format;
-    step_.layer_slots = layer_slots;
-    step_.block_size = block_size;
-  }
 
   void set_final_norm(const Norm& norm) { final_norm_ = norm; }
 
   // `sequences` holds first row, number of rows and where in `tables` its blocks begin, for each.
   void run(int64_t first_layer, int64_t last_layer, Address x, int64_t num_rows, Address positions,
            Address slots, Address fractions, Address sequences, int64_t num_sequences,
-           Address tables, Address experts, Address weights, Address is_used, bool has_final_norm,
-           int num_threads) {
-    Step step = step_;
+           Address tables, Address pages, int cache_format, int64_t layer_slots,
+           int64_t block_size, Address experts, Address weights, Address is_used,
+           bool has_final_norm, int num_threads) const {
+    Step step{};
     step.first_layer = first_layer;
     step.last_layer = last_layer;
     step.x = at<float>(x);
@@ -114,13 +108,17 @@ class OwnStack {
     step.positions = at<const int64_t>(positions);
     step.slots = at<const int64_t>(slots);
     step.fractions = at<const float>(fractions);
-    sequences_.clear();
+    std::vector<Sequence> own_sequences;
     for (int64_t s = 0; s < num_sequences; ++s) {
       const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
-      sequences_.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
+      own_sequences.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
     }
-    step.sequences = sequences_.data();
+    step.sequences = own_sequences.data();
     step.num_sequences = num_sequences;
+    step.pages = at<char>(pages);
+    step.cache_format = static_cast<Format>(cache_format);
+    step.layer_slots = layer_slots;
+    step.block_size = block_size;
     step.choices = {at<int64_t>(experts), at<float>(weights), at<bool>(is_used)};
     if (has_final_norm) step.final_norm = final_norm_;
     kernels_.run(stack_, step, workspace(), num_threads);
@@ -130,9 +128,7 @@ class OwnStack {
   const Kernels& kernels_;
   const std::vector<Layer> layers_;
   const Stack stack_;
-  Step step_{};
   Norm final_norm_;
-  std::vector<Sequence> sequences_;
 };
 
 void bind_parts(nb::module_& m) {
@@ -213,10 +209,6 @@ NB_MODULE(_native, m) {
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())
-      .def("set_pages", [](OwnStack& stack, Address pages, int format, int64_t layer_slots,
-                           int64_t block_size) {
-        stack.set_pages(pages, static_cast<Format>(format), layer_slots, block_size);
-      })
       .def("set_final_norm", &OwnStack::set_final_norm)
       .def("run", &OwnStack::run, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -45,8 +45,9 @@ class Batch:
 
     @cached_property
     def sequences(self) -> tuple[Tensor, Tensor]:
-        """The sequences as the native stack attends: `sequences_S3` and `tables` of ops/stack.py."""
-        rows, tables = [], []
+        """The sequences as ops/stack.py has them: `sequences_S3` and `tables`."""
+        rows: list[int] = []
+        tables: list[int] = []
         for work, start in zip(self.works, self.starts, strict=True):
             rows += [start, work.num_tokens, len(tables)]
             tables += work.sequence.blocks[: -(-work.end // self.block_size)]

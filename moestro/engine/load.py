@@ -9,14 +9,19 @@ from moestro.engine.config import EngineConfig
 from moestro.engine.engine import Engine
 from moestro.errors import ConfigError
 from moestro.model.model import Transformer
-from moestro.model.prepare import prepare
 from moestro.ops.choose import chosen_kernels
 from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.panels import WeightKind
 from moestro.text.grammar import GrammarFactory
 from moestro.text.tokenizer import Tokenizer
 from moestro.weights.load import load_model
+from moestro.weights.packed import load_packed
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "checkpoint": None}
+_KINDS: dict[str, WeightKind | None] = {
+    "auto": None, "checkpoint": None, "float32": "float32", "bfloat16": "bfloat16",
+    "int8": "int8", "int4": "int4",
+}  # fmt: skip
 
 
 def load_engine(
@@ -32,17 +37,13 @@ def load_engine(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = default_device()
-    if config.dtype != "auto" and config.dtype not in _DTYPES:
-        raise ConfigError(
-            f"dtype is {config.dtype!r}: choose auto, float32, bfloat16 or checkpoint"
-        )
+    if config.dtype not in _KINDS:
+        raise ConfigError(f"dtype is {config.dtype!r}: choose {', '.join(_KINDS)}")
 
     def report_weights(share: float) -> None:
-        report_progress("reading weights", 0.1 + 0.6 * share)
+        report_progress("reading weights", 0.1 + 0.7 * share)
 
     model = _load_weights(folder, config.dtype, device, report_weights)
-    report_progress("packing weights", 0.7)
-    _pack(model)
     report_progress("reading the tokenizer", 0.8)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)
@@ -54,17 +55,12 @@ def load_engine(
 def _load_weights(
     folder: Path, wish: str, device: str, report: Callable[[float], None]
 ) -> Transformer:
-    # The kernels multiply any kind of weight in float32: the checkpoint's own reads fewest bytes.
-    fastest = None if _has_kernels(device) else fastest_dtype(device)
-    return load_model(folder, fastest if wish == "auto" else _DTYPES[wish], device, report)
-
-
-def _pack(model: Transformer) -> None:
-    """Pack the weights where native kernels run."""
-    if _has_kernels(model.embed_tokens.weight.device.type):
-        is_half = model.compute_dtype == torch.bfloat16
-        prepare(model, chosen_kernels().kernels, "bfloat16" if is_half else "float32")
-
-
-def _has_kernels(device: str) -> bool:
-    return device == "cpu" and chosen_kernels().is_native
+    if device == "cpu" and chosen_kernels().is_native:
+        return load_packed(folder, chosen_kernels().kernels, _KINDS[wish], report)
+    if wish not in ("auto", *_DTYPES):
+        raise ConfigError(
+            f"dtype is {wish!r}, which takes native kernels, and here run {device}'s own"
+            f" ({chosen_kernels().reason}): choose auto, {', '.join(_DTYPES)}"
+        )
+    dtype = fastest_dtype(device) if wish == "auto" else _DTYPES[wish]
+    return load_model(folder, dtype, device, report)

@@ -17,6 +17,7 @@ from moestro.engine.batch import Batch
 from moestro.engine.pages import PagedCache, Pages
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
+from moestro.model.mtp import MTPModule
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.rows import RowMultiples, round_up
 from moestro.ops.stack import StackStep
@@ -56,8 +57,6 @@ class Runner:
         self._query_multiple = multiples.queries
         self.device = model.embed_tokens.weight.device
         self._stack = model.stack
-        if self._stack is not None:
-            self._stack.attach(pages.pages_LAZW)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
         """Run the main model; returns hidden_TD and what the gates chose."""
@@ -81,6 +80,7 @@ class Runner:
         """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
         if self._stack is not None:
             module = self.model.mtp[depth]
+            assert isinstance(module, MTPModule)
             joined_TD = module.join(hidden_TD, self.model.embed(next_T)).contiguous()
             layer = self.model.config.num_hidden_layers + depth
             self._stack.run(joined_TD, range(layer, layer + 1), self._step(batch), False)
@@ -109,7 +109,11 @@ class Runner:
         fractions_T = None
         if batch.budget_T is not None:
             fractions_T = self.model.fractions(batch.budget_T[None], batch.tokens_T[None])
-        return StackStep(batch.positions_T, batch.slots_T, fractions_T, *batch.sequences)
+        sequences_S3, tables = batch.sequences
+        pages_LAZW = self.pages.pages_LAZW
+        return StackStep(
+            batch.positions_T, batch.slots_T, fractions_T, sequences_S3, tables, pages_LAZW
+        )
 
     def _cache(self, batch: Batch) -> PagedCache:
         return PagedCache(

@@ -13,9 +13,9 @@ from moestro.model.config import ModelConfig
 from moestro.model.context import Context
 from moestro.model.linear import Linear, RMSNorm
 from moestro.ops import latent, rope
-from moestro.ops.expansion import Expansion, PackedExpansion, pack_expansion
-from moestro.ops.kernels import Kernels
-from moestro.ops.panels import WeightKind
+from moestro.ops.expansion import Expansion, PackedExpansion
+from moestro.ops.kernels import Kernels, Packed
+from moestro.ops.panels import PackWeights
 
 
 class Attention(nn.Module):
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.kv_b_proj = Linear(C, H * (config.qk_nope_head_dim + config.v_head_dim))
         self.o_proj = Linear(H * config.v_head_dim, D, has_bias)
         self.packed_up: PackedExpansion | None = None
-        self.scale = _softmax_scale(config)
+        self.scale = softmax_scale(config)
 
     def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
         """Attend to all tokens up to each one's own."""
@@ -62,10 +62,10 @@ class Attention(nn.Module):
         out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
         return out_BSD
 
-    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
-        """Pack `kv_b_proj` as the absorbed path needs it, for good: memory holds it once."""
-        rows = self.config.qk_nope_head_dim
-        self.packed_up = pack_expansion(self._up(), rows, kernels, kind)
+    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
+        """Take `kv_b_proj` packed as the absorbed path needs it, for good."""
+        keys, values = pack("kv_b_proj.weight", "keys"), pack("kv_b_proj.weight", "values")
+        self.packed_up = PackedExpansion(Packed(kernels, keys), Packed(kernels, values))
         del self.kv_b_proj
 
     def _up(self) -> Tensor:
@@ -81,7 +81,8 @@ class Attention(nn.Module):
         return query
 
 
-def _softmax_scale(config: ModelConfig) -> float:
+def softmax_scale(config: ModelConfig) -> float:
+    """Return what scores are multiplied by, with YaRN's temperature."""
     scale = config.qk_head_dim**-0.5
     stretch = config.rope
     if stretch.kind == "yarn" and stretch.mscale_all_dim:

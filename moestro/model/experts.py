@@ -12,7 +12,7 @@ from moestro.model.config import ModelConfig
 from moestro.model.gate import Choice
 from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
-from moestro.ops.panels import WeightKind, pack, pack_gate_up
+from moestro.ops.panels import PackWeights
 
 
 class Experts(nn.Module):
@@ -36,9 +36,9 @@ class Experts(nn.Module):
         gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
         return apply_experts(x_TD, weights_TK, pairs, gate_up_EGD, down_EDF)
 
-    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
-        """Pack the weights for good: the parameters are gone, so that memory holds them once."""
-        gate_up = pack_gate_up(self.gate_up_proj, kind)
+    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
+        """Take the weights packed, for good: each parameter goes before the next is packed."""
+        gate_up = pack("gate_up_proj", "gate_up")
         del self.gate_up_proj
-        self.packed = kernels, PackedExperts(gate_up, pack(self.down_proj, kind))
+        self.packed = kernels, PackedExperts(gate_up, pack("down_proj", "rows"))
         del self.down_proj

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moestro.model.linear import Linear
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
-from moestro.ops.panels import WeightKind, pack, pack_gate_up
+from moestro.ops.panels import PackWeights
 
 
 class FeedForward(nn.Module):
@@ -29,11 +29,10 @@ class FeedForward(nn.Module):
         out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
-    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
-        """Pack both matrices for good, as one expert that every token visits with weight 1."""
-        gate_up = pack_gate_up(self.gate_up_proj.weight[None], kind)
-        down = pack(self.down_proj.weight[None], kind)
-        self.packed = kernels, PackedExperts(gate_up, down)
+    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
+        """Take both matrices packed, for good, as one expert that every token visits."""
+        gate_up = pack("gate_up_proj.weight", "gate_up")
+        self.packed = kernels, PackedExperts(gate_up, pack("down_proj.weight", "rows"))
         del self.gate_up_proj, self.down_proj
 
     def _visit(self, x: Tensor, kernels: Kernels, experts: PackedExperts) -> Tensor:

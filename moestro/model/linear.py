@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.ops.kernels import Kernels, Packed
-from moestro.ops.panels import WeightKind, pack
+from moestro.ops.panels import PackWeights
 
 
 class Linear(nn.Module):
@@ -28,9 +28,9 @@ class Linear(nn.Module):
         product = self.packed.linear(x)
         return product if bias is None else product + bias
 
-    def prepare(self, kernels: Kernels, kind: WeightKind) -> None:
-        """Pack the matrix for good: the parameter is gone, so that memory holds it once."""
-        self.packed = Packed(kernels, pack(self.weight[None], kind))
+    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
+        """Take the matrix packed, for good: the parameter is gone, so that memory holds it once."""
+        self.packed = Packed(kernels, pack("weight", "rows"))
         del self.weight
 
 

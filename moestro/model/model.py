@@ -147,9 +147,7 @@ class Transformer(nn.Module):
         row_multiple: int,
     ) -> Context:
         positions_S = cache.positions(tokens_BS.shape[1], tokens_BS.device)
-        cos_SP, sin_SP = rope.angles(
-            positions_S, self.frequencies_P, attention_factor(self.config)
-        )
+        cos_SP, sin_SP = rope.angles(positions_S, self.frequencies_P, attention_factor(self.config))
         return Context(
             cos_SP=cos_SP,
             sin_SP=sin_SP,

@@ -37,5 +37,7 @@ class MTPModule(nn.Module):
     def join(self, hidden: Tensor, following: Tensor) -> Tensor:
         """Return what enters the layer, for hidden states of any leading shape."""
         # The embedding comes first, as in the published checkpoints; the paper writes it second.
-        joined: Tensor = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
+        joined: Tensor = self.eh_proj(
+            torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1)
+        )
         return joined

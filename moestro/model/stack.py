@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from moestro.model.attention import Attention
+from moestro.model.attention import Attention, softmax_scale
 from moestro.model.block import Block
 from moestro.model.config import ModelConfig
 from moestro.model.feedforward import FeedForward
 from moestro.model.linear import Linear, RMSNorm
-from moestro.model.moe import MoE
 from moestro.model.model import Transformer, attention_factor
+from moestro.model.moe import MoE
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import NativeKernels
 from moestro.ops.stack import GateParts, LayerParts, Matrix, NativeStack, Norm
@@ -50,7 +50,7 @@ def _shape(config: ModelConfig, model: Transformer) -> dict[str, Any]:
         "rotary": config.qk_rope_head_dim,
         "value": config.v_head_dim,
         "latent": config.kv_lora_rank,
-        "softmax_scale": model.layers[0].self_attn.scale,
+        "softmax_scale": softmax_scale(config),
         "is_interleaved": config.rope_interleave,
         "rotary_factor": attention_factor(config),
         "num_slots": config.num_experts_per_tok,

@@ -1,40 +1,111 @@
-# What native/module.cpp offers: addresses and sizes in, results written to the last address.
+# What native/module.cpp offers: addresses and sizes in, results written to addresses.
 
 def instruction_sets() -> list[str]: ...
+def panel_bytes(format: int, depth: int, /) -> int: ...
+
+class Matrices:
+    def __init__(
+        self,
+        data: int,
+        format: int,
+        num_matrices: int,
+        num_outputs: int,
+        depth: int,
+        num_panels: int,
+        bias: int,
+        /,
+    ) -> None: ...
+
+class Norm:
+    def __init__(self, weight: int, epsilon: float, /) -> None: ...
+
+class Gate:
+    def __init__(self, weight: Matrices, bias: int, thresholds: int, /) -> None: ...
+
+class Experts:
+    def __init__(self, gate_up: Matrices, down: Matrices, /) -> None: ...
+
+class Layer:
+    input_norm: Norm
+    query_a: Matrices
+    query_norm: Norm
+    query: Matrices
+    latent: Matrices
+    latent_norm: Norm
+    keys: Matrices
+    values: Matrices
+    out: Matrices
+    post_norm: Norm
+    gate: Gate
+    routed: Experts
+    shared: Experts
+
+class Shape:
+    hidden: int
+    num_heads: int
+    nope: int
+    rotary: int
+    value: int
+    latent: int
+    softmax_scale: float
+    is_interleaved: bool
+    frequencies: int
+    rotary_factor: float
+    num_slots: int
+    fewest: int
+    num_expert_groups: int
+    kept_groups: int
+    best_of_group: int
+    is_sigmoid: bool
+    is_normalized: bool
+    routed_scale: float
+    num_fractions: int
+    fractions: int
 
 class Library:
     def __init__(self, instruction_set: str) -> None: ...
     def multiply(
-        self,
-        x: int,
-        num_rows: int,
-        num_matrices: int,
-        weights: int,
-        format: int,
-        depth: int,
-        num_panels: int,
-        y: int,
-        num_threads: int,
-        /,
+        self, x: int, num_rows: int, weights: Matrices, y: int, num_threads: int, /
     ) -> None: ...
     def fill_sigmoids(self, x: int, number: int, y: int, /) -> None: ...
     def apply_experts(
         self,
         x: int,
         experts: int,
-        scales: int,
+        weights: int,
         is_used: int,
         num_rows: int,
         num_slots: int,
-        num_experts: int,
-        width: int,
-        gate_up: int,
-        gate_up_panels: int,
-        down: int,
-        down_panels: int,
-        format: int,
-        depth: int,
+        gate_up: Matrices,
+        down: Matrices,
         out: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+
+class Stack:
+    def __init__(self, library: Library, shape: Shape, layers: list[Layer]) -> None: ...
+    def set_final_norm(self, norm: Norm) -> None: ...
+    def run(
+        self,
+        first_layer: int,
+        last_layer: int,
+        x: int,
+        num_rows: int,
+        positions: int,
+        slots: int,
+        fractions: int,
+        sequences: int,
+        num_sequences: int,
+        tables: int,
+        pages: int,
+        cache_format: int,
+        layer_slots: int,
+        block_size: int,
+        experts: int,
+        weights: int,
+        is_used: int,
+        has_final_norm: bool,
         num_threads: int,
         /,
     ) -> None: ...

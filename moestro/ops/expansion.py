@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moestro.ops.kernels import Kernels, Packed
-from moestro.ops.panels import WeightKind, pack, unpack
+from moestro.ops.kernels import Packed
+from moestro.ops.panels import unpack
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Expansion:
         if self.weight_HEC is not None:
             return self.weight_HEC.to(dtype)
         assert self.packed is not None
-        key_HCN, value_HVC = (unpack(part.weights) for part in (self.packed.keys, self.packed.values))
+        key_HCN, value_HVC = (
+            unpack(part.weights) for part in (self.packed.keys, self.packed.values)
+        )
         return torch.cat([key_HCN.transpose(1, 2), value_HVC], dim=1).to(dtype)
 
     def carry(self, nope_THN: Tensor) -> Tensor:
@@ -54,12 +56,3 @@ class Expansion:
             return self.packed.values.by_head(mixed_THC)
         value_HVC = self.matrix(mixed_THC.dtype)[:, num_key_rows:]
         return torch.einsum("thc,hvc->thv", mixed_THC, value_HVC)
-
-
-def pack_expansion(
-    weight_HEC: Tensor, num_key_rows: int, kernels: Kernels, kind: WeightKind
-) -> PackedExpansion:
-    """Pack both products."""
-    key_HCN, value_HVC = weight_HEC[:, :num_key_rows].transpose(1, 2), weight_HEC[:, num_key_rows:]
-    keys, values = (Packed(kernels, pack(part, kind)) for part in (key_HCN, value_HVC))
-    return PackedExpansion(keys, values)

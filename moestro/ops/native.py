@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moestro.errors import ConfigError
 from moestro.ops.kernels import PackedExperts, Visits
-from moestro.ops.panels import Panels
+from moestro.ops.panels import Panels, panel_bytes
 
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
@@ -88,7 +88,7 @@ class NativeKernels:
         H, n, B = data_HnB.shape
         assert data_HnB.is_contiguous()
         assert data_HnB.is_cpu
-        assert B == self.native.panel_bytes(FORMATS[weights.kind], weights.depth)
+        assert panel_bytes(weights.kind, weights.depth) == B
         return self.native.Matrices(
             data_HnB.data_ptr(),
             FORMATS[weights.kind],

@@ -79,6 +79,7 @@ class StackStep:
     fractions_T: Tensor | None
     sequences_S3: Tensor
     tables: Tensor
+    pages_LAZW: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,14 @@ class NativeStack:
         self._native = native.Stack(self.kernels.library, shape, layers)
         self._native.set_final_norm(self._norm(self.final_norm))
 
-    def attach(self, pages_LAZW: Tensor) -> None:
-        """Keep latents in these pages from now on."""
-        assert pages_LAZW.is_contiguous()
-        assert pages_LAZW.dtype == self.cache_dtype
-        L, A, Z, _ = pages_LAZW.shape
-        assert len(self.layers) == L
-        self._kept.append(pages_LAZW)
-        kind = FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"]
-        self._native.set_pages(pages_LAZW.data_ptr(), kind, A * Z, Z)
-
     def run(self, x_TD: Tensor, layers: range, step: StackStep, has_final_norm: bool) -> Choices:
         """Send rows through some layers, in place; with the final norm if asked for."""
         assert x_TD.dtype == torch.float32
         assert x_TD.is_contiguous()
+        pages_LAZW = step.pages_LAZW
+        assert pages_LAZW.dtype == self.cache_dtype
+        assert pages_LAZW.is_contiguous()
+        A, Z = pages_LAZW.shape[1:3]
         T, K = len(x_TD), self.shape["num_slots"]
         L = sum(self.layers[index].gate is not None for index in layers)
         chosen = Choices(
@@ -151,6 +146,10 @@ class NativeStack:
             step.sequences_S3.data_ptr(),
             len(step.sequences_S3),
             step.tables.data_ptr(),
+            pages_LAZW.data_ptr(),
+            FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
+            A * Z,
+            Z,
             chosen.experts_LTK.data_ptr(),
             chosen.weights_LTK.data_ptr(),
             chosen.is_used_LTK.data_ptr(),

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
-from moestro.ops.native import NativeKernels, load_native
-from moestro.ops.panels import WeightKind, pack, pack_gate_up
+from moestro.ops.native import FORMATS, NativeKernels, load_native
+from moestro.ops.panels import KINDS, WeightKind, pack, pack_gate_up, panel_bytes, unpack
+from moestro.ops.quantize import Kind, dequantize, quantize
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 TWIN = TorchKernels()
@@ -82,6 +83,25 @@ def threads(number: int) -> Iterator[None]:
 
 def rows(whole: Visits, part: slice) -> Visits:
     return Visits(whole.experts_TK[part], whole.weights_TK[part], whole.is_used_TK[part])
+
+
+@pytest.mark.parametrize("depth", [1, 31, 32, 33, 704])
+def test_both_sides_agree_on_the_size_of_a_panel(kind: WeightKind, depth: int) -> None:
+    assert NATIVE.panel_bytes(FORMATS[kind], depth) == panel_bytes(kind, depth)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 33), (3, 32, 64)])
+def test_packing_loses_nothing(kind: WeightKind, shape: tuple[int, int, int]) -> None:
+    weight_HND = draw(*shape, seed=0).to(KINDS[kind]).float()
+    assert torch.equal(unpack(pack(weight_HND, kind)), weight_HND)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 33), (3, 32, 64)])
+def test_packing_keeps_every_code(kind: Kind, shape: tuple[int, int, int]) -> None:
+    weight_HND = draw(*shape, seed=0)
+    assert torch.equal(unpack(pack(weight_HND, kind)), dequantize(quantize(weight_HND, kind)))
 
 
 @pytest.mark.parametrize("shape", PRODUCTS)

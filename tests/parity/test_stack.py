@@ -45,7 +45,7 @@ class Pages:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         num_blocks = 400
         shape = (len(stack.layers), num_blocks, BLOCK, width)
-        stack.attach(torch.zeros(shape, dtype=stack.cache_dtype))
+        self.pages_LAZW = torch.zeros(shape, dtype=stack.cache_dtype)
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1))
         self.tables = order.view(num_sequences, -1)
 
@@ -65,6 +65,7 @@ class Pages:
             fractions_T,
             torch.tensor(sequences),
             self.tables.flatten(),
+            self.pages_LAZW,
         )
 
 
@@ -143,7 +144,8 @@ def test_rows_keep_their_bits_beside_others(kernels: NativeKernels, kind: Weight
     pages = Pages(model.stack, config, len(lengths))
     with torch.no_grad():
         alone = [
-            run(model, ids, pages.step([(number, 0, len(ids))])) for number, ids in enumerate(tokens)
+            run(model, ids, pages.step([(number, 0, len(ids))]))
+            for number, ids in enumerate(tokens)
         ]
         parts = [(number, 0, len(ids)) for number, ids in enumerate(tokens)]
         together_TD = run(model, torch.cat(tokens), pages.step(parts))

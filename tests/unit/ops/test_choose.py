@@ -49,7 +49,9 @@ class ZeroLibrary:
 
 
 def load_broken() -> Any:
-    return SimpleNamespace(instruction_sets=lambda: ["fast", "slow"], Library=ZeroLibrary)
+    return SimpleNamespace(
+        instruction_sets=lambda: ["fast", "slow"], Library=ZeroLibrary, Matrices=lambda *_: None
+    )
 
 
 def load_nothing() -> Any:

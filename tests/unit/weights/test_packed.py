@@ -1,0 +1,91 @@
+"""A checkpoint loaded straight into packed weights holds what it holds when loaded as floats."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from moestro import files
+from moestro.model.attention import Attention
+from moestro.model.experts import Experts
+from moestro.model.feedforward import FeedForward
+from moestro.model.linear import Linear
+from moestro.model.model import Transformer
+from moestro.model.prepare import prepare
+from moestro.ops.kernels import TorchKernels
+from moestro.ops.panels import unpack, unpack_gate_up
+from moestro.weights.export import save_model
+from moestro.weights.load import load_model, open_weights
+from moestro.weights.packed import load_packed
+from moestro.weights.quantize import Reader, save_quantized
+from tests.builders import random_model, random_tokens, tiny_config
+
+KERNELS = TorchKernels()
+CONFIGS = [
+    {"num_nextn_predict_layers": 1, "q_lora_rank": 12},
+    {"tie_word_embeddings": True, "attention_bias": True},
+    {"n_shared_experts": 2, "first_k_dense_replace": 2},
+]
+
+
+def matrices(model: Transformer) -> dict[str, Tensor]:
+    """Unpack all that is packed."""
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and module.packed is not None:
+            found[name] = unpack(module.packed.weights)
+        elif isinstance(module, Attention) and module.packed_up is not None:
+            found[name + ".keys"] = unpack(module.packed_up.keys.weights)
+            found[name + ".values"] = unpack(module.packed_up.values.weights)
+        elif isinstance(module, Experts | FeedForward) and module.packed is not None:
+            experts = module.packed[1]
+            found[name + ".down"] = unpack(experts.down)
+            found[name + ".gate_up"] = unpack_gate_up(experts.gate_up, experts.down.depth)
+    assert model.packed_head is not None
+    return found | {"head": unpack(model.packed_head.weights)}
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("changes", CONFIGS)
+def test_codes_keep_their_bits(tmp_path: Path, kind: str, changes: dict[str, object]) -> None:
+    assert kind == "int8" or kind == "int4"
+    source, folder = tmp_path / "source", tmp_path / "codes"
+    source.mkdir()
+    folder.mkdir()
+    save_model(random_model(tiny_config(**changes)), source)
+    save_quantized(Reader(*open_weights(source)), folder, kind)
+    found = load_packed(folder, KERNELS)
+    expected = load_model(folder)
+    prepare(expected, KERNELS, "float32")
+    ours, theirs = matrices(found), matrices(expected)
+    assert ours.keys() == theirs.keys()
+    for name, matrix in ours.items():
+        assert torch.equal(matrix, theirs[name]), name
+    assert files.read_json(folder / "config.json")["quantization_config"]["format"] == kind
+
+
+@pytest.mark.parametrize("changes", CONFIGS)
+def test_plain_numbers_keep_their_values(tmp_path: Path, changes: dict[str, object]) -> None:
+    model = random_model(tiny_config(**changes))
+    save_model(model, tmp_path)
+    progress: list[float] = []
+    found = load_packed(tmp_path, KERNELS, on_progress=progress.append)
+    tokens_BS = random_tokens(model.config, 1, 9)
+    with torch.no_grad():
+        logits = found.logits(found(tokens_BS))
+        torch.testing.assert_close(logits, model.logits(model(tokens_BS)), atol=1e-4, rtol=1e-4)
+    assert 0.5 < progress[-1] <= 1
+
+
+def test_a_checkpoint_can_be_rounded_as_it_is_read(tmp_path: Path) -> None:
+    model = random_model(tiny_config(num_nextn_predict_layers=1))
+    save_model(model, tmp_path)
+    found = load_packed(tmp_path, KERNELS, "int4")
+    kinds = {
+        name: module.packed.weights.kind
+        for name, module in found.named_modules()
+        if isinstance(module, Linear) and module.packed is not None
+    }
+    assert kinds["layers.0.self_attn.o_proj"] == "int4"
+    assert kinds["mtp.0.block.self_attn.o_proj"] == kinds["mtp.0.eh_proj"] == "int8"
