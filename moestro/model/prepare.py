@@ -4,11 +4,14 @@ A prepared model computes in float32 whatever kind its weights are, cannot be tr
 gives a token the same bits in any company. Next: stack.py, ops/choose.py, ops/panels.py.
 """
 
+import logging
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
 from moestro.model.attention import Attention
+from moestro.model.config import ModelConfig
 from moestro.model.experts import Experts
 from moestro.model.feedforward import FeedForward
 from moestro.model.gate import Gate
@@ -26,23 +29,28 @@ from moestro.ops.panels import (
     pack_expansion,
     pack_gate_up,
 )
+from moestro.ops.stack import StackStep
+
+log = logging.getLogger(__name__)
+
+# Everything that a stack has a branch for, at the smallest size.
+_CHECKED = ModelConfig(
+    vocab_size=8, hidden_size=40, intermediate_size=48, moe_intermediate_size=34,
+    num_hidden_layers=2, num_attention_heads=2, n_routed_experts=8, num_experts_per_tok=3,
+    n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=24, kv_lora_rank=18,
+    qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=10,
+)  # fmt: skip
+_TOLERANCE = 1e-3
 
 
 @torch.no_grad()
 def prepare(model: Transformer, kernels: Kernels, kind: WeightKind) -> None:
     """Pack all matrices of a model in place, rounding their numbers to a kind."""
-
-    def pack_parameter(key: str, layout: Layout) -> Panels:
-        weight = model.get_parameter(key)
-        own = kind_of(key, kind)
-        if layout == "gate_up":
-            return pack_gate_up(weight if weight.dim() == 3 else weight[None], own)
-        if layout == "rows":
-            return pack(weight if weight.dim() == 3 else weight[None], own)
-        up_HEC = weight.view(model.config.num_attention_heads, -1, model.config.kv_lora_rank)
-        return pack_expansion(up_HEC, model.config.qk_nope_head_dim, layout, own)
-
-    prepare_with(model, kernels, pack_parameter)
+    prepare_with(
+        model,
+        kernels,
+        lambda key, layout: _pack_parameter(model, key, layout, kind_of(key, kind)),
+    )
 
 
 def kind_of(key: str, kind: WeightKind) -> WeightKind:
@@ -57,6 +65,41 @@ def kind_of(key: str, kind: WeightKind) -> WeightKind:
 @torch.no_grad()
 def prepare_with(model: Transformer, kernels: Kernels, pack: PackWeights) -> None:
     """Take all matrices of a model packed; `pack` is asked by the names of its parameters."""
+    _pack_all(model, kernels, pack)
+    # float32: the kernels multiply in it, and activations are few beside weights.
+    model.compute_dtype = torch.float32
+    if isinstance(kernels, NativeKernels):
+        fault = find_stack_fault(kernels)
+        if fault is None:
+            model.stack = build_stack(model, kernels)
+        else:
+            log.warning("the %s kernels' layers are wrong here: %s", kernels.name, fault)
+
+
+@cache
+def find_stack_fault(kernels: NativeKernels) -> str | None:
+    """Compare a small stack with its modules, once for each kind of kernels; None if they agree."""
+    generator = torch.Generator().manual_seed(0)
+    model = Transformer(_CHECKED).eval()
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    num_tokens = 7
+    tokens_BT = torch.randint(_CHECKED.vocab_size, (1, num_tokens), generator=generator)
+    expected_TD = model(tokens_BT)[0]
+    _pack_all(model, kernels, lambda key, layout: _pack_parameter(model, key, layout, "float32"))
+    positions_T, found_TD = torch.arange(num_tokens), model.embed(tokens_BT[0])
+    width = _CHECKED.kv_lora_rank + _CHECKED.qk_rope_head_dim
+    step = StackStep(
+        positions_T, positions_T, None, torch.tensor([[0, num_tokens, 0]]), torch.arange(2),
+        torch.zeros(_CHECKED.num_hidden_layers, 2, 4, width),
+    )  # fmt: skip
+    build_stack(model, kernels).run(found_TD, range(_CHECKED.num_hidden_layers), step, True)
+    worst = float((found_TD - expected_TD).abs().max() / expected_TD.abs().max())
+    # Not "worst > tolerance": a NaN must count as a fault.
+    return None if worst <= _TOLERANCE else f"off by {worst:.1e} of the largest number"
+
+
+def _pack_all(model: Transformer, kernels: Kernels, pack: PackWeights) -> None:
     fused = set(_fused_matrices(model))
     head = "embed_tokens.weight" if model.lm_head is None else "lm_head.weight"
     model.packed_head = Packed(kernels, pack(head, "rows"))
@@ -68,10 +111,16 @@ def prepare_with(model: Transformer, kernels: Kernels, pack: PackWeights) -> Non
             module.prepare(kernels)
         elif isinstance(module, Attention | Experts | FeedForward | Linear) and module not in fused:
             module.prepare(kernels, _within(name, pack))
-    # float32: the kernels multiply in it, and activations are few beside weights.
-    model.compute_dtype = torch.float32
-    if isinstance(kernels, NativeKernels):
-        model.stack = build_stack(model, kernels)
+
+
+def _pack_parameter(model: Transformer, key: str, layout: Layout, kind: WeightKind) -> Panels:
+    weight = model.get_parameter(key)
+    if layout == "gate_up":
+        return pack_gate_up(weight if weight.dim() == 3 else weight[None], kind)
+    if layout == "rows":
+        return pack(weight if weight.dim() == 3 else weight[None], kind)
+    up_HEC = weight.view(model.config.num_attention_heads, -1, model.config.kv_lora_rank)
+    return pack_expansion(up_HEC, model.config.qk_nope_head_dim, layout, kind)
 
 
 def _within(name: str, pack: PackWeights) -> PackWeights:

@@ -202,6 +202,7 @@ class NativeStack:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         """Return a tensor as C++ reads it, and see that it lives as long as this."""
+        assert tensor.is_cpu
         plain = tensor.detach().float().contiguous()
         self._kept.append(plain)
         return plain

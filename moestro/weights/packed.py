@@ -42,8 +42,9 @@ def load_packed(
         kind = "float32" if own_dtype(weights, config) == torch.float32 else "bfloat16"
     packer = _Packer(model, weights, table, kind, on_progress)
     model.load_state_dict(_read_others(model, weights, table), strict=False, assign=True)
-    prepare_with(model, kernels, packer)
+    # Before the stack is built, which takes the tables as they are.
     model.reset_tables()
+    prepare_with(model, kernels, packer)
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
 

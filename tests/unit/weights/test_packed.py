@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from moestro import files
+from moestro.engine.config import CacheConfig, EngineConfig
+from moestro.engine.engine import Engine
+from moestro.engine.request import EngineRequest, TokenEvent
 from moestro.model.attention import Attention
 from moestro.model.experts import Experts
 from moestro.model.feedforward import FeedForward
 from moestro.model.linear import Linear
 from moestro.model.model import Transformer
 from moestro.model.prepare import prepare
+from moestro.ops.choose import chosen_kernels
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.panels import unpack, unpack_gate_up
 from moestro.weights.export import save_model
@@ -76,6 +80,30 @@ def test_plain_numbers_keep_their_values(tmp_path: Path, changes: dict[str, obje
         logits = found.logits(found(tokens_BS))
         torch.testing.assert_close(logits, model.logits(model(tokens_BS)), atol=1e-4, rtol=1e-4)
     assert 0.5 < progress[-1] <= 1
+
+
+@pytest.mark.skipif(not chosen_kernels().is_native, reason="built without a compiler")
+@pytest.mark.parametrize("changes", CONFIGS)
+def test_a_loaded_stack_generates_as_the_model_does(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    model = random_model(tiny_config(**changes))
+    save_model(model, tmp_path)
+    found = load_packed(tmp_path, chosen_kernels().kernels)
+    request = EngineRequest(id="", prompt=(1, 2, 3), max_tokens=20)
+    config = EngineConfig(max_batch=1, cache=CacheConfig(num_tokens=64))
+    answers = [_generate(Engine(each, config), request) for each in (model, found)]
+    assert found.stack is not None
+    assert answers[0] == answers[1]
+
+
+def _generate(engine: Engine, request: EngineRequest) -> list[int]:
+    engine.submit(request)
+    tokens: list[int] = []
+    while engine.has_work:
+        events = engine.step()
+        tokens += [event.score.token_id for event in events if isinstance(event, TokenEvent)]
+    return tokens
 
 
 def test_a_checkpoint_can_be_rounded_as_it_is_read(tmp_path: Path) -> None:
