@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moestro import files
+from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.request import EngineRequest, TokenEvent
@@ -90,7 +91,9 @@ def test_a_loaded_stack_generates_as_the_model_does(
     model = random_model(tiny_config(**changes))
     save_model(model, tmp_path)
     found = load_packed(tmp_path, chosen_kernels().kernels)
-    request = EngineRequest(id="", prompt=(1, 2, 3), max_tokens=20)
+    request = EngineRequest(
+        id="", prompt=(1, 2, 3), max_tokens=20, sampling=Sampling(temperature=0.0)
+    )
     config = EngineConfig(max_batch=1, cache=CacheConfig(num_tokens=64))
     answers = [_generate(Engine(each, config), request) for each in (model, found)]
     assert found.stack is not None
