@@ -19,6 +19,7 @@ _BUCKET_S = 1.0
 _RATE_S = 10.0
 # An expert with under this share of the mean load is starved.
 _STARVED = 0.1
+_MOST_UNCOUNTED = 64
 
 Counts = NDArray[np.int64]
 
@@ -44,6 +45,9 @@ class Meter:
         self._sizes = (num_layers, num_slots + 1)
         self._total_LE = np.zeros(self._shape, np.int64)
         self._buckets: deque[_Bucket] = deque()
+        # What the gates did in the newest bucket's latest steps: counting a few steps together costs
+        # little more than counting one.
+        self._uncounted: list[tuple[Counts, NDArray[np.bool_]]] = []
 
     def add(
         self,
@@ -63,13 +67,13 @@ class Meter:
             return
         is_used_LTK = gates.is_used_LTK[:, :num_tokens].numpy(force=True)
         experts_LTK = gates.experts_LTK[:, :num_tokens].numpy(force=True)
-        counts_LE = _count(experts_LTK, self._shape, is_used_LTK)
-        self._total_LE += counts_LE
-        bucket.counts_LE += counts_LE
-        bucket.histogram_LN += _count(is_used_LTK.sum(axis=2), self._sizes)
+        self._uncounted.append((experts_LTK, is_used_LTK))
+        if len(self._uncounted) >= _MOST_UNCOUNTED or num_tokens >= _MOST_UNCOUNTED:
+            self._settle()
 
     def experts(self, now_s: float) -> ExpertStats:
         """Return what the gates did."""
+        self._settle()
         recent = self._recent(now_s, WINDOW_S)
         window_LE, histogram_LN = np.zeros_like(self._total_LE), np.zeros(self._sizes, np.int64)
         for bucket in recent:
@@ -99,8 +103,22 @@ class Meter:
         generation = sum(each.generation_tokens for each in recent)
         return prompt / seconds, generation / seconds
 
+    def _settle(self) -> None:
+        """Count what is not counted yet into the newest bucket."""
+        if not self._uncounted:
+            return
+        parts = zip(*self._uncounted, strict=True)
+        experts_LTK, is_used_LTK = (np.concatenate(part, axis=1) for part in parts)
+        self._uncounted = []
+        counts_LE = _count(experts_LTK, self._shape, is_used_LTK)
+        self._total_LE += counts_LE
+        bucket = self._buckets[-1]
+        bucket.counts_LE += counts_LE
+        bucket.histogram_LN += _count(is_used_LTK.sum(axis=2), self._sizes)
+
     def _bucket(self, now_s: float) -> _Bucket:
         if not self._buckets or now_s - self._buckets[-1].start_s >= _BUCKET_S:
+            self._settle()
             self._buckets.append(
                 _Bucket(
                     now_s,

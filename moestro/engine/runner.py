@@ -34,7 +34,8 @@ class Gates:
     @cached_property
     def num_experts(self) -> list[float]:
         """How many routed experts each token took, mean over layers."""
-        means: list[float] = self.is_used_LTK.sum(dim=2).float().mean(dim=0).tolist()
+        is_used_LTK = self.is_used_LTK.numpy(force=True)
+        means: list[float] = (is_used_LTK.sum(axis=(0, 2)) / len(is_used_LTK)).tolist()
         return means
 
     def visits(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
@@ -99,8 +100,9 @@ class Runner:
     def logits(self, hidden_TD: Tensor, rows: Sequence[int]) -> Tensor:
         """Return logits_NV behind chosen rows."""
         filled = [*rows, *[0] * (round_up(len(rows), self.row_multiple) - len(rows))]
-        chosen_ND = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
-        return self.model.logits(chosen_ND)[: len(rows)].cpu()
+        if filled != list(range(len(hidden_TD))):
+            hidden_TD = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
+        return self.model.logits(hidden_TD)[: len(rows)].cpu()
 
     def _budget(self, batch: Batch) -> Tensor | None:
         return None if batch.budget_T is None else batch.budget_T[None].to(self.device)
