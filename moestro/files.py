@@ -35,6 +35,27 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def file_atomic(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that becomes `path` when the block ends, and vanishes otherwise.
+
+    `path` must not exist.
+    """
+    if os.path.lexists(path):
+        raise StorageError(f"{path}: exists already: remove it or choose another name")
+    draft = path.parent / f".{path.name}.partial"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            _sync(draft)
+            os.rename(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends, and vanishes when it raises.
 

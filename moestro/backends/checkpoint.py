@@ -11,10 +11,12 @@ from typing import Any
 from moestro import files
 from moestro.api.cards import ModelCard
 from moestro.errors import CheckpointError, ConfigError
+from moestro.gguf_file import SUFFIX, GgufFile
 from moestro.model.config import ModelConfig
 from moestro.model.count import active_parameters, count_parameters
 from moestro.text.template import ChatTemplate
 from moestro.text.tokenizer import Tokenizer
+from moestro.weights.gguf_config import read_config
 
 _CONFIG_FILE = "config.json"
 _GENERATION_FILE = "generation_config.json"
@@ -22,7 +24,7 @@ _GENERATION_FILE = "generation_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A Hugging Face folder as a reader and writer of text sees it.
+    """A Hugging Face folder or a GGUF file as a reader and writer of text sees it.
 
     `stop_ids` are the tokens that end an answer. `has_own_template`: the chat template came with
     the model; a plain one stands in otherwise.
@@ -58,7 +60,28 @@ class Checkpoint:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load what is not weights; CheckpointError names a file that is missing or damaged."""
-    path = folder / _CONFIG_FILE
+    path, shape, ends = _read_shape(folder)
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.check_fits(shape.vocab_size)
+    own = ChatTemplate.load(folder)
+    return Checkpoint(
+        folder=folder,
+        created=int(path.stat().st_mtime),
+        shape=shape,
+        tokenizer=tokenizer,
+        template=own or ChatTemplate.plain(folder),
+        has_own_template=own is not None,
+        stop_ids=frozenset(
+            token for token in {tokenizer.eos_id} | ends if 0 <= token < shape.vocab_size
+        ),
+    )
+
+
+def _read_shape(folder: Path) -> tuple[Path, ModelConfig, set[int]]:
+    """Return the file that says what the model is, its shape, and the ids that it ends texts by."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        return folder, read_config(GgufFile(folder)), set()
+    path, generation = folder / _CONFIG_FILE, folder / _GENERATION_FILE
     raw = files.read_json(path)
     try:
         shape = ModelConfig.from_hf(raw)
@@ -68,21 +91,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: a value has the wrong type ({error}): restore the file"
         ) from error
-    tokenizer = Tokenizer.load(folder)
-    tokenizer.check_fits(shape.vocab_size)
-    own = ChatTemplate.load(folder)
-    generation = folder / _GENERATION_FILE
     named = [raw, files.read_json(generation) if generation.is_file() else {}]
-    stop_ids = {tokenizer.eos_id} | {token for table in named for token in _end_ids(table)}
-    return Checkpoint(
-        folder=folder,
-        created=int(path.stat().st_mtime),
-        shape=shape,
-        tokenizer=tokenizer,
-        template=own or ChatTemplate.plain(folder),
-        has_own_template=own is not None,
-        stop_ids=frozenset(token for token in stop_ids if 0 <= token < shape.vocab_size),
-    )
+    return path, shape, {token for table in named for token in _end_ids(table)}
 
 
 def _end_ids(table: dict[str, Any]) -> list[int]:

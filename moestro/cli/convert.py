@@ -1,6 +1,6 @@
 """`moestro convert`: another format or precision, or a budget table for a checkpoint without one.
 
-Next: weights/export.py, weights/quantize.py.
+Next: weights/export.py, weights/quantize.py, weights/gguf_export.py.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ import typer
 from moestro import files
 from moestro.cli import options
 from moestro.errors import ConfigError
+from moestro.gguf_file import SUFFIX
 
 if TYPE_CHECKING:
     import torch
 
     from moestro.lm.language_model import LanguageModel
+    from moestro.weights.quantize import Reader
 
 _CALIBRATION_WINDOWS = 64
 
@@ -26,6 +28,7 @@ class Format(StrEnum):
     """Formats of a converted model."""
 
     HF = "hf"
+    GGUF = "gguf"
 
 
 class Dtype(StrEnum):
@@ -84,7 +87,10 @@ class Wish:
 def convert(
     model: options.Model,
     dest: Annotated[
-        Path, typer.Argument(help="Folder to make; it must not exist.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder, or .gguf file, to make; it must not exist.", show_default=False
+        ),
     ],
     to: Annotated[Format, typer.Option("--to", help="Format of what is written.")] = Format.HF,
     dtype: Annotated[
@@ -125,7 +131,8 @@ def convert(
         min_experts=min_experts,
     )
     _check(wish, text)
-    loss = _write_codes(wish, text or []) if wish.codes else _write_plain(wish)
+    streams = wish.codes is not None or wish.to is Format.GGUF
+    loss = _stream(wish, text or []) if streams else _write_plain(wish)
     result = {"path": str(dest), "bytes": _size(dest)} | loss
     if as_json:
         options.print_json(result)
@@ -138,6 +145,12 @@ def _check(wish: Wish, text: list[Path] | None) -> None:
         raise ConfigError(f"{wish.dest}: exists already: name a folder to make")
     if wish.min_experts is not None and not wish.calibrate:
         raise ConfigError(f"--min-experts is {wish.min_experts}: it belongs to --calibrate")
+    if (wish.to is Format.GGUF) != (wish.dest.suffix == SUFFIX):
+        raise ConfigError(
+            f"{wish.dest}: --to is {wish.to.value}: only a GGUF file ends in {SUFFIX}"
+        )
+    if wish.to is Format.GGUF and wish.quantize is Quantization.FP8:
+        raise ConfigError("--quantize is fp8: GGUF has no such blocks: choose int8 or int4")
     if text and wish.codes is None:
         raise ConfigError(f"--text is {text[0]}: it belongs to --quantize int8 or int4")
 
@@ -157,16 +170,13 @@ def _write_plain(wish: Wish) -> dict[str, Any]:
     return {}
 
 
-def _write_codes(wish: Wish, text: list[Path]) -> dict[str, Any]:
-    """Write codes and scales, without holding the model, and return what they cost."""
+def _stream(wish: Wish, text: list[Path]) -> dict[str, Any]:
+    """Write codes and scales, or a GGUF file, without holding the model; return what codes cost."""
     from moestro.lm import rounding
-    from moestro.text.tokenizer import Tokenizer
-    from moestro.weights.export import copy_companions
     from moestro.weights.find import find_checkpoint
     from moestro.weights.load import open_weights
-    from moestro.weights.quantize import Reader, save_quantized
+    from moestro.weights.quantize import Reader
 
-    assert wish.codes is not None
     source = find_checkpoint(wish.model)
     config, weights = open_weights(source)
     if wish.calibrate:
@@ -176,14 +186,41 @@ def _write_codes(wish: Wish, text: list[Path]) -> dict[str, Any]:
         _calibrate(lm, wish)
         config = lm.config
     # Before the work: text that cannot be read must not be found out after it.
-    name, texts = rounding.sample_text(wish.model, text)
-    with files.folder_atomic(wish.dest) as draft:
-        copy_companions(source, draft)
-        save_quantized(Reader(config, weights), draft, wish.codes, dtype=wish.dtype)
-        Tokenizer.load(source).save(draft)
+    name, texts = rounding.sample_text(wish.model, text) if wish.codes else ("", [])
+    write = _write_gguf if wish.to is Format.GGUF else _write_folder
+    write(wish, source, Reader(config, weights))
+    if wish.codes is None:
+        return {}
     if not rounding.fits_in_memory(config):
         return {"loss": None}
     return {"loss": {"text": name} | rounding.measure(source, wish.dest, texts)}
+
+
+def _write_folder(wish: Wish, source: Path, reader: "Reader") -> None:
+    from moestro.text.tokenizer import Tokenizer
+    from moestro.weights.export import copy_companions
+    from moestro.weights.quantize import save_quantized
+
+    assert wish.codes is not None
+    with files.folder_atomic(wish.dest) as draft:
+        copy_companions(source, draft)
+        save_quantized(reader, draft, wish.codes, dtype=wish.dtype)
+        Tokenizer.load(source).save(draft)
+
+
+def _write_gguf(wish: Wish, source: Path, reader: "Reader") -> None:
+    from moestro.text.gguf_export import write_vocabulary
+    from moestro.text.template import ChatTemplate
+    from moestro.text.tokenizer import Tokenizer
+    from moestro.weights.gguf_export import save_gguf
+
+    tokenizer, template = Tokenizer.load(source), ChatTemplate.load(source)
+    tokenizer.check_fits(reader.config.vocab_size)
+    vocabulary = write_vocabulary(
+        tokenizer, reader.config.vocab_size, template.source if template else None
+    )
+    with files.file_atomic(wish.dest) as draft:
+        save_gguf(reader, draft, wish.codes, vocabulary, name=wish.dest.stem, dtype=wish.dtype)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -205,7 +242,8 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _size(path: Path) -> int:
-    return sum(each.stat().st_size for each in path.iterdir())
+    each = [path] if path.is_file() else path.iterdir()
+    return sum(file.stat().st_size for file in each)
 
 
 def _calibrate(lm: "LanguageModel", wish: Wish) -> None:

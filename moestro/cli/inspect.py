@@ -44,7 +44,7 @@ def describe(config: ModelConfig, folder: Path) -> dict[str, Any]:
         "parameters": count.total,
         "active_parameters": {f"{b:g}": round(active_parameters(config, b)) for b in budgets},
         "mtp_parameters": count.mtp,
-        "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "bytes": sum(path.stat().st_size for path in files_of(folder)),
         # The cache holds the compute dtype's numbers; 2 bytes each in bfloat16.
         "cache_bytes_per_token": 2 * cache_numbers_per_token(config),
         "cache_numbers_per_token": cache_numbers_per_token(config),
@@ -67,6 +67,11 @@ def describe(config: ModelConfig, folder: Path) -> dict[str, Any]:
         "mtp_modules": config.num_nextn_predict_layers,
         "path": str(folder),
     }
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights."""
+    return [checkpoint] if checkpoint.is_file() else list(checkpoint.glob("*.safetensors"))
 
 
 def _readable(value: object) -> str:

@@ -12,7 +12,8 @@ import typer
 Model = Annotated[
     Path,
     typer.Argument(
-        help="A run folder, a checkpoint folder or a Hugging Face folder.", show_default=False
+        help="A run folder, a checkpoint or Hugging Face folder, or a .gguf file.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

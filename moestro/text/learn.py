@@ -1,6 +1,7 @@
 """A byte-level BPE vocabulary learned from text: lossless for any Unicode, and the same every time.
 
-Knows texts, not where they come from. Next: tokenizer.py.
+Texts are cut like DeepSeek-V3's, which llama.cpp knows by name. Knows texts, not where they come
+from. Next: cutting.py, tokenizer.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,24 +11,12 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Inner
 
 from moestro.errors import ConfigError
+from moestro.text.cutting import DEEPSEEK_V3
 from moestro.text.tokenizer import Tokenizer
 
 # The first one, id 0, begins and ends every document.
 SPECIAL_TOKENS = ("<|end_of_text|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 NUM_BYTES = 256
-
-# No token crosses these borders: a word with one mark or space before it (`.append`, ` return`);
-# one to three digits; marks with the line's end (`):\n`); blank lines; a run of indentation.
-_WORDS = "|".join(
-    (
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
 
 
 def learn(
@@ -42,12 +31,11 @@ def learn(
     if not special_tokens:
         raise ConfigError("special_tokens is empty: a text needs a token that ends it")
     inner = Inner(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    # No token crosses these borders: up to three digits; a word with one mark or space before it
+    # (`.append`, ` return`); marks with the line's end (`):\n`); blank lines; indentation.
+    splits = [pre_tokenizers.Split(Regex(each), behavior="isolated") for each in DEEPSEEK_V3]
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*splits, spell])
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

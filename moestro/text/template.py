@@ -13,6 +13,8 @@ from typing import Any
 
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json
+from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.text.gguf_vocab import read_vocabulary
 from moestro.text.sandbox import Program
 from moestro.text.tokenizer import Tokenizer
 from moestro.text.untrusted import Marks, SpecialNames, find_searched, list_texts
@@ -83,22 +85,24 @@ class ChatTemplate:
     @classmethod
     def load(cls, folder: Path) -> "ChatTemplate | None":
         """Load a checkpoint's own template, or return None where it has none."""
-        settings = _read_if_present(folder / "tokenizer_config.json")
+        tokenizer, settings = _read_vocabulary(folder)
         sources = _find_sources(folder, settings)
         if not sources:
             return None
         try:
-            return cls(sources, variables=_token_names(settings), names=_special_names(folder))
+            names = _special_names(tokenizer)
+            return cls(sources, variables=_token_names(settings), names=names)
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from error
 
     @classmethod
     def plain(cls, folder: Path) -> "ChatTemplate":
         """Build the template for a checkpoint that has none: paragraphs with a speaker's name."""
+        tokenizer, settings = _read_vocabulary(folder)
         return cls(
             {"default": PLAIN_TEMPLATE},
-            variables=_token_names(_read_if_present(folder / "tokenizer_config.json")),
-            names=_special_names(folder),
+            variables=_token_names(settings),
+            names=_special_names(tokenizer),
             stops=_PLAIN_STOPS,
         )
 
@@ -230,9 +234,19 @@ def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _special_names(folder: Path) -> SpecialNames:
-    added = _read_if_present(folder / "tokenizer.json").get("added_tokens", [])
+def _special_names(tokenizer: Mapping[str, Any]) -> SpecialNames:
+    added = tokenizer.get("added_tokens", [])
     return SpecialNames.read(token for token in added if isinstance(token, dict))
+
+
+def _read_vocabulary(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return what tokenizer.json and tokenizer_config.json hold, or a GGUF file in their place."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        found = read_vocabulary(GgufFile(folder))
+        return json.loads(found.raw), found.settings
+    names = ("tokenizer.json", "tokenizer_config.json")
+    tokenizer, settings = (_read_if_present(folder / name) for name in names)
+    return tokenizer, settings
 
 
 def _read_if_present(file: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import tokenizers
 
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
+from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.text.gguf_vocab import Vocabulary, read_vocabulary
 from moestro.text.pieces import build_pieces
 
 # Names tried, in this order, where no tokenizer_config.json says which token ends or begins a text.
@@ -68,8 +70,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
-        """Load a tokenizer.json, or a folder's, with the tokenizer_config.json beside it."""
+        """Load a tokenizer.json or a folder's, with tokenizer_config.json, or a GGUF file's."""
         path = Path(path)
+        if path.suffix == SUFFIX and path.is_file():
+            return cls._load_gguf(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             raw = file.read_text(encoding="utf-8")
@@ -87,6 +91,19 @@ class Tokenizer:
             return cls(raw, settings)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
+
+    @classmethod
+    def _load_gguf(cls, path: Path) -> "Tokenizer":
+        try:
+            return cls(*read_vocabulary(GgufFile(path)))
+        except CheckpointError as error:
+            named = str(error).startswith(str(path))
+            raise error if named else CheckpointError(f"{path}: {error}") from error
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The texts that it was made from."""
+        return Vocabulary(self._raw, self._settings)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, unchanged, and a tokenizer_config.json that names a text's ends."""

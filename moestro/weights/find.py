@@ -1,4 +1,4 @@
-"""Which folder MODEL means: a Hugging Face folder itself, or a run's newest checkpoint. No torch.
+"""Which checkpoint MODEL means: a folder or file itself, or a run's newest. No torch.
 
 Knows names of files, not what is in them. Next: load.py.
 """
@@ -6,12 +6,15 @@ Knows names of files, not what is in them. Next: load.py.
 from pathlib import Path
 
 from moestro.errors import CheckpointError
+from moestro.gguf_file import SUFFIX
 
-_ASK = "give a run, a checkpoint or a Hugging Face folder"
+_ASK = "give a run, a checkpoint, a Hugging Face folder or a .gguf file"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the Hugging Face folder that MODEL means: itself, or a run's newest checkpoint."""
+    """Return what MODEL means: a Hugging Face folder, a GGUF file, or a run's newest checkpoint."""
+    if path.is_file() and path.suffix == SUFFIX:
+        return path
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder: {_ASK}")
     if (path / "config.json").exists():

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from moestro import files, settings
 from moestro.errors import CheckpointError, ConfigError
+from moestro.gguf_file import SUFFIX, GgufFile
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
+from moestro.weights.gguf_config import read_config
+from moestro.weights.gguf_weights import GgufWeights
 from moestro.weights.header import shown
 from moestro.weights.names import EMBEDDING, HEAD, K_B, Piece, aliases, mtp_pieces, pieces
 from moestro.weights.store import CONFIG_FILE
@@ -28,15 +31,26 @@ _PROGRESS_EVERY = 16
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read the shape of the model in a Hugging Face folder."""
+    """Read the shape of the model in a Hugging Face folder or a GGUF file."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        return read_config(GgufFile(folder))
     return _build_config(folder, _read_raw(folder))
 
 
 def open_weights(folder: Path) -> tuple[ModelConfig, Weights]:
-    """Open a Hugging Face folder: the shape of what is in it, and its weights, not yet read."""
+    """Open a Hugging Face folder or a GGUF file: its shape, and its weights, not yet read."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        return _open_file(GgufFile(folder))
     raw = _read_raw(folder)
     weights = FolderWeights(folder, raw.get("quantization_config"))
     return _without_absent_mtp(_build_config(folder, raw), weights), weights
+
+
+def _open_file(file: GgufFile) -> tuple[ModelConfig, Weights]:
+    config = read_config(file)
+    weights = GgufWeights(file, config)
+    is_tied = HEAD not in weights.names()
+    return dataclasses.replace(config, tie_word_embeddings=is_tied), weights
 
 
 def find_pieces(config: ModelConfig, weights: Weights) -> list[Piece]:
@@ -50,9 +64,9 @@ def load_model(
     device: str | torch.device = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> Transformer:
-    """Load a Hugging Face folder, ready to infer; `dtype` None keeps the checkpoint's own.
+    """Load a Hugging Face folder or a GGUF file, ready to infer.
 
-    Weights and arithmetic are in `dtype`, the gates' selection bias in float32. Reads tensor by
+    `dtype` None keeps the checkpoint's own. Weights and arithmetic are in `dtype`, the gates' selection bias in float32. Reads tensor by
     tensor, so that memory holds the model once; `on_progress` hears the share that is read.
     """
     config, weights = open_weights(folder)

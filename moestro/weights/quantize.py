@@ -45,16 +45,17 @@ class Reader:
 
     def read(self, piece: Piece) -> Tensor:
         """Return a weight's numbers; CheckpointError if one of them is not finite."""
-        shape = self.shape(piece)
         if piece.share is None or piece.hf_name in self._names:
-            value = self.weights.stored(piece.hf_name, shape).read()
-        else:
-            whole = tuple(self._state[piece.key].shape)
-            name = f"{piece.hf_name.rpartition('self_attn.')[0]}self_attn.{KV_B}"
-            value = piece.part(self.weights.stored(name, whole).read()).flatten(0, 1)
+            return self._read(piece.hf_name, self.shape(piece))
+        whole = tuple(self._state[piece.key].shape)
+        name = f"{piece.hf_name.rpartition('self_attn.')[0]}self_attn.{KV_B}"
+        return piece.part(self._read(name, whole)).flatten(0, 1)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        value = self.weights.stored(name, shape).read()
         if not bool(value.isfinite().all()):
             raise CheckpointError(
-                f"{self.weights.path}: {piece.hf_name} holds a number that is not finite:"
+                f"{self.weights.path}: {name} holds a number that is not finite:"
                 " it cannot be rounded: give sound weights"
             )
         return value
