@@ -97,13 +97,14 @@ class OwnStack {
   // `sequences` holds first row, number of rows and where in `tables` its blocks begin, for each.
   void run(int64_t first_layer, int64_t last_layer, Address x, int64_t num_rows, Address positions,
            Address slots, Address fractions, Address sequences, int64_t num_sequences,
-           Address tables, Address pages, int cache_format, int64_t layer_slots,
+           Address hidden, Address tables, Address pages, int cache_format, int64_t layer_slots,
            int64_t block_size, Address experts, Address weights, Address is_used,
            bool has_final_norm, int num_threads) const {
     Step step{};
     step.first_layer = first_layer;
     step.last_layer = last_layer;
     step.x = at<float>(x);
+    step.hidden = at<const float>(hidden);
     step.num_rows = num_rows;
     step.positions = at<const int64_t>(positions);
     step.slots = at<const int64_t>(slots);
@@ -152,6 +153,11 @@ void bind_parts(nb::module_& m) {
       .def("__init__", [](Experts* self, const Matrices& gate_up, const Matrices& down) {
         new (self) Experts{gate_up, down};
       });
+  nb::class_<Join>(m, "Join").def(
+      "__init__", [](Join* self, const Norm& embedding_norm, const Norm& hidden_norm,
+                     const Matrices& product, const Norm& final_norm) {
+        new (self) Join{embedding_norm, hidden_norm, product, final_norm};
+      });
   nb::class_<Layer>(m, "Layer")
       .def(nb::init<>())
       .def_rw("input_norm", &Layer::input_norm)
@@ -166,7 +172,8 @@ void bind_parts(nb::module_& m) {
       .def_rw("post_norm", &Layer::post_norm)
       .def_rw("gate", &Layer::gate)
       .def_rw("routed", &Layer::routed)
-      .def_rw("shared", &Layer::shared);
+      .def_rw("shared", &Layer::shared)
+      .def_rw("join", &Layer::join);
   nb::class_<Shape>(m, "Shape")
       .def(nb::init<>())
       .def_rw("hidden", &Shape::hidden)

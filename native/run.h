@@ -20,10 +20,11 @@ struct Memory {
       : mixture_width(round_up(stack.shape.latent, PANEL)) {
     const Shape& shape = stack.shape;
     const int64_t rows = step.num_rows, heads = shape.num_heads;
-    int64_t rank = 0, experts = 1, width = 1, shared_width = 1;
+    int64_t rank = 0, experts = 1, width = 1, shared_width = 1, joined_width = 0;
     for (int64_t i = step.first_layer; i < step.last_layer; ++i) {
       const Layer& layer = stack.layers[i];
       rank = larger(rank, layer.query_a.num_outputs);
+      if (layer.join.product.data != nullptr) joined_width = 2 * shape.hidden;
       experts = larger(experts, layer.routed.down.num_matrices);
       width = larger(width, layer.routed.down.depth);
       shared_width = larger(shared_width, layer.shared.down.depth);
@@ -31,6 +32,8 @@ struct Memory {
     const int64_t pairs = rows * shape.num_slots;
     angles = workspace.take<float>(rows * shape.rotary);
     normed = workspace.take<float>(rows * shape.hidden);
+    joined = workspace.take<float>(rows * joined_width);
+    join_inputs = InputMemory(workspace, joined_width, rows);
     compressed = workspace.take<float>(rows * rank);
     query = workspace.take<float>(rows * heads * shape.query_width());
     latent = workspace.take<float>(rows * shape.cache_width());
@@ -59,10 +62,10 @@ struct Memory {
 
   const int64_t mixture_width;
   int64_t most_experts;
-  float *angles, *normed, *compressed, *query, *latent, *carried, *attended, *logits, *selections;
+  float *angles, *normed, *joined, *compressed, *query, *latent, *carried, *attended, *logits, *selections;
   float *mixed, *mixtures;
   Part* parts;
-  InputMemory inputs, query_inputs, out_inputs;
+  InputMemory inputs, join_inputs, query_inputs, out_inputs;
   InputMemory* head_inputs;
   Pairs routed_pairs, shared_pairs;
   InputMemory routed_inputs, routed_hidden, shared_inputs, shared_hidden;
@@ -99,6 +102,7 @@ class Run {
         const Cached cached{
             step_.pages + i * step_.layer_slots * shape_.cache_width() * bytes,
             step_.cache_format, step_.block_size, shape_.cache_width()};
+        if (layer.join.product.data != nullptr) join(team, layer.join);
         project(team, layer);
         cache(team, layer, cached);
         carry(team, layer);
@@ -106,10 +110,11 @@ class Run {
         feed_forward(team, layer, num_sparse);
         num_sparse += layer.routed.down.data != nullptr;
       }
-      if (step_.final_norm.weight != nullptr) {
-        team.each(rows_, [&](int64_t t) {
-          normalize<Isa>(x(t), step_.final_norm.weight, step_.final_norm.epsilon, shape_.hidden,
-                         x(t));
+      const Norm& own = layers_[step_.last_layer - 1].join.final_norm;
+      const Norm& norm = own.weight == nullptr ? step_.final_norm : own;
+      if (norm.weight != nullptr) {
+        team.each(blocks_.number, [&](int64_t b) {
+          normalize_block(norm, step_.x, shape_.hidden, b, step_.x);
         });
       }
       team.barrier();
@@ -166,6 +171,23 @@ class Run {
                          weights.num_outputs);
     });
     team.barrier();
+  }
+
+  // A token's embedding and the state of the token before it to an MTP module's stream.
+  void join(Team& team, const Join& join) {
+    const int64_t width = shape_.hidden;
+    const Inputs inputs(memory_.join_inputs, join.product);
+    team.each(blocks_.number, [&](int64_t b) {
+      for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
+        float* row = memory_.joined + 2 * t * width;
+        const Norm &first = join.embedding_norm, &second = join.hidden_norm;
+        normalize<Isa>(x(t), first.weight, first.epsilon, width, row);
+        normalize<Isa>(step_.hidden + t * width, second.weight, second.epsilon, width, row + width);
+      }
+      put_block(memory_.joined, 2 * width, join.product, b, inputs);
+    });
+    team.barrier();
+    multiply_to(team, join.product, inputs, step_.x);
   }
 
   // The stream's normed rows to the query (or its compression) and to the latent.

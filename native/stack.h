@@ -23,6 +23,15 @@ struct Gate {
   const float* thresholds = nullptr;
 };
 
+// What an MTP module does before its layer and behind it (eq. 21-23). `product` takes a token's
+// normed embedding and then the normed state of the token before it.
+struct Join {
+  Norm embedding_norm;
+  Norm hidden_norm;
+  Matrices product;
+  Norm final_norm;
+};
+
 // `query_a` has no data without query compression, `routed` in a dense layer, `shared` without
 // shared experts: a dense layer's feed-forward is one shared expert.
 struct Layer {
@@ -40,6 +49,8 @@ struct Layer {
   Gate gate;
   Experts routed;
   Experts shared;
+  // Its product has no data but in MTP modules.
+  Join join;
 };
 
 struct Shape {
@@ -91,8 +102,10 @@ struct Choices {
 struct Step {
   int64_t first_layer;
   int64_t last_layer;
-  // The residual stream, (row, hidden), in and out.
+  // The residual stream, (row, hidden), in and out; tokens' embeddings for an MTP module.
   float* x;
+  // The states that an MTP module joins with them, else null.
+  const float* hidden;
   int64_t num_rows;
   const int64_t* positions;
   // Where in the pages each row's latent goes.
@@ -107,7 +120,7 @@ struct Step {
   int64_t layer_slots;
   int64_t block_size;
   Choices choices;
-  // Applied to x at the end, unless its weight is null.
+  // Applied to x at the end, unless its weight is null; an MTP module has its own.
   Norm final_norm;
 };
 

@@ -45,8 +45,7 @@ class Meter:
         self._sizes = (num_layers, num_slots + 1)
         self._total_LE = np.zeros(self._shape, np.int64)
         self._buckets: deque[_Bucket] = deque()
-        # What the gates did in the newest bucket's latest steps: counting a few steps together costs
-        # little more than counting one.
+        # The newest bucket's latest steps: a few together are counted as fast as one.
         self._uncounted: list[tuple[Counts, NDArray[np.bool_]]] = []
 
     def add(

@@ -17,7 +17,6 @@ from moestro.engine.batch import Batch
 from moestro.engine.pages import PagedCache, Pages
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
-from moestro.model.mtp import MTPModule
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.rows import RowMultiples, round_up
 from moestro.ops.stack import StackStep
@@ -80,13 +79,10 @@ class Runner:
     def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:
         """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
         if self._stack is not None:
-            module = self.model.mtp[depth]
-            assert isinstance(module, MTPModule)
-            joined_TD = module.join(hidden_TD, self.model.embed(next_T)).contiguous()
+            drafted_TD = self.model.embed(next_T)
             layer = self.model.config.num_hidden_layers + depth
-            self._stack.run(joined_TD, range(layer, layer + 1), self._step(batch), False)
-            normed_TD: Tensor = module.norm(joined_TD)
-            return normed_TD
+            self._stack.draft(drafted_TD, hidden_TD, layer, self._step(batch))
+            return drafted_TD
         out_BTD = self.model.look_ahead(
             hidden_TD[None],
             next_T[None].to(self.device),

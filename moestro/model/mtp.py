@@ -31,13 +31,7 @@ class MTPModule(nn.Module):
         `hidden_BSD` is the main model's normed output (or the previous module's), `next_BSD` the
         embedding of the token that follows each position.
         """
-        out: Tensor = self.norm(self.block(self.join(hidden_BSD, next_BSD), context))
-        return out
-
-    def join(self, hidden: Tensor, following: Tensor) -> Tensor:
-        """Return what enters the layer, for hidden states of any leading shape."""
         # The embedding comes first, as in the published checkpoints; the paper writes it second.
-        joined: Tensor = self.eh_proj(
-            torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1)
-        )
-        return joined
+        joined = torch.cat([self.enorm(next_BSD), self.hnorm(hidden_BSD)], dim=-1)
+        out: Tensor = self.norm(self.block(self.eh_proj(joined), context))
+        return out

@@ -14,17 +14,19 @@ from moestro.model.feedforward import FeedForward
 from moestro.model.linear import Linear, RMSNorm
 from moestro.model.model import Transformer, attention_factor
 from moestro.model.moe import MoE
+from moestro.model.mtp import MTPModule
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import NativeKernels
-from moestro.ops.stack import GateParts, LayerParts, Matrix, NativeStack, Norm
+from moestro.ops.stack import GateParts, JoinParts, LayerParts, Matrix, NativeStack, Norm
 
 
 def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
     """Describe all layers of a prepared model, MTP modules' last."""
     config = model.config
-    blocks = [*model.layers, *(module.block for module in model.mtp)]
     gates = model.gates()
-    parts = [_layer(block) for block in blocks]
+    parts = [_layer(block, None) for block in model.layers if isinstance(block, Block)]
+    modules = [module for module in model.mtp if isinstance(module, MTPModule)]
+    parts += [_layer(module.block, _join(module)) for module in modules]
     return NativeStack(
         kernels=kernels,
         shape=_shape(config, model),
@@ -64,7 +66,13 @@ def _shape(config: ModelConfig, model: Transformer) -> dict[str, Any]:
     }
 
 
-def _layer(block: Block) -> LayerParts:
+def _join(module: MTPModule) -> JoinParts:
+    assert module.eh_proj.packed is not None
+    product = module.eh_proj.packed.weights
+    return JoinParts(_norm(module.enorm), _norm(module.hnorm), product, _norm(module.norm))
+
+
+def _layer(block: Block, join: JoinParts | None) -> LayerParts:
     attention, mlp = block.self_attn, block.mlp
     gate, routed, shared = _feed_forward(mlp)
     is_compressed = attention.config.q_lora_rank is not None
@@ -84,6 +92,7 @@ def _layer(block: Block) -> LayerParts:
         gate=gate,
         routed=routed,
         shared=shared,
+        join=join,
     )
 
 

@@ -25,6 +25,11 @@ class Gate:
 class Experts:
     def __init__(self, gate_up: Matrices, down: Matrices, /) -> None: ...
 
+class Join:
+    def __init__(
+        self, embedding_norm: Norm, hidden_norm: Norm, product: Matrices, final_norm: Norm, /
+    ) -> None: ...
+
 class Layer:
     input_norm: Norm
     query_a: Matrices
@@ -39,6 +44,7 @@ class Layer:
     gate: Gate
     routed: Experts
     shared: Experts
+    join: Join
 
 class Shape:
     hidden: int
@@ -97,6 +103,7 @@ class Stack:
         fractions: int,
         sequences: int,
         num_sequences: int,
+        hidden: int,
         tables: int,
         pages: int,
         cache_format: int,

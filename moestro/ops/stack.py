@@ -44,6 +44,16 @@ class GateParts:
     thresholds_N: Tensor | None
 
 
+@dataclass(frozen=True)
+class JoinParts:
+    """What an MTP module does before its layer and behind it."""
+
+    embedding_norm: Norm
+    hidden_norm: Norm
+    product: Panels
+    final_norm: Norm
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerParts:
     """One layer. Without query compression `query_a` and `query_norm` are None.
@@ -64,6 +74,7 @@ class LayerParts:
     gate: GateParts | None
     routed: PackedExperts | None
     shared: PackedExperts | None
+    join: JoinParts | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,25 @@ class NativeStack:
         self._native = native.Stack(self.kernels.library, shape, layers)
         self._native.set_final_norm(self._norm(self.final_norm))
 
+    def draft(self, embedded_TD: Tensor, hidden_TD: Tensor, layer: int, step: StackStep) -> None:
+        """Run an MTP module in place of the tokens' embeddings, behind the states before them."""
+        assert self.layers[layer].join is not None
+        assert hidden_TD.shape == embedded_TD.shape
+        assert hidden_TD.is_contiguous()
+        self._run(embedded_TD, hidden_TD, range(layer, layer + 1), step, False)
+
     def run(self, x_TD: Tensor, layers: range, step: StackStep, has_final_norm: bool) -> Choices:
         """Send rows through some layers, in place; with the final norm if asked for."""
+        return self._run(x_TD, None, layers, step, has_final_norm)
+
+    def _run(
+        self,
+        x_TD: Tensor,
+        hidden_TD: Tensor | None,
+        layers: range,
+        step: StackStep,
+        has_final_norm: bool,
+    ) -> Choices:
         assert x_TD.dtype == torch.float32
         assert x_TD.is_contiguous()
         pages_LAZW = step.pages_LAZW
@@ -145,6 +173,7 @@ class NativeStack:
             0 if fractions_T is None else fractions_T.data_ptr(),
             step.sequences_S3.data_ptr(),
             len(step.sequences_S3),
+            0 if hidden_TD is None else hidden_TD.data_ptr(),
             step.tables.data_ptr(),
             pages_LAZW.data_ptr(),
             FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
@@ -184,7 +213,15 @@ class NativeStack:
             layer.routed = self._experts(parts.routed)
         if parts.shared is not None:
             layer.shared = self._experts(parts.shared)
+        if parts.join is not None:
+            layer.join = self._join(parts.join)
         return layer
+
+    def _join(self, join: JoinParts) -> Any:
+        norms = (join.embedding_norm, join.hidden_norm, join.final_norm)
+        embedding, hidden, final = map(self._norm, norms)
+        product = self.kernels.matrices(join.product)
+        return self.kernels.native.Join(embedding, hidden, product, final)
 
     def _norm(self, norm: Norm) -> Any:
         return self.kernels.native.Norm(self._address(norm.weight_D), norm.eps)

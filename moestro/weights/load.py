@@ -66,8 +66,9 @@ def load_model(
 ) -> Transformer:
     """Load a Hugging Face folder or a GGUF file, ready to infer.
 
-    `dtype` None keeps the checkpoint's own. Weights and arithmetic are in `dtype`, the gates' selection bias in float32. Reads tensor by
-    tensor, so that memory holds the model once; `on_progress` hears the share that is read.
+    `dtype` None keeps the checkpoint's own. Weights and arithmetic are in `dtype`, the gates'
+    selection bias in float32. Reads tensor by tensor, so that memory holds the model once;
+    `on_progress` hears the share that is read.
     """
     config, weights = open_weights(folder)
     with torch.device("meta"):

@@ -152,6 +152,22 @@ def test_rows_keep_their_bits_beside_others(kernels: NativeKernels, kind: Weight
     assert torch.equal(together_TD, torch.cat(alone))
 
 
+def test_an_mtp_module_equals_its_twin(kernels: NativeKernels) -> None:
+    config = tiny_config(num_nextn_predict_layers=2)
+    model = random_model(config)
+    other = native(model, kernels, "float32")
+    assert other.stack is not None
+    tokens_BS, pages = random_tokens(config, 1, 9), Pages(other.stack, config, 1)
+    hidden_BSD = torch.randn(1, 9, config.hidden_size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for depth in (0, 1):
+            expected_TD = model.look_ahead(hidden_BSD, tokens_BS, depth)[0]
+            found_TD = other.embed(tokens_BS[0])
+            layer = config.num_hidden_layers + depth
+            other.stack.draft(found_TD, hidden_BSD[0], layer, pages.step([(0, 0, 9)]))
+            torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
+
+
 def test_decoding_continues_from_the_pages(kernels: NativeKernels) -> None:
     config = tiny_config(q_lora_rank=12)
     model = random_model(config)
