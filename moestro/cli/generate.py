@@ -28,7 +28,7 @@ def generate(
     from moestro.lm.language_model import load
     from moestro.text.stream import TextStream
 
-    lm = load(model)
+    lm = load(model, is_packed=True)
     text = sys.stdin.read() if prompt == "-" else prompt
     wishes = {
         "max_tokens": max_tokens,

@@ -21,12 +21,15 @@ from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
+from moestro.ops.choose import chosen_kernels
 from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.panels import WeightKind
 from moestro.ops.rows import RowMultiples
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
 from moestro.weights.find import find_checkpoint
 from moestro.weights.load import load_model
+from moestro.weights.packed import holds_codes, load_packed
 
 
 @dataclass(frozen=True)
@@ -189,19 +192,30 @@ class LanguageModel:
 
 
 def load(
-    path: str | Path, *, dtype: str | None = "float32", device: str | None = None
+    path: str | Path,
+    *,
+    dtype: str | None = "float32",
+    device: str | None = None,
+    is_packed: bool | None = None,
 ) -> LanguageModel:
     """Load a run folder, a checkpoint or a Hugging Face folder.
 
     `dtype` is "float32", "bfloat16", "auto" for the faster of the two on this machine, or None for
-    the checkpoint's own.
+    the checkpoint's own. `is_packed` runs it on the native kernels, where there are any: None does
+    so for a checkpoint in codes, whose numbers are then those that a server gives.
     """
     folder = find_checkpoint(Path(path))
     place = device or default_device()
     kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in kinds and dtype != "auto":
         raise ConfigError(f"dtype is {dtype!r}: choose float32, bfloat16 or auto")
-    model = load_model(folder, fastest_dtype(place) if dtype == "auto" else kinds[dtype], place)
+    chosen = chosen_kernels() if place == "cpu" and is_packed is not False else None
+    if chosen and chosen.is_native and (is_packed or holds_codes(folder)):
+        kind: WeightKind | None = "float32" if dtype == "float32" else None
+        model = load_packed(folder, chosen.kernels, "bfloat16" if dtype == "bfloat16" else kind)
+    else:
+        plain = fastest_dtype(place) if dtype == "auto" else kinds[dtype]
+        model = load_model(folder, plain, place)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)
     return LanguageModel(model, tokenizer)

@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.model.model import Transformer
@@ -23,6 +24,8 @@ LN2 = float(np.log(2))
 # A starved expert serves under this share of its fair load.
 STARVED_SHARE = 0.1
 _BATCH_TOKENS = 8192
+# A packed head's logits of this many tokens at once.
+_HEAD_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,16 @@ def _evaluate_batch(model: Transformer, batch: list[_Window], budget: float | No
     trace = Trace()
     hidden_BSD = model(tokens_BS[:, :-1], budget=budget, trace=trace)
     rows = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])[kept]
-    nats = linear_nats(rows, model.head_weight(), tokens_BS[:, 1:].reshape(-1)[kept]).double()
+    nats = _nats(model, rows, tokens_BS[:, 1:].reshape(-1)[kept]).double()
     return Evaluation(0, 0, len(kept), float(nats.sum()), *_routing(model, trace, kept, nats))
+
+
+def _nats(model: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    if not model.is_prepared:
+        return linear_nats(hidden_ND, model.head_weight(), targets_N)
+    parts = zip(hidden_ND.split(_HEAD_TOKENS), targets_N.split(_HEAD_TOKENS), strict=True)
+    each = [F.cross_entropy(model.logits(rows), ids, reduction="none") for rows, ids in parts]
+    return torch.cat(each) if each else hidden_ND.new_zeros(0)
 
 
 def _routing(

@@ -49,6 +49,19 @@ def load_packed(
     return model.eval()
 
 
+def holds_codes(folder: Path) -> bool:
+    """Say whether a checkpoint stores any matrix in codes that the kernels take as they are."""
+    config, weights = open_weights(folder)
+    with torch.device("meta"):
+        state = Transformer(config).state_dict()
+    names = set(weights.names())
+    return any(
+        weights.stored(piece.hf_name, piece.shape(state[piece.key])).kind in ("int8", "int4")
+        for piece in find_pieces(config, weights)
+        if piece.hf_name in names
+    )
+
+
 class _Packer:
     """Packs a model's matrices by the names of its parameters."""
 
