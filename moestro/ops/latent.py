@@ -15,11 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AttentionPath = Literal["auto", "naive", "absorbed"]
+from moestro.ops.scores import attend_whole, is_cheaper
 
-# Where whole score matrices are cheaper than torch's fused attention, which on CPUs multiplies
-# bfloat16 at a fifth of what plain products do. They grow with the square of the length.
-_MOST_WHOLE = 512
+AttentionPath = Literal["auto", "naive", "absorbed"]
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,9 @@ def is_absorbed_cheaper(num_queries: int, num_keys: int, up_HEC: Tensor, rope_di
 def _attend(query_BHSQ: Tensor, key_BHKQ: Tensor, value_BHKV: Tensor, scale: float) -> Tensor:
     S, K = query_BHSQ.shape[-2], key_BHKQ.shape[-2]
     Q, V = query_BHSQ.shape[-1], value_BHKV.shape[-1]
-    if query_BHSQ.is_cpu and query_BHSQ.dtype == torch.bfloat16 and 1 < S == K <= _MOST_WHOLE:
-        return _attend_whole(query_BHSQ, key_BHKQ, value_BHKV, scale)
+    if is_cheaper(query_BHSQ, K):
+        query, key, value = (x.flatten(0, 1) for x in (query_BHSQ, key_BHKQ, value_BHKV))
+        return attend_whole(query, key, value, scale).unflatten(0, query_BHSQ.shape[:2])
     if V < Q:
         # Fused attention wants equal widths; padding is several times cheaper than the unfused
         # fallback.
@@ -109,16 +108,6 @@ def _attend(query_BHSQ: Tensor, key_BHKQ: Tensor, value_BHKV: Tensor, scale: flo
         query_BHSQ, key_BHKQ, value_BHKV, attn_mask=mask, is_causal=S == K, scale=scale
     )
     return out[..., :V]
-
-
-def _attend_whole(query_BHSQ: Tensor, key_BHSQ: Tensor, value_BHSV: Tensor, scale: float) -> Tensor:
-    B, H, S, _ = query_BHSQ.shape
-    future_SS = query_BHSQ.new_full((S, S), -torch.inf).triu(1)
-    scores_NSS = torch.baddbmm(
-        future_SS, query_BHSQ.flatten(0, 1), key_BHSQ.flatten(0, 1).mT, alpha=scale
-    )
-    out_NSV = scores_NSS.softmax(dim=-1) @ value_BHSV.flatten(0, 1)
-    return out_NSV.view(B, H, S, -1)
 
 
 def _causal(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
