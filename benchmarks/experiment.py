@@ -24,6 +24,7 @@ from torch import Tensor
 from moestro import settings
 from moestro.data.corpus import Document
 from moestro.model.presets import dense_twin
+from moestro.ops.machine import keep_freed_memory
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig, build_run_config
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
@@ -111,6 +112,7 @@ def train_once(
     budget: float | None = None,
 ) -> Outcome:
     """Train a model from its seed to its last step, evaluating `num_points` times on the way."""
+    keep_freed_memory()
     stepper = build_stepper(config)
     loader = replace(run, config=config).loader()
     outcome = Outcome(stepper=stepper)

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
+# Softmax goes through float32 in pieces that stay in the processor's cache.
+_PIECE_ELEMENTS = 1 << 19
 
 
 def linear_cross_entropy(
@@ -40,22 +42,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
     ) -> tuple[Tensor, Tensor]:
+        T, V = x_TD.shape[0], head_VD.shape[0]
         nats_T = torch.empty_like(weights_T)
         dx_TD = torch.empty_like(x_TD)
         # float32: thousands of chunks' worth of small terms are summed here.
         dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32)
-        for start in range(0, x_TD.shape[0], CHUNK_TOKENS):
-            rows = slice(start, start + CHUNK_TOKENS)
-            logits_NV = (x_TD[rows] @ head_VD.T).float()
-            target_N1 = targets_T[rows, None]
-            total_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
-            nats_T[rows] = (total_N1 - logits_NV.gather(1, target_N1))[:, 0]
-            weight_N1 = weights_T[rows, None]
-            dlogits_NV = logits_NV.sub_(total_N1).exp_().mul_(weight_N1)
-            dlogits_NV.scatter_add_(1, target_N1, -weight_N1)
-            dlogits_NV = dlogits_NV.to(x_TD.dtype)
-            torch.mm(dlogits_NV, head_VD, out=dx_TD[rows])
-            dhead_VD += dlogits_NV.T @ x_TD[rows]
+        # One array for all chunks: fresh memory costs more than the product that fills it.
+        logits_CV = x_TD.new_empty(min(T, CHUNK_TOKENS), V)
+        part_VD = torch.empty_like(head_VD)
+        for start in range(0, T, CHUNK_TOKENS):
+            rows = slice(start, min(T, start + CHUNK_TOKENS))
+            logits_NV = torch.mm(x_TD[rows], head_VD.T, out=logits_CV[: rows.stop - start])
+            nats_T[rows] = _to_gradients(logits_NV, targets_T[rows])
+            weight_N1 = weights_T[rows, None].to(x_TD.dtype)
+            torch.mm(logits_NV, head_VD, out=dx_TD[rows]).mul_(weight_N1)
+            dhead_VD += torch.mm(logits_NV.T, x_TD[rows] * weight_N1, out=part_VD)
         ctx.save_for_backward(dx_TD, dhead_VD.to(head_VD.dtype))
         ctx.mark_non_differentiable(nats_T)
         return (nats_T * weights_T).sum(), nats_T
@@ -64,3 +65,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dx_TD, dhead_VD = ctx.saved_tensors
         return dx_TD * grads[0].to(dx_TD.dtype), dhead_VD * grads[0].to(dhead_VD.dtype), None, None
+
+
+def _to_gradients(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Turn logits into the gradients of their nats, in place, and return nats_N."""
+    N, V = logits_NV.shape
+    size = max(1, _PIECE_ELEMENTS // V)
+    nats_N = torch.empty(N, device=logits_NV.device)
+    float_MV, softmax_MV = torch.empty(2, min(size, N), V, device=logits_NV.device)
+    for start in range(0, N, size):
+        rows = slice(start, min(N, start + size))
+        target_M1 = targets_N[rows, None]
+        piece_MV = float_MV[: rows.stop - start].copy_(logits_NV[rows])
+        share_MV = torch.softmax(piece_MV, dim=-1, out=softmax_MV[: rows.stop - start])
+        # The largest share's logarithm gives away what the softmax divided by, without a second
+        # pass of exponentials.
+        total_M1 = piece_MV.amax(-1, keepdim=True) - share_MV.amax(-1, keepdim=True).log_()
+        nats_N[rows] = (total_M1 - piece_MV.gather(1, target_M1))[:, 0]
+        share_MV.scatter_add_(1, target_M1, share_MV.new_full(target_M1.shape, -1.0))
+        logits_NV[rows] = share_MV
+    return nats_N

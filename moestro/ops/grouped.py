@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# For callers that multiply many tokens: the library compiles and keeps a kernel for every number of
+# rows that it meets, which costs as much as the product. Few numbers, few kernels.
+FEW_SHAPES = 32
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -117,7 +121,9 @@ class _Experts(torch.autograd.Function):
         dx_PD = x_PD.new_empty(P + 1, x_PD.shape[1])
         dx_PD[P] = 0
         dweights_P = weights_P.new_zeros(P + 1)
-        dgate_up, ddown = torch.zeros_like(gate_up_EGD), torch.zeros_like(down_EDF)
+        dgate_up, ddown = torch.empty_like(gate_up_EGD), torch.empty_like(down_EDF)
+        for expert in _idle(pairs):
+            dgate_up[expert], ddown[expert] = 0, 0
         for expert, rows in _rows(pairs):
             active_NF, dhidden_NG, dweights_P[rows] = _activation_backward(
                 hidden_PG[rows], dout_PD[rows] @ down_EDF[expert], weights_P[rows, None]
@@ -149,6 +155,11 @@ def _activation_backward(
 def _rows(pairs: Pairs) -> list[tuple[int, slice]]:
     spans = enumerate(zip(pairs.borders, pairs.borders[1:], strict=False))
     return [(expert, slice(start, end)) for expert, (start, end) in spans if end > start]
+
+
+def _idle(pairs: Pairs) -> list[int]:
+    spans = enumerate(zip(pairs.borders, pairs.borders[1:], strict=False))
+    return [expert for expert, (start, end) in spans if end == start]
 
 
 def _by_pair(weights_TK: Tensor, pairs: Pairs) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.ops.scores import attend_whole, is_cheaper
+
 AttentionPath = Literal["auto", "naive", "absorbed"]
 
 
@@ -94,6 +96,9 @@ def is_absorbed_cheaper(num_queries: int, num_keys: int, up_HEC: Tensor, rope_di
 def _attend(query_BHSQ: Tensor, key_BHKQ: Tensor, value_BHKV: Tensor, scale: float) -> Tensor:
     S, K = query_BHSQ.shape[-2], key_BHKQ.shape[-2]
     Q, V = query_BHSQ.shape[-1], value_BHKV.shape[-1]
+    if is_cheaper(query_BHSQ, K):
+        query, key, value = (x.flatten(0, 1) for x in (query_BHSQ, key_BHKQ, value_BHKV))
+        return attend_whole(query, key, value, scale).unflatten(0, query_BHSQ.shape[:2])
     if V < Q:
         # Fused attention wants equal widths; padding is several times cheaper than the unfused
         # fallback.

@@ -19,6 +19,7 @@ from torch import Tensor
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.ops.cross_entropy import linear_nats
+from moestro.ops.grouped import FEW_SHAPES
 
 LN2 = float(np.log(2))
 # A starved expert serves under this share of its fair load.
@@ -171,7 +172,7 @@ def _evaluate_batch(model: Transformer, batch: list[_Window], budget: float | No
     tokens_BS = tokens_BS.to(device)
     kept = is_scored_BS.flatten().nonzero()[:, 0].to(device)
     trace = Trace()
-    hidden_BSD = model(tokens_BS[:, :-1], budget=budget, trace=trace)
+    hidden_BSD = model(tokens_BS[:, :-1], budget=budget, trace=trace, row_multiple=FEW_SHAPES)
     rows = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])[kept]
     nats = _nats(model, rows, tokens_BS[:, 1:].reshape(-1)[kept]).double()
     return Evaluation(0, 0, len(kept), float(nats.sum()), *_routing(model, trace, kept, nats))

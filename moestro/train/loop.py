@@ -18,7 +18,7 @@ from moestro.errors import Interrupted, StorageError
 from moestro.model.count import training_flops_per_token
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
-from moestro.ops.machine import measure_flops
+from moestro.ops.machine import keep_freed_memory, measure_flops
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import evaluate
 from moestro.train.metrics import MetricsLog, Observer, StepMetrics
@@ -42,6 +42,7 @@ class Trained:
 
 def train(run: Run, observers: Sequence[Observer]) -> Trained:
     """Train until the configured number of steps, from the newest checkpoint if there is one."""
+    keep_freed_memory()
     stepper = build_stepper(run.config)
     found = latest_checkpoint(run.folder)
     progress = resume(found, stepper) if found else Progress()

@@ -7,6 +7,7 @@ T rows of the head.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.ops.cross_entropy import linear_cross_entropy
+from moestro.ops.grouped import FEW_SHAPES
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,10 @@ def language_loss(
     """
     depth = len(model.mtp)
     S = window_BW.shape[1] - 1 - depth
-    hidden_BSD = model(window_BW[:, :S], budget=budget_B, trace=trace)
-    states = [hidden_BSD]
+    look_ahead = partial(model.look_ahead, budget=budget_B, trace=trace, row_multiple=FEW_SHAPES)
+    states = [model(window_BW[:, :S], budget=budget_B, trace=trace, row_multiple=FEW_SHAPES)]
     for k in range(depth):
-        next_BS = window_BW[:, k + 1 : k + 1 + S]
-        states.append(model.look_ahead(states[-1], next_BS, k, budget=budget_B, trace=trace))
+        states.append(look_ahead(states[-1], window_BW[:, k + 1 : k + 1 + S], k))
     targets = [window_BW[:, k + 1 : k + 1 + S].reshape(-1) for k in range(depth + 1)]
     shares = [1.0] + [mtp_weight / max(depth, 1)] * depth
     weights_T = torch.cat(

@@ -19,6 +19,7 @@ from moestro.train.budget import BudgetTable
 from moestro.train.calibrate import recalibrate
 from moestro.train.config import TrainConfig
 from moestro.train.loss import language_loss
+from moestro.train.masters import Masters
 from moestro.train.optimizer import Optimizers
 from moestro.train.schedule import learning_rate_scale
 
@@ -45,6 +46,7 @@ class Stepper:
         self.model = model
         self.config = config
         self.optimizers = Optimizers(model, config.optimizer)
+        self.masters = Masters(model)
         self.gates = model.gates()
         self.balancer = Balancer(self.gates, config.balance)
         self.budget_table = BudgetTable(self.gates, model.config.fewest_experts)
@@ -56,12 +58,12 @@ class Stepper:
         """Train on one batch of windows."""
         budget_B = self._draw_budgets(step, window_BW.shape[0])
         size = self.config.micro_batches_of
-        results = [
-            self._backward(window, budget, size / window_BW.shape[0])
-            for window, budget in zip(
-                window_BW.split(size), _split(budget_B, size, window_BW), strict=True
-            )
-        ]
+        parts = zip(window_BW.split(size), _split(budget_B, size, window_BW), strict=True)
+        with self.masters.lent():
+            results = [
+                self._backward(window, budget, size / window_BW.shape[0])
+                for window, budget in parts
+            ]
         scale = learning_rate_scale(step, self.config.steps, self.config.schedule)
         grad_norm = self.optimizers.apply(scale)
         violations = self.balancer.apply(scale)
