@@ -21,9 +21,13 @@ from moestro import files, settings
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.presets import preset_tables
+from moestro.ops.quantize import Kind
 from moestro.text.learn import learn
+from moestro.text.tokenizer import Tokenizer
 from moestro.weights.export import MAX_SHARD_BYTES, config_json, write_generation
+from moestro.weights.load import open_weights
 from moestro.weights.names import Piece, pieces
+from moestro.weights.quantize import Reader, save_quantized
 from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
 
 _POOL = 2**26
@@ -96,12 +100,23 @@ def _draw(pool: Tensor, number: int, size: int) -> Tensor:
     return pool[start : start + size]
 
 
-def convert(source: Path, dest: Path, *arguments: str) -> None:
-    """Let `moestro convert` write another format, unless it is there."""
+def quantize_folder(source: Path, dest: Path, kind: Kind) -> None:
+    """Write a folder with our codes, unless it is there.
+
+    Not through the command, which also measures what that costs on text: here it says nothing.
+    """
     if not dest.exists():
-        command = [sys.executable, "-m", "moestro", "convert", str(source), str(dest), *arguments]
+        with said(f"writing {dest}"), files.folder_atomic(dest) as draft:
+            save_quantized(Reader(*open_weights(source)), draft, kind)
+            Tokenizer.load(source).save(draft)
+
+
+def convert_gguf(source: Path, dest: Path) -> None:
+    """Let `moestro convert` write a GGUF file, unless it is there."""
+    if not dest.exists():
+        command = [sys.executable, "-m", "moestro", "convert", str(source), str(dest)]
         with said(f"writing {dest}"):
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            subprocess.run([*command, "--to", "gguf"], check=True, stdout=sys.stderr)
 
 
 def quantize_gguf(python: Path, source: Path, dest: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from gguf import GGUFReader
 from protocol import THREADS, Decoded, serve
 
 FLASH = {
@@ -42,7 +41,6 @@ class LlamaCpp:
             "system": llama_cpp.llama_print_system_info().decode(),
             "threads": THREADS,
             "flash_attention": {},
-            "bytes": count_bytes(path),
         }
         # By task: the contexts that are still in question, one in the end.
         self._prefill: dict[str, Context] = {}
@@ -162,15 +160,6 @@ class Place:
     stream: int
     position: int
     token: int
-
-
-def count_bytes(path: str) -> dict[str, int]:
-    """Return bytes of routed experts and of all else that every token reads."""
-    sizes = {"fixed": 0, "routed": 0}
-    for tensor in GGUFReader(path).tensors:
-        if tensor.name != "token_embd.weight":
-            sizes["routed" if "_exps." in tensor.name else "fixed"] += int(tensor.n_bytes)
-    return sizes
 
 
 if __name__ == "__main__":
