@@ -97,6 +97,11 @@ class GgufFile:
             raise _damaged(path, "a tensor's name stands in it twice")
         self._check_places(alignment)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return len(self._bytes)
+
     def bytes_of(self, name: str) -> np.ndarray:
         """Return a tensor's bytes, mapped from the file: copy them before changing them."""
         place = self.tensors[name]

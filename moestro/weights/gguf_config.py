@@ -6,6 +6,7 @@ be the same, and knows one group rule; what it cannot say is refused. Next: gguf
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +30,34 @@ def read_config(file: GgufFile) -> ModelConfig:
         )
     try:
         config = _read(_Keys(file))
+        _check_counts(file, config)
         # As from config.json: JSON within may hold any type under any key.
         return settings.build(ModelConfig, settings.to_tables(config))
     except ConfigError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
             f"{file.path}: a value has the wrong type ({error}): convert the model anew"
         ) from error
+
+
+def _check_counts(file: GgufFile, config: ModelConfig) -> None:
+    """Refuse counts that the tensors contradict, before anything is made in such numbers."""
+    layers, experts = config.num_hidden_layers, config.n_routed_experts
+    name = f"blk.{config.first_k_dense_replace}.ffn_gate_exps.weight"
+    place = file.tensors.get(name)
+    if layers > len(file.tensors):
+        raise ConfigError(f"block_count is {layers}, but there are {len(file.tensors)} tensors")
+    if has_experts(config) and (place is None or place.shape[0] != experts):
+        shape = "missing" if place is None else f"of shape {list(place.shape)}"
+        raise ConfigError(f"expert_count is {experts}, but {name} is {shape}")
 
 
 def check_expressible(config: ModelConfig) -> None:
@@ -136,6 +157,8 @@ class _Keys:
 
     def __init__(self, file: GgufFile) -> None:
         self._path: Path = file.path
+        # No side of a tensor can be longer than the file that holds it.
+        self._largest = file.num_bytes
         self._metadata = file.metadata
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -147,13 +170,21 @@ class _Keys:
             raise self._wrong(key, value, "a whole number")
         return value
 
+    def size(self, key: str) -> int:
+        value = self.integer(key)
+        if value > self._largest:
+            raise self._wrong(key, value, f"at most {self._largest}")
+        return value
+
     def optional(self, key: str) -> int | None:
-        return self.integer(key) if self.has(key) else None
+        return self.size(key) if self.has(key) else None
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._find(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, value, "a number")
+        if not math.isfinite(value):
+            raise self._wrong(key, value, "a finite number")
         # Numbers are float32 there; the shortest decimal that gives it is the one meant.
         return _shortest(float(value))
 
@@ -196,7 +227,7 @@ class _Keys:
 
 
 def _read(keys: _Keys) -> ModelConfig:
-    rotary = keys.integer("rope.dimension_count")
+    rotary = keys.size("rope.dimension_count")
     is_absorbed = keys.has("attention.key_length_mla")
     suffix = "_mla" if is_absorbed else ""
     is_sigmoid = keys.integer("expert_gating_func", _SOFTMAX) == _SIGMOID
@@ -208,15 +239,15 @@ def _read(keys: _Keys) -> ModelConfig:
     config = ModelConfig(
         model_type=kind,
         vocab_size=vocab_size or 0,
-        hidden_size=keys.integer("embedding_length"),
-        intermediate_size=keys.integer("feed_forward_length"),
-        moe_intermediate_size=keys.integer("expert_feed_forward_length"),
+        hidden_size=keys.size("embedding_length"),
+        intermediate_size=keys.size("feed_forward_length"),
+        moe_intermediate_size=keys.size("expert_feed_forward_length"),
         num_hidden_layers=num_layers,
-        num_attention_heads=keys.integer("attention.head_count"),
-        n_routed_experts=keys.integer("expert_count"),
-        num_experts_per_tok=keys.integer("expert_used_count"),
+        num_attention_heads=keys.size("attention.head_count"),
+        n_routed_experts=keys.size("expert_count"),
+        num_experts_per_tok=keys.size("expert_used_count"),
         min_experts_per_tok=table.get("min_experts_per_tok"),
-        n_shared_experts=keys.integer("expert_shared_count"),
+        n_shared_experts=keys.size("expert_shared_count"),
         first_k_dense_replace=keys.integer("leading_dense_block_count", 0),
         n_group=groups,
         topk_group=max(keys.integer("expert_group_used_count", groups), 1),
@@ -225,10 +256,10 @@ def _read(keys: _Keys) -> ModelConfig:
         # 0 means that nothing is scaled.
         routed_scaling_factor=keys.number("expert_weights_scale", 1.0) or 1.0,
         q_lora_rank=keys.optional("attention.q_lora_rank"),
-        kv_lora_rank=keys.integer("attention.kv_lora_rank"),
-        qk_nope_head_dim=keys.integer(f"attention.key_length{suffix}") - rotary,
+        kv_lora_rank=keys.size("attention.kv_lora_rank"),
+        qk_nope_head_dim=keys.size(f"attention.key_length{suffix}") - rotary,
         qk_rope_head_dim=rotary,
-        v_head_dim=keys.integer(f"attention.value_length{suffix}"),
+        v_head_dim=keys.size(f"attention.value_length{suffix}"),
         max_position_embeddings=keys.integer("context_length"),
         rope=_read_rope(keys),
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon"),

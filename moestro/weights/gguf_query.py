@@ -14,7 +14,7 @@ import logging
 import torch
 from torch import Tensor
 
-from moestro.model.model import Transformer
+from moestro.weights.load import build_empty
 from moestro.weights.names import Piece
 from moestro.weights.quantize import Reader
 
@@ -31,8 +31,7 @@ class QueryReader(Reader):
     def __init__(self, reader: Reader) -> None:
         super().__init__(reader.config, reader.weights)
         self.config = dataclasses.replace(reader.config, q_lora_rank=reader.config.hidden_size)
-        with torch.device("meta"):
-            self._state = Transformer(self.config).state_dict()
+        self._state = build_empty(self.config, reader.weights).state_dict()
 
     def read(self, piece: Piece) -> Tensor:
         """Return a weight's numbers."""

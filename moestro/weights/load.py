@@ -58,6 +58,18 @@ def find_pieces(config: ModelConfig, weights: Weights) -> list[Piece]:
     return pieces(config, is_absorbed=any(name.endswith(K_B) for name in weights.names()))
 
 
+def build_empty(config: ModelConfig, weights: Weights) -> Transformer:
+    """Build a model without numbers, to learn the shapes of its weights."""
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{weights.path}: no model has such a shape ({shown(str(error))}): give the"
+            " configuration that belongs to the weights"
+        ) from error
+
+
 def load_model(
     folder: Path,
     dtype: torch.dtype | None = torch.float32,
@@ -71,8 +83,7 @@ def load_model(
     `on_progress` hears the share that is read.
     """
     config, weights = open_weights(folder)
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = build_empty(config, weights)
     table = find_pieces(config, weights)
     prove_exact(weights, table, model)
     model.compute_dtype = own_dtype(weights, config) if dtype is None else dtype

@@ -14,10 +14,9 @@ from torch import Tensor
 from moestro import files
 from moestro.errors import CheckpointError
 from moestro.model.config import ModelConfig
-from moestro.model.model import Transformer
 from moestro.ops.quantize import Kind, Quantized, codes_shape, quantize, scales_shape
 from moestro.weights.export import MAX_SHARD_BYTES, config_json, write_generation
-from moestro.weights.load import find_pieces, own_dtype, prove_exact
+from moestro.weights.load import build_empty, find_pieces, own_dtype, prove_exact
 from moestro.weights.names import HEAD, KV_B, Piece, pieces
 from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
 from moestro.weights.stored import SCALE, Weights, announce
@@ -32,8 +31,7 @@ class Reader:
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.weights = weights
-        with torch.device("meta"):
-            model = Transformer(config)
+        model = build_empty(config, weights)
         prove_exact(weights, find_pieces(config, weights), model)
         self.own_dtype = own_dtype(weights, config)
         self._state = model.state_dict()

@@ -206,6 +206,19 @@ def test_convert_to_codes_says_what_they_cost(
     fork("generate", out, "alpha", "--json", cwd=workplace).document()
 
 
+def test_convert_to_gguf_makes_a_file_that_every_command_reads(
+    workplace: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.gguf"
+    printed = fork("convert", "run", out, "--to", "gguf", "--json", cwd=workplace).document()
+    assert printed["bytes"] == out.stat().st_size
+    assert_scores_alike(score(workplace, out), score(workplace, "run"), 1e-3)
+    inspected = fork("inspect", out, "--json", cwd=workplace).document()
+    assert inspected["bytes"] == out.stat().st_size
+    assert inspected["budget"]["is_learned"]
+    fork("generate", out, "alpha", "--json", cwd=workplace).document()
+
+
 def test_convert_measures_codes_on_what_the_run_held_out(
     workplace: Path, model: Path, tmp_path: Path
 ) -> None:
