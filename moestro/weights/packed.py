@@ -18,6 +18,7 @@ from moestro.ops.kernels import Kernels
 from moestro.ops.panels import Layout, Panels, PanelWriter, WeightKind, pack_expansion
 from moestro.ops.quantize import Quantized
 from moestro.weights.load import find_pieces, open_weights, own_dtype, prove_exact
+from moestro.weights.mapped import MappedFiles
 from moestro.weights.names import Piece
 from moestro.weights.stored import Stored, Weights
 
@@ -82,6 +83,7 @@ class _Packer:
         for piece in table:
             self._pieces.setdefault(piece.key, []).append(piece)
         self._num_all, self._num_done = len(table), 0
+        self._files = MappedFiles(".safetensors")
 
     def __call__(self, key: str, layout: Layout) -> Panels:
         """Pack one parameter's pieces."""
@@ -95,7 +97,8 @@ class _Packer:
         writer = PanelWriter(kind, num_matrices, (N, D), is_gate_up)
         for piece in pieces:
             matrix, half = _place(piece, N)
-            _put(writer, self._stored(key, piece), matrix, half)
+            for tensor in _put(writer, self._stored(key, piece), matrix, half):
+                self._files.release(tensor)
             self._report()
         return writer.panels
 
@@ -147,12 +150,16 @@ def _place(piece: Piece, num_rows: int) -> tuple[int, int]:
     return matrix, half
 
 
-def _put(writer: PanelWriter, stored: Stored, matrix: int, half: int) -> None:
+def _put(writer: PanelWriter, stored: Stored, matrix: int, half: int) -> tuple[Tensor, ...]:
+    """Put a weight in; return the tensors it was read as."""
     if stored.kind == writer.panels.kind:
         assert stored.read_codes is not None
-        writer.put_codes(stored.read_codes(), matrix, half)
-    else:
-        writer.put(stored.read(), matrix, half)
+        weights = stored.read_codes()
+        writer.put_codes(weights, matrix, half)
+        return weights.codes, weights.scales
+    weight_ND = stored.read()
+    writer.put(weight_ND, matrix, half)
+    return (weight_ND,)
 
 
 def _by_head(stored: Stored, num_heads: int) -> Sequence[Tensor | Quantized]:
