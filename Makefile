@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers clean
+.PHONY: help demo test check check-native bench bench-peers clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
@@ -25,6 +25,9 @@ check: .venv/.dev ## run all that CI runs: format, lint, types, layers, every te
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not gpu and not net"
+
+check-native: .venv/.dev ## run the native kernels' own checks under sanitizers (part of check)
+	$(BIN)/pytest -q -m slow tests/parity/test_sanitizers.py
 
 bench: $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/*.py)) ## run every benchmark (hours)
 

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <limits>
+
 #include "numbers.h"
 #include "stack.h"
 
@@ -19,12 +21,11 @@ inline float find_threshold(const Shape& shape, const float* thresholds, float f
   return thresholds[above - 1] + share * (thresholds[above] - thresholds[above - 1]);
 }
 
-// Leaves out the experts of all but a row's best groups.
-inline void limit_groups(const Shape& shape, int64_t num_experts, float* selection) {
+// Leaves out the experts of all but a row's best groups, the lower number first among equals.
+// `scores` has room for one number for each group.
+inline void limit_groups(const Shape& shape, int64_t num_experts, float* selection, float* scores) {
   const int64_t number = shape.num_expert_groups, size = num_experts / number;
   if (number == 1 || shape.kept_groups == number) return;
-  constexpr int64_t MOST_GROUPS = 256;
-  float scores[MOST_GROUPS];
   for (int64_t g = 0; g < number; ++g) {
     float best = -INFINITY, second = -INFINITY;
     for (int64_t i = 0; i < size; ++i) {
@@ -38,16 +39,13 @@ inline void limit_groups(const Shape& shape, int64_t num_experts, float* selecti
     }
     scores[g] = shape.best_of_group == 2 ? best + second : best;
   }
-  bool is_kept[MOST_GROUPS] = {};
-  for (int64_t k = 0; k < shape.kept_groups; ++k) {
-    int64_t best = -1;
-    for (int64_t g = 0; g < number; ++g) {
-      if (!is_kept[g] && (best < 0 || scores[g] > scores[best])) best = g;
-    }
-    is_kept[best] = true;
-  }
   for (int64_t g = 0; g < number; ++g) {
-    for (int64_t i = 0; i < size && !is_kept[g]; ++i) selection[g * size + i] = -INFINITY;
+    int64_t num_better = 0;
+    for (int64_t i = 0; i < number; ++i) {
+      num_better += scores[i] > scores[g] || (scores[i] == scores[g] && i < g);
+    }
+    const bool is_kept = num_better < shape.kept_groups;
+    for (int64_t i = 0; i < size && !is_kept; ++i) selection[g * size + i] = -INFINITY;
   }
 }
 
@@ -66,23 +64,25 @@ void fill_scores(const Shape& shape, int64_t number, float* scores) {
 }
 
 // Takes the best experts by selection score, the lower number first among equals. Overwrites
-// `logits` and `selection`, which have room for one number for each expert.
+// `logits` and `selection`, which have room for one and for two numbers for each expert.
 template <class Isa>
 void choose(const Shape& shape, const Gate& gate, float fraction, float* logits, float* selection,
             int64_t* experts, float* weights, bool* is_used) {
   const int64_t number = gate.weight.num_outputs;
   fill_scores<Isa>(shape, number, logits);
   for (int64_t e = 0; e < number; ++e) {
-    selection[e] = logits[e] + (gate.selection_bias == nullptr ? 0.0f : gate.selection_bias[e]);
+    const float score =
+        logits[e] + (gate.selection_bias == nullptr ? 0.0f : gate.selection_bias[e]);
+    // A NaN is the worst there is, and still better than what was taken before: no expert twice.
+    selection[e] = std::isnan(score) ? std::numeric_limits<float>::lowest() : score;
   }
-  limit_groups(shape, number, selection);
+  limit_groups(shape, number, selection, selection + number);
   const float threshold = find_threshold(shape, gate.thresholds, fraction);
   float certain = 0.0f, sum = 0.0f;
   for (int64_t k = 0; k < shape.num_slots; ++k) {
     int64_t best = 0;
     for (int64_t e = 1; e < number; ++e) best = selection[e] > selection[best] ? e : best;
     const float score = selection[best];
-    // A NaN is taken as the worst there is; it must not be found twice.
     selection[best] = -INFINITY;
     if (k == shape.fewest - 1) certain = score;
     is_used[k] = k < shape.fewest || score - certain > threshold;

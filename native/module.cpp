@@ -112,10 +112,12 @@ class OwnStack {
     std::vector<Sequence> own_sequences;
     for (int64_t s = 0; s < num_sequences; ++s) {
       const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
+      // A sequence without rows has nobody who attends.
+      if (numbers[1] == 0) continue;
       own_sequences.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
     }
     step.sequences = own_sequences.data();
-    step.num_sequences = num_sequences;
+    step.num_sequences = static_cast<int64_t>(own_sequences.size());
     step.pages = at<char>(pages);
     step.cache_format = static_cast<Format>(cache_format);
     step.layer_slots = layer_slots;

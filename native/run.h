@@ -40,7 +40,7 @@ struct Memory {
     carried = workspace.take<float>(rows * heads * shape.cache_width());
     attended = workspace.take<float>(rows * heads * shape.value);
     logits = workspace.take<float>(rows * experts);
-    selections = workspace.take<float>(num_threads * experts);
+    selections = workspace.take<float>(num_threads * 2 * experts);
     mixed = workspace.take<float>(num_threads * shape.latent);
     parts = workspace.take<Part>(plan.num_all_parts());
     mixtures = workspace.take<float>(plan.num_all_parts() * mixture_width);
@@ -225,7 +225,8 @@ class Run {
     float* row = memory_.latent + t * shape_.cache_width();
     normalize<Isa>(row, layer.latent_norm.weight, layer.latent_norm.epsilon, shape_.latent, row);
     float* rotary = row + shape_.latent;
-    float turned[512];
+    // Room that the row has no use for until its queries are carried.
+    float* turned = memory_.carried + t * shape_.num_heads * shape_.cache_width();
     rotate(t, rotary, turned);
     std::memcpy(rotary, turned, sizeof(float) * shape_.rotary);
     char* slot = cached.slot(step_.slots[t]);
@@ -340,7 +341,7 @@ class Run {
       const int64_t place = first + t * shape_.num_slots;
       choose<Isa>(shape_, gate, step_.fractions == nullptr ? 1.0f : step_.fractions[t],
                   memory_.logits + t * gate.weight.num_outputs,
-                  memory_.selections + team.rank() * memory_.most_experts,
+                  memory_.selections + team.rank() * 2 * memory_.most_experts,
                   choices.experts + place, choices.weights + place, choices.is_used + place);
     });
     team.barrier();

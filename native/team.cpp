@@ -1,39 +1,70 @@
 #include "team.h"
 
 #if defined(MOESTRO_STD_THREADS)
-#include <thread>
 #include <vector>
 #elif defined(_OPENMP)
 #include <omp.h>
+#endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #include <thread>
 
 namespace moestro {
 
 namespace {
-// Spins before a waiting thread lets others have its core; a step's phases take microseconds.
-constexpr int NUM_SPINS = 20000;
+// Spins before a waiting thread sleeps: tens of microseconds, longer than an even phase's rest.
+constexpr int NUM_SPINS = 2000;
 
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
 }
+
+// Sleeps while a number is the same. A core that somebody else keeps busy is thereby left to the
+// thread that is waited for, which a spinning one would keep off it for a whole time slice.
+void sleep_while(std::atomic<int>& number, int value) {
+#if defined(__linux__)
+  static_assert(sizeof(number) == sizeof(int), "the system reads it as an int");
+  syscall(SYS_futex, reinterpret_cast<int*>(&number), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+#else
+  (void)number, (void)value;
+  std::this_thread::yield();
+#endif
+}
+
+void wake_all(std::atomic<int>& number) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<int*>(&number), FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr,
+          0);
+#else
+  (void)number;
+#endif
+}
 }  // namespace
 
 void Team::barrier() {
-  const int next = epoch_ + 1;
+  const int now = epoch_, next = epoch_ + 1;
+  epoch_ = next;
   if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     shared_.arrived.store(0, std::memory_order_relaxed);
     // Tasks of the phase after the next one are counted from here; nobody is in it yet.
     shared_.counters[(next + 1) % 3].next.store(0, std::memory_order_relaxed);
-    shared_.epoch.store(next, std::memory_order_release);
-  } else {
-    for (int spins = 0; shared_.epoch.load(std::memory_order_acquire) != next; ++spins) {
-      spins < NUM_SPINS ? pause() : std::this_thread::yield();
-    }
+    // Sequentially consistent, as is what sleepers do: either they see it or they are seen.
+    shared_.epoch.store(next);
+    if (shared_.num_sleeping.load() > 0) wake_all(shared_.epoch);
+    return;
   }
-  epoch_ = next;
+  for (int spins = 0; spins < NUM_SPINS; ++spins) {
+    if (shared_.epoch.load(std::memory_order_acquire) != now) return;
+    pause();
+  }
+  shared_.num_sleeping.fetch_add(1);
+  while (shared_.epoch.load() == now) sleep_while(shared_.epoch, now);
+  shared_.num_sleeping.fetch_sub(1);
 }
 
 void run_team(int num_threads, void (*work)(void*, Team&), void* context) {

@@ -16,6 +16,7 @@ class Team {
   struct Shared {
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> epoch{0};
+    alignas(64) std::atomic<int> num_sleeping{0};
     struct alignas(64) Counter {
       std::atomic<int64_t> next{0};
     } counters[3];

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moestro.errors import ConfigError
 from moestro.ops.kernels import PackedExperts, Visits
-from moestro.ops.panels import Panels, panel_bytes
+from moestro.ops.panels import PANEL, Panels, panel_bytes
 
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
@@ -55,11 +55,15 @@ class NativeKernels:
         T, D = x_TD.shape
         gate_up, down = experts.gate_up, experts.down
         assert gate_up.depth == D == down.num_outputs
+        assert gate_up.num_matrices == down.num_matrices
+        # The gate's panels and as many of the up projection's.
+        assert gate_up.num_panels == 2 * -(-down.depth // PANEL)
         x_TD = _plain(x_TD, torch.float32)
         experts_TK = _plain(visits.experts_TK, torch.int64)
         weights_TK = _plain(visits.weights_TK, torch.float32)
         is_used_TK = _plain(visits.is_used_TK, torch.bool)
         assert experts_TK.shape == weights_TK.shape == is_used_TK.shape
+        assert len(experts_TK) == T
         out_TD = torch.empty(T, D)
         self.library.apply_experts(
             x_TD.data_ptr(),
@@ -89,6 +93,8 @@ class NativeKernels:
         assert data_HnB.is_contiguous()
         assert data_HnB.is_cpu
         assert panel_bytes(weights.kind, weights.depth) == B
+        assert weights.num_outputs <= n * PANEL
+        assert bias_N is None or bias_N.shape == (weights.num_outputs,)
         return self.native.Matrices(
             data_HnB.data_ptr(),
             FORMATS[weights.kind],

@@ -154,6 +154,8 @@ class NativeStack:
         pages_LAZW = step.pages_LAZW
         assert pages_LAZW.dtype == self.cache_dtype
         assert pages_LAZW.is_contiguous()
+        assert len(pages_LAZW) == len(self.layers)
+        _check(step, len(x_TD))
         A, Z = pages_LAZW.shape[1:3]
         T, K = len(x_TD), self.shape["num_slots"]
         L = sum(self.layers[index].gate is not None for index in layers)
@@ -188,11 +190,11 @@ class NativeStack:
         return chosen
 
     def _layer(self, parts: LayerParts) -> Any:
+        # One rounding of the stream serves both products.
+        assert (parts.query_a or parts.query).weights.kind == parts.latent.weights.kind
         layer = self.kernels.native.Layer()
         layer.input_norm = self._norm(parts.input_norm)
         if parts.query_a is not None and parts.query_norm is not None:
-            # One rounding of the stream serves both products.
-            assert parts.query_a.weights.kind == parts.latent.weights.kind
             layer.query_a = self._matrix(parts.query_a)
             layer.query_norm = self._norm(parts.query_norm)
         layer.query = self._matrix(parts.query)
@@ -243,3 +245,16 @@ class NativeStack:
         plain = tensor.detach().float().contiguous()
         self._kept.append(plain)
         return plain
+
+
+def _check(step: StackStep, num_rows: int) -> None:
+    """See that C++ finds what it will read; which numbers these are it takes on trust."""
+    whole = (step.positions_T, step.slots_T, step.sequences_S3, step.tables)
+    assert all(each.dtype == torch.int64 and each.is_contiguous() for each in whole)
+    assert len(step.positions_T) == len(step.slots_T) == num_rows
+    assert int(step.sequences_S3[:, 1].sum()) == num_rows
+    fractions_T = step.fractions_T
+    if fractions_T is not None:
+        assert fractions_T.dtype == torch.float32
+        assert fractions_T.is_contiguous()
+        assert fractions_T.numel() == num_rows

@@ -181,6 +181,17 @@ def test_an_expert_that_is_not_there_is_refused(kernels: Kernels) -> None:
         kernels.apply_experts(draw(1, 16, seed=0), chosen, layer(16, 2, 20, "float32"))
 
 
+def test_experts_whose_shapes_do_not_fit_are_refused(kernels: Kernels) -> None:
+    chosen = visits(4, 2, 3)
+    narrow, wide = layer(16, 3, 20, "float32"), layer(16, 3, 40, "float32")
+    with pytest.raises(AssertionError):
+        kernels.apply_experts(
+            draw(4, 16, seed=0), chosen, PackedExperts(narrow.gate_up, wide.down)
+        )
+    with pytest.raises(AssertionError):
+        kernels.apply_experts(draw(5, 16, seed=0), chosen, narrow)
+
+
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_a_row_alone_has_the_bits_it_has_among_others(
     kernels: Kernels, kind: WeightKind, num_threads: int

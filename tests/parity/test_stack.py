@@ -180,3 +180,52 @@ def test_decoding_continues_from_the_pages(kernels: NativeKernels) -> None:
             expected_TD = model(tokens_BS[:, first:last], cache=cache)[0]
             found_TD = run(other, tokens_BS[0, first:last], pages.step([(0, first, last)]))
             torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
+
+
+def test_more_groups_and_rotary_numbers_than_any_model_has(kernels: NativeKernels) -> None:
+    config = tiny_config(
+        n_routed_experts=600, n_group=300, topk_group=150, moe_intermediate_size=4,
+        qk_rope_head_dim=1040, num_hidden_layers=2, first_k_dense_replace=1,
+    )  # fmt: skip
+    model = random_model(config)
+    other = native(model, kernels, "float32")
+    assert other.stack is not None
+    tokens_BS, pages = random_tokens(config, 1, 5), Pages(other.stack, config, 1)
+    with torch.no_grad():
+        expected_TD = model(tokens_BS)[0]
+        found_TD = run(other, tokens_BS[0], pages.step([(0, 0, 5)]))
+    torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sequence_without_rows_changes_nothing(kernels: NativeKernels) -> None:
+    config = tiny_config()
+    model = native(random_model(config), kernels, "float32")
+    assert model.stack is not None
+    tokens = random_tokens(config, 1, 9)[0]
+    found = []
+    for parts in ([(1, 0, 9)], [(0, 0, 0), (1, 0, 9), (0, 3, 3)]):
+        with torch.no_grad():
+            found.append(run(model, tokens, Pages(model.stack, config, 2).step(parts)))
+    assert torch.equal(*found)
+
+
+def test_rows_of_nothing_but_nan_choose_every_expert_once(kernels: NativeKernels) -> None:
+    config = tiny_config()
+    model = native(random_model(config), kernels, "float32")
+    assert model.stack is not None
+    x_TD = torch.full((3, config.hidden_size), float("nan"))
+    pages = Pages(model.stack, config, 1)
+    layers = range(config.num_hidden_layers)
+    experts_LTK = model.stack.run(x_TD, layers, pages.step([(0, 0, 3)]), True).experts_LTK
+    ordered_LTK = experts_LTK.sort(dim=-1).values
+    assert bool((ordered_LTK.diff(dim=-1) > 0).all())
+    assert bool(x_TD.isnan().all())
+
+
+def test_a_step_that_does_not_fit_its_rows_is_refused(kernels: NativeKernels) -> None:
+    config = tiny_config()
+    model = native(random_model(config), kernels, "float32")
+    assert model.stack is not None
+    step = Pages(model.stack, config, 1).step([(0, 0, 4)])
+    with pytest.raises(AssertionError):
+        run(model, random_tokens(config, 1, 5)[0], step)

@@ -1,0 +1,16 @@
+// Checks of the kernels without Python, for builds with sanitizers: `make check-native`.
+// Next: products.cpp, stacks.cpp.
+
+#include <cstdio>
+
+#include "check.h"
+
+int main() {
+  using namespace moestro::check;
+  check_workspace();
+  check_products();
+  check_experts();
+  check_stacks();
+  for (const Named& set : instruction_sets()) std::printf("%s ", set.name);
+  std::puts("are right");
+}

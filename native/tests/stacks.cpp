@@ -1,0 +1,257 @@
+// A small stack, dense and sparse layers, of odd widths: a sequence alone, in pieces, has the bits
+// that it has beside others, and instruction sets agree. Values are the Python tests' business.
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <new>
+#include <numeric>
+
+#include "../stack.h"
+#include "../workspace.h"
+#include "check.h"
+#include "matrix.h"
+
+namespace moestro::check {
+
+namespace {
+
+constexpr int64_t BLOCK = 4;
+
+struct Sizes {
+  int64_t hidden, heads, nope, rotary, value, latent, rank, experts, groups, width, shared;
+};
+// The first has an odd cache width, the second more groups and rotary numbers than any model.
+constexpr Sizes ODD = {50, 2, 6, 4, 10, 17, 0, 5, 1, 17, 0};
+constexpr Sizes LARGE = {33, 1, 8, 1040, 16, 32, 12, 600, 300, 4, 20};
+
+class Model {
+ public:
+  Model(const Sizes& sizes, Format format) : sizes_(sizes), format_(format) {
+    for (int i = 0; i < sizes.rotary / 2; ++i) frequencies_.push_back(1.0f / (1.0f + 3.0f * i));
+    shape_.hidden = sizes.hidden;
+    shape_.num_heads = sizes.heads;
+    shape_.nope = sizes.nope;
+    shape_.rotary = sizes.rotary;
+    shape_.value = sizes.value;
+    shape_.latent = sizes.latent;
+    shape_.softmax_scale = 0.3f;
+    shape_.is_interleaved = true;
+    shape_.frequencies = frequencies_.data();
+    shape_.rotary_factor = 1.0f;
+    shape_.num_slots = 3;
+    shape_.fewest = 2;
+    shape_.num_expert_groups = sizes.groups;
+    shape_.kept_groups = (sizes.groups + 1) / 2;
+    shape_.best_of_group = 2;
+    shape_.is_sigmoid = shape_.is_normalized = true;
+    shape_.routed_scale = 1.5f;
+    shape_.num_fractions = 3;
+    shape_.fractions = FRACTIONS;
+    layers_.push_back(layer(false));
+    layers_.push_back(layer(true));
+  }
+
+  Stack stack() const { return {shape_, layers_.data()}; }
+  const Shape& shape() const { return shape_; }
+  Norm final_norm() { return norm(sizes_.hidden); }
+
+ private:
+  static constexpr float FRACTIONS[] = {0.0f, 0.5f, 1.0f};
+  static constexpr float THRESHOLDS[] = {0.0f, -0.2f, -0.5f};
+
+  Matrices matrix(int64_t number, int64_t outputs, int64_t depth) {
+    matrices_.emplace_back(random_, format_, number, outputs, depth);
+    return matrices_.back().view(numbers(outputs));
+  }
+  Experts experts(int64_t number, int64_t width) {
+    matrices_.emplace_back(random_, format_, number, width, sizes_.hidden, true);
+    const Matrices gate_up = matrices_.back().view();
+    matrices_.emplace_back(random_, format_, number, sizes_.hidden, width);
+    return {gate_up, matrices_.back().view()};
+  }
+  const float* numbers(int64_t number) {
+    numbers_.push_back(random_.normals(number));
+    return numbers_.back().data();
+  }
+  Norm norm(int64_t width) { return {numbers(width), 1e-6f}; }
+
+  Layer layer(bool is_sparse) {
+    const Sizes& s = sizes_;
+    Layer layer;
+    layer.input_norm = norm(s.hidden);
+    if (s.rank > 0) {
+      layer.query_a = matrix(1, s.rank, s.hidden);
+      layer.query_norm = norm(s.rank);
+    }
+    layer.query = matrix(1, s.heads * (s.nope + s.rotary), s.rank > 0 ? s.rank : s.hidden);
+    layer.latent = matrix(1, s.latent + s.rotary, s.hidden);
+    layer.latent_norm = norm(s.latent);
+    layer.keys = matrix(s.heads, s.latent, s.nope);
+    layer.values = matrix(s.heads, s.value, s.latent);
+    layer.keys.bias = layer.values.bias = nullptr;
+    layer.out = matrix(1, s.hidden, s.heads * s.value);
+    layer.post_norm = norm(s.hidden);
+    if (!is_sparse) {
+      layer.shared = experts(1, 2 * s.width);
+      return layer;
+    }
+    matrices_.emplace_back(random_, Format::float32, 1, s.experts, s.hidden);
+    layer.gate = {matrices_.back().view(), numbers(s.experts), THRESHOLDS};
+    layer.routed = experts(s.experts, s.width);
+    if (s.shared > 0) layer.shared = experts(1, s.shared);
+    return layer;
+  }
+
+  const Sizes sizes_;
+  const Format format_;
+  Random random_;
+  Shape shape_{};
+  std::vector<float> frequencies_;
+  std::deque<Matrix> matrices_;
+  std::deque<std::vector<float>> numbers_;
+  std::vector<Layer> layers_;
+};
+
+// Sequences in pages whose blocks lie backwards, and a step for some of their rows.
+class Batch {
+ public:
+  struct Rows {
+    int64_t sequence, start, end;
+  };
+
+  Batch(const Model& model, Format cache_format, const std::vector<int64_t>& lengths)
+      : model_(model), format_(cache_format) {
+    int64_t blocks = 0;
+    for (int64_t length : lengths) blocks += divide_up(length, BLOCK);
+    int64_t next = blocks;
+    for (int64_t length : lengths) {
+      tables_.emplace_back();
+      for (int64_t i = 0; i < divide_up(length, BLOCK); ++i) tables_.back().push_back(--next);
+    }
+    num_slots_ = blocks * BLOCK;
+    const int64_t bytes = cache_format == Format::float32 ? 4 : 2;
+    // A NaN where nothing was written.
+    pages_.assign(2 * num_slots_ * model.shape().cache_width() * bytes, static_cast<char>(0xff));
+  }
+
+  // Sends rows through all layers, in place.
+  void run(const Named& set, Norm final_norm, const std::vector<Rows>& parts,
+           std::vector<float>& x, int num_threads) {
+    std::vector<int64_t> positions, slots;
+    std::vector<float> fractions;
+    std::vector<Sequence> sequences;
+    for (const Rows& part : parts) {
+      const std::vector<int64_t>& table = tables_[part.sequence];
+      sequences.push_back({static_cast<int64_t>(positions.size()), part.end - part.start, table.data()});
+      for (int64_t i = part.start; i < part.end; ++i) {
+        positions.push_back(i);
+        slots.push_back(table[i / BLOCK] * BLOCK + i % BLOCK);
+        fractions.push_back(static_cast<float>(i % 5) / 4.0f);
+      }
+    }
+    const int64_t rows = static_cast<int64_t>(positions.size());
+    const int64_t places = rows * model_.shape().num_slots;
+    std::vector<int64_t> experts(places);
+    std::vector<float> weights(places);
+    std::vector<char> is_used(places);
+    const Choices choices{experts.data(), weights.data(), reinterpret_cast<bool*>(is_used.data())};
+    const Stack stack = model_.stack();
+    set.kernels->run(stack, {0, 2, x.data(), rows, positions.data(), slots.data(), fractions.data(),
+                             sequences.data(), static_cast<int64_t>(sequences.size()),
+                             pages_.data(), format_, num_slots_, BLOCK, choices, final_norm},
+                     workspace_, num_threads);
+    for (int64_t t = 0; t < rows; ++t) {
+      int64_t* row = experts.data() + t * model_.shape().num_slots;
+      std::sort(row, row + model_.shape().num_slots);
+      require(std::unique(row, row + model_.shape().num_slots) == row + model_.shape().num_slots,
+              std::string(set.name) + ": an expert is chosen twice");
+    }
+  }
+
+ private:
+  const Model& model_;
+  const Format format_;
+  int64_t num_slots_;
+  std::vector<std::vector<int64_t>> tables_;
+  std::vector<char> pages_;
+  Workspace workspace_;
+};
+
+std::vector<float> check_company(const Named& set, Model& model, Format cache_format,
+                                 const std::vector<int64_t>& lengths) {
+  const int64_t hidden = model.shape().hidden;
+  const Norm norm = model.final_norm();
+  const int64_t rows = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const std::vector<float> x = Random().normals(rows * hidden);
+  std::vector<Batch::Rows> all;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    all.push_back({static_cast<int64_t>(s), 0, lengths[s]});
+  }
+  std::vector<float> together = x;
+  Batch(model, cache_format, lengths).run(set, norm, all, together, 2);
+  int64_t first_row = 0;
+  for (size_t s = 0; s < lengths.size(); first_row += lengths[s++]) {
+    Batch alone(model, cache_format, lengths);
+    const int64_t length = lengths[s], prompt = larger(0, length - 4);
+    // A prompt in two pieces, then answers of one, two and one row.
+    const int64_t borders[] = {0, prompt / 2, prompt, length - 3, length - 1, length};
+    for (int i = 0; i < 5; ++i) {
+      const int64_t start = larger(borders[i], 0), end = larger(borders[i + 1], 0);
+      if (start == end) continue;
+      const auto from = (first_row + start) * hidden, count = (end - start) * hidden;
+      std::vector<float> part(x.begin() + from, x.begin() + from + count);
+      alone.run(set, norm, {{static_cast<int64_t>(s), start, end}}, part, 1 + i % 3);
+      require(same_bits(part.data(), together.data() + from, count),
+              std::string(set.name) + ": a row's bits in other company");
+    }
+  }
+  return together;
+}
+
+void check_sizes(const Sizes& sizes, const std::vector<int64_t>& lengths) {
+  for (Format format : FORMATS) {
+    const Format cache_format = format == Format::float32 ? Format::float32 : Format::bfloat16;
+    std::vector<float> first;
+    for (const Named& set : instruction_sets()) {
+      Model model(sizes, format);
+      const std::vector<float> found = check_company(set, model, cache_format, lengths);
+      require(std::all_of(found.begin(), found.end(), [](float a) { return std::isfinite(a); }),
+              std::string(set.name) + ": a number is none");
+      if (first.empty()) first = found;
+      double error = 0.0, size = 0.0;
+      for (size_t i = 0; i < found.size(); ++i) {
+        error += std::pow(found[i] - first[i], 2);
+        size += std::pow(first[i], 2);
+      }
+      // Roundings that fall to the other side now and then choose another expert.
+      require(std::sqrt(error / size) < (format == Format::float32 ? 1e-3 : 0.1),
+              std::string(set.name) + ": another result than portable");
+    }
+  }
+}
+
+}  // namespace
+
+void check_stacks() {
+  // Sequences of one chunk of keys, and of two.
+  check_sizes(ODD, {1, 7, 530, 65});
+  check_sizes(LARGE, {9, 40});
+}
+
+void check_workspace() {
+  Workspace workspace;
+  bool is_refused = false;
+  try {
+    workspace.take<char>(int64_t{1} << 60);
+  } catch (const std::bad_alloc&) {
+    is_refused = true;
+  }
+  require(is_refused, "a workspace without end");
+  for (int i = 0; i < 2; ++i) {
+    workspace.reset();
+    std::memset(workspace.take<char>(100), 0, 100);
+  }
+}
+
+}  // namespace moestro::check
