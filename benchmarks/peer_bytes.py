@@ -1,4 +1,4 @@
-"""What a token must read of a model, in bytes and operations: the roofline's side of the figures."""
+"""What a token must read of a model, in bytes and operations: the roofline of the figures."""
 
 from pathlib import Path
 

@@ -75,7 +75,12 @@ def print_figures(result: Result) -> None:
             table.add_row(name, f">= {asked:g}", "not measured", "", "")
         else:
             ratio = measured / asked
-            row = (f">= {asked:g}", f"{measured:.2f}", f"{ratio:.2f}", "yes" if ratio >= 1 else "no")
+            row = (
+                f">= {asked:g}",
+                f"{measured:.2f}",
+                f"{ratio:.2f}",
+                "yes" if ratio >= 1 else "no",
+            )
             table.add_row(name, *row)
     Console(width=160).print(table)
 
@@ -101,7 +106,11 @@ def _figures(result: Result) -> Iterator[tuple[str, tuple[Any, ...], float | Non
     yield f"{one}, int8 / Q8_0", (1.2, 1.2, None), versus(_OURS[1:2], _LLAMA[2:3], one)
     yield f"{one}, bf16 / BF16", (1.0, 1.0, None), versus(_OURS[2:], _LLAMA[3:], one)
     yield f"{eight}, int4 / Q4_0", (2.0, 2.0, 2.0), versus(_OURS[:1], _LLAMA[:1], eight)
-    yield f"{eight}, int4, share of distinct experts' limit", (None, 0.75, None), _share(result, eight)
+    yield (
+        f"{eight}, int4, share of distinct experts' limit",
+        (None, 0.75, None),
+        _share(result, eight),
+    )
     yield f"{fill}, best / llama.cpp's best", (2.5, 2.5, 2.5), versus(_OURS, _LLAMA, fill)
     vllm, hugging_face = ("vllm bf16",), ("transformers bf16",)
     yield f"{fill}, best / vLLM", (None, 2.0, None), versus(_OURS, vllm, fill)

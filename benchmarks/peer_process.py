@@ -1,4 +1,4 @@
-"""A peer in a process of its own: started, asked one thing at a time, ended. Next: peer_workers/."""
+"""A peer in a process of its own: started, asked one thing at a time. Next: peer_workers/."""
 
 import json
 import os

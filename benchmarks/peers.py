@@ -105,25 +105,38 @@ def make_peers(
         if size > BIG_BYTES and kind != "int4":
             continue
         if f"moestro {kind}".startswith(tuple(arguments.only)):
-            model = base if kind == "bf16" else folder / kind
-            if kind != "bf16":
-                quantize_folder(base, model, kind)
-            yield spec(f"moestro {kind}", "ours.py", own, model)
-        for name in [name for name in types if size <= BIG_BYTES or name == "Q4_0"]:
-            if f"llama.cpp {name}".startswith(tuple(arguments.only)):
-                python = arguments.peers_python
-                try:
-                    path = make_gguf(base, folder, name, python)
-                except Absent as error:
-                    absent[f"llama.cpp {name}"] = str(error)
-                    continue
-                yield spec(f"llama.cpp {name}", "llama.py", python, path)
+            yield spec(f"moestro {kind}", "ours.py", own, make_own(base, folder, kind))
+        names = [name for name in types if size <= BIG_BYTES or name == "Q4_0"]
+        yield from make_llamas(names, base, arguments, absent)
     others = (
         spec("vllm bf16", "vllm_cpu.py", arguments.vllm_python, base),
         spec("transformers bf16", "hugging_face.py", own, base),
     )
     if size <= BIG_BYTES:
         yield from (each for each in others if each.name.startswith(tuple(arguments.only)))
+
+
+def make_own(base: Path, folder: Path, kind: str) -> Path:
+    """Make a folder in one of our formats; bfloat16 is what the model was made in."""
+    if kind == "bf16":
+        return base
+    quantize_folder(base, folder / kind, kind)
+    return folder / kind
+
+
+def make_llamas(
+    names: list[str], base: Path, arguments: argparse.Namespace, absent: dict[str, str]
+) -> Iterator[PeerSpec]:
+    """Yield llama.cpp with each of its formats that is asked for and can be made."""
+    for name in names:
+        if not f"llama.cpp {name}".startswith(tuple(arguments.only)):
+            continue
+        try:
+            path = make_gguf(base, base.parent, name, arguments.peers_python)
+        except Absent as error:
+            absent[f"llama.cpp {name}"] = str(error)
+            continue
+        yield spec(f"llama.cpp {name}", "llama.py", arguments.peers_python, path)
 
 
 def make_gguf(base: Path, folder: Path, name: str, python: Path) -> Path:
@@ -181,9 +194,7 @@ def measure_group(
         peer.stop()
 
 
-def started(
-    group: list[PeerSpec], folder: Path, absent: dict[str, str]
-) -> Iterator[PeerProcess]:
+def started(group: list[PeerSpec], folder: Path, absent: dict[str, str]) -> Iterator[PeerProcess]:
     """Yield the peers that load, one after the other."""
     for each in group:
         peer = PeerProcess(each, folder / f"{each.name.replace(' ', '-')}.log")

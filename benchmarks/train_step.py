@@ -74,14 +74,13 @@ def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     peaks = []
     with contestants(size, dtype) as peers:
-        for repeat in range(WARM_UP + repeats):
+        for _ in range(WARM_UP + repeats):
             for name, peer in peers.items():
                 peer.send(None)
-                seconds = peer.recv()
-                if repeat >= WARM_UP:
-                    times[name].append(seconds)
+                times[name].append(peer.recv())
             peaks.append(measure_flops(dtype, "cpu"))
     tokens = batch_size * seq_len
+    times = {name: values[WARM_UP:] for name, values in times.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     peak = statistics.median(peaks)
     flops = training_flops_per_token(config, seq_len, config.num_experts_per_tok) * tokens

@@ -82,9 +82,7 @@ class LlamaCpp:
 class Context:
     """A cache for some streams, each of its own length."""
 
-    def __init__(
-        self, model: Any, vocab_size: int, streams: int, length: int, flash: int
-    ) -> None:
+    def __init__(self, model: Any, vocab_size: int, streams: int, length: int, flash: int) -> None:
         params = llama_cpp.llama_context_default_params()
         # Each stream has its share of the cells, so that none looks through the others'.
         params.n_ctx, params.n_seq_max = -(-length // 256) * 256 * streams, streams

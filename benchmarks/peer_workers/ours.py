@@ -75,9 +75,7 @@ class Ours:
     def _submit(self, prompt: list[int], **wishes: Any) -> str:
         name = f"request-{next(self._numbers)}"
         greedy = Sampling(temperature=0, ignore_eos=True)
-        self._engine.submit(
-            EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes)
-        )
+        self._engine.submit(EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes))
         return name
 
     def _step(self) -> list[TokenEvent]:

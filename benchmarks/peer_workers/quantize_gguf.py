@@ -1,4 +1,4 @@
-"""A GGUF file into another format, by llama.cpp's own function: python quantize_gguf.py IN OUT Q4_0."""
+"""One GGUF format to another by llama.cpp itself: python quantize_gguf.py IN OUT Q4_0."""
 
 import sys
 

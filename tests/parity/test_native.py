@@ -185,9 +185,7 @@ def test_experts_whose_shapes_do_not_fit_are_refused(kernels: Kernels) -> None:
     chosen = visits(4, 2, 3)
     narrow, wide = layer(16, 3, 20, "float32"), layer(16, 3, 40, "float32")
     with pytest.raises(AssertionError):
-        kernels.apply_experts(
-            draw(4, 16, seed=0), chosen, PackedExperts(narrow.gate_up, wide.down)
-        )
+        kernels.apply_experts(draw(4, 16, seed=0), chosen, PackedExperts(narrow.gate_up, wide.down))
     with pytest.raises(AssertionError):
         kernels.apply_experts(draw(5, 16, seed=0), chosen, narrow)
 
