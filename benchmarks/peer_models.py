@@ -65,8 +65,8 @@ def write_folder(preset: str, folder: Path) -> None:
         save_tensors(draft, list(_tensors(config)), MAX_SHARD_BYTES)
         files.write_json(draft / CONFIG_FILE, config_json(config, torch.bfloat16))
         write_generation(config, draft)
-        # Nobody reads or writes text here, but a folder without a tokenizer is not a model's.
-        learn(["text"], 300).save(draft)
+        # Nobody reads text here, but a model has a tokenizer, and to llama.cpp one has merges.
+        learn(["peers and peers"], 300).save(draft)
 
 
 def _tensors(config: ModelConfig) -> Iterator[Outgoing]:
