@@ -2,7 +2,7 @@
 // (arXiv 2412.19437, eq. 1-11), with a running softmax (FlashAttention, arXiv 2205.14135).
 //
 // A task packs the keys of a span like weights, so that scores and mixtures are the same products
-// as everything else. Next: run.h.
+// as everything else. Next: memory.h, run.h.
 
 #pragma once
 

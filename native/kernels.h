@@ -80,8 +80,6 @@ struct Product {
 struct Experts {
   Matrices gate_up;
   Matrices down;
-
-  int64_t width() const { return down.depth; }
 };
 
 // Which experts each row visits, with what weights: slots not in use are skipped.

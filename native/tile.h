@@ -8,7 +8,7 @@ namespace moestro::MOESTRO_ISA {
 
 // How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
 // end of a page.
-constexpr int64_t PREFETCH_BYTES = 4096;
+constexpr int64_t PREFETCH_BYTES = 1024;
 
 template <class Isa, Format F, int ROWS, int PANELS>
 struct Tile {

@@ -13,7 +13,7 @@ import typer
 import typer.main
 
 from moestro import __version__, logs
-from moestro.cli import convert, demo, generate, inspect, score, serve, train, xray
+from moestro.cli import bench, convert, demo, generate, inspect, score, serve, train, xray
 from moestro.errors import MoestroError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("train", rich_help_panel="Make a model")(train.train)
 app.command("generate", rich_help_panel="Use a model")(generate.generate)
 app.command("serve", rich_help_panel="Use a model")(serve.serve)
 app.command("score", rich_help_panel="Use a model")(score.score)
+app.command("bench", rich_help_panel="Look into a model")(bench.bench)
 app.command("inspect", rich_help_panel="Look into a model")(inspect.inspect)
 app.command("xray", rich_help_panel="Look into a model")(xray.xray)
 app.command("convert", rich_help_panel="Make a model")(convert.convert)

@@ -130,6 +130,10 @@ class NativeStack:
         self._native = native.Stack(self.kernels.library, shape, layers)
         self._native.set_final_norm(self._norm(self.final_norm))
 
+    def bytes_read(self, layers: range) -> int:
+        """Return how many bytes of weights one row needs that visits all its slots' experts."""
+        return sum(self._bytes_of(self.layers[index]) for index in layers)
+
     def draft(self, embedded_TD: Tensor, hidden_TD: Tensor, layer: int, step: StackStep) -> None:
         """Run an MTP module in place of the tokens' embeddings, behind the states before them."""
         assert self.layers[layer].join is not None
@@ -224,6 +228,21 @@ class NativeStack:
         embedding, hidden, final = map(self._norm, norms)
         product = self.kernels.matrices(join.product)
         return self.kernels.native.Join(embedding, hidden, product, final)
+
+    def _bytes_of(self, parts: LayerParts) -> int:
+        matrices = [parts.query_a, parts.query, parts.latent, parts.out]
+        always = [matrix.weights for matrix in matrices if matrix is not None]
+        always += [parts.keys, parts.values]
+        if parts.gate is not None:
+            always.append(parts.gate.weight)
+        if parts.shared is not None:
+            always += [parts.shared.gate_up, parts.shared.down]
+        size = sum(panels.data_HnB.nbytes for panels in always)
+        if parts.routed is not None:
+            experts = parts.routed
+            stacked = experts.gate_up.data_HnB.nbytes + experts.down.data_HnB.nbytes
+            size += stacked * self.shape["num_slots"] // experts.down.num_matrices
+        return int(size)
 
     def _norm(self, norm: Norm) -> Any:
         return self.kernels.native.Norm(self._address(norm.weight_D), norm.eps)

@@ -18,6 +18,7 @@ from transformers import DeepseekV3ForCausalLM
 
 import moestro
 from moestro import settings
+from moestro.ops.choose import chosen_kernels
 from tests.flow.conftest import SHAPE, SIZES
 from tests.flow.program import TIMEOUT_S, Ended, fork, run, start
 
@@ -128,6 +129,16 @@ def test_score_at_a_budget_counts_the_experts_that_were_taken(workplace: Path, m
     assert found["mean_experts"] == pytest.approx(mean)
     assert 2.0 <= mean <= 4.0
     assert score(workplace, "run", "--experts", 2)["mean_experts"] == 2.0
+
+
+def test_bench_tells_speed_beside_the_machines_limits(workplace: Path, model: Path) -> None:
+    found = run("bench", "run", "--json", cwd=workplace).document()
+    assert found["kernels"] == chosen_kernels().kernels.name
+    assert found["reason"]
+    assert found["prefill_tokens_per_s"] > found["decode_tokens_per_s"] > 0
+    assert 0 < found["prefill_share_of_peak"] < 1
+    expected = found["decode_tokens_per_s"] * found["bytes_per_token"] / found["read_bytes_per_s"]
+    assert found["decode_share_of_bandwidth"] == pytest.approx(expected)
 
 
 def test_inspect_tells_a_runs_model(workplace: Path, model: Path, checkpoint: Path) -> None:

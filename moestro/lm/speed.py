@@ -1,0 +1,115 @@
+"""How fast a model runs here, and how fast it could: what `moestro bench` tells.
+
+One stream through an engine, as a server's worker steps it. Reading a prompt is bound by
+arithmetic, writing an answer by memory: each token reads the weights that it visits and the latents
+of all tokens before it. Next: engine/engine.py, ops/bandwidth.py.
+"""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from moestro.api.sampling import Sampling
+from moestro.engine.engine import Engine
+from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
+from moestro.errors import CheckpointError, ConfigError
+from moestro.model.count import active_parameters, cache_numbers_per_token
+from moestro.model.model import Transformer
+from moestro.ops.bandwidth import measure_read_bandwidth
+from moestro.ops.choose import chosen_kernels
+from moestro.ops.machine import measure_flops
+
+_PROMPT = 512
+_ANSWER = 64
+_REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Medians of a few repeats; shares are of what was measured of the machine beside them."""
+
+    kernels: str
+    reason: str
+    prompt_tokens: int
+    context: int
+    prefill_tokens_per_s: float
+    prefill_share_of_peak: float
+    decode_tokens_per_s: float
+    decode_share_of_bandwidth: float
+    bytes_per_token: int
+    read_bytes_per_s: float
+    bf16_flops: float
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return asdict(self)
+
+
+def measure_speed(engine: Engine) -> Speed:
+    """Measure an engine that has nothing else to do."""
+    answer = min(_ANSWER, engine.max_length // 4)
+    length = min(_PROMPT, engine.max_length - answer - 1)
+    if answer < 2:
+        raise ConfigError(f"this model reads {engine.max_length} tokens: too few to be measured")
+    model, chosen = engine.model, chosen_kernels()
+    prefills, decodes, reads, peaks = [], [], [], []
+    for repeat in range(_REPEATS + 1):
+        prefill_s, step_s = _run(engine, length, answer, repeat)
+        reads.append(measure_read_bandwidth())
+        peaks.append(measure_flops(torch.bfloat16, "cpu"))
+        # The first one warms up.
+        if repeat:
+            prefills.append(prefill_s)
+            decodes.append(step_s)
+    read, peak = statistics.median(reads), statistics.median(peaks)
+    prefill, decode = length / statistics.median(prefills), 1 / statistics.median(decodes)
+    context = length + answer // 2
+    num_bytes = bytes_per_token(model, context)
+    flops = 2 * active_parameters(model.config, model.config.num_experts_per_tok)
+    return Speed(
+        kernels=chosen.kernels.name,
+        reason=chosen.reason,
+        prompt_tokens=length,
+        context=context,
+        prefill_tokens_per_s=prefill,
+        prefill_share_of_peak=prefill * flops / peak,
+        decode_tokens_per_s=decode,
+        decode_share_of_bandwidth=decode * num_bytes / read,
+        bytes_per_token=num_bytes,
+        read_bytes_per_s=read,
+        bf16_flops=peak,
+        threads=torch.get_num_threads(),
+    )
+
+
+def bytes_per_token(model: Transformer, context: int) -> int:
+    """Return the bytes of weights and latents that a token of an answer needs."""
+    config = model.config
+    latents = cache_numbers_per_token(config) * context * model.cache_dtype.itemsize
+    if model.stack is not None and model.packed_head is not None:
+        head = model.packed_head.weights.data_HnB.nbytes
+        return model.stack.bytes_read(range(config.num_hidden_layers)) + head + latents
+    numbers = active_parameters(config, config.num_experts_per_tok)
+    numbers += config.vocab_size * config.hidden_size
+    return int(numbers) * model.compute_dtype.itemsize + latents
+
+
+def _run(engine: Engine, length: int, answer: int, repeat: int) -> tuple[float, float]:
+    """Return the seconds of a prompt and the median of an answer's steps."""
+    draw = torch.Generator().manual_seed(repeat)
+    prompt = torch.randint(engine.model.config.vocab_size, (length,), generator=draw).tolist()
+    greedy = Sampling(temperature=0.0, ignore_eos=True)
+    start = time.perf_counter()
+    engine.submit(EngineRequest(id="", prompt=tuple(prompt), max_tokens=answer, sampling=greedy))
+    ends: list[float] = []
+    while engine.has_work:
+        events = engine.step()
+        if any(isinstance(event, FailEvent) for event in events):
+            raise CheckpointError("the model's logits are not finite: check the checkpoint")
+        ends += [time.perf_counter() for event in events if isinstance(event, TokenEvent)]
+    steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return ends[0] - start, statistics.median(steps)
