@@ -1,6 +1,7 @@
 """A folder with text, a configuration and a finished run of it, made once for all flows."""
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from tests.flow.program import Ended, run
 
 SHAPE = MICRO_SHAPE | {"vocab_size": 300}
 SIZES = {"seq_len": 24, "batch_size": 4, "dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _minds_ctrl_c() -> None:
+    """Have programs start as from a terminal: a script's background jobs ignore Ctrl-C for good."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

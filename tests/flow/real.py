@@ -24,6 +24,7 @@ import tomli_w
 import torch
 
 import moestro
+from moestro.engine.worker import STATS_EVERY_S
 from moestro.model.config import ModelConfig
 from moestro.text.learn import SPECIAL_TOKENS, learn
 from moestro.text.tokenizer import Tokenizer
@@ -111,11 +112,21 @@ class Served:
         assert found, name
         return float(found[1])
 
+    def settled(self, name: str) -> float:
+        """Read a metric when all that was done before has been counted, which takes a moment."""
+        values = [self.metric(name)]
+        while len(values) < 2 or values[-1] != values[-2]:
+            time.sleep(3 * STATS_EVERY_S)
+            values.append(self.metric(name))
+        return values[-1]
+
 
 @contextmanager
-def serving(folder: Path, **engine: Any) -> Iterator[Served]:
+def serving(
+    folder: Path, *, max_length: int = SHAPE["max_position_embeddings"], **engine: Any
+) -> Iterator[Served]:
     """Serve a fresh model from below `folder`, ready and with these settings of its engine."""
-    model = build_folder(folder / NAME)
+    model = build_folder(folder / NAME, max_length)
     tables = {
         "model": str(model),
         "engine": {"dtype": "float32", "num_threads": 1} | engine,
@@ -154,13 +165,14 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> flo
     return time.monotonic() - began
 
 
-def build_folder(folder: Path) -> Path:
+def build_folder(folder: Path, max_length: int) -> Path:
     """Write the model as a checkpoint folder."""
     folder.mkdir(parents=True)
     specials = (*SPECIAL_TOKENS, "<|im_start|>", "<|im_end|>")
     tokenizer = learn([TEXT], 400, specials)
     size = tokenizer.vocab_size + NUM_SPARE_ROWS
-    model = random_model(ModelConfig(vocab_size=size, **SHAPE), seed=1)
+    shape = SHAPE | {"max_position_embeddings": max_length}
+    model = random_model(ModelConfig(vocab_size=size, **shape), seed=1)
     assert model.lm_head is not None
     with torch.no_grad():
         # A logit of 0 never is the greatest of so many: greedy answers end by their length.

@@ -69,7 +69,7 @@ def test_a_known_beginning_is_not_computed_again(
     real_server: Served, real_client: openai.OpenAI
 ) -> None:
     fields: Any = {"model": NAME, "max_tokens": 4, "temperature": 0, "logprobs": 1}
-    hits = real_server.metric("prefix_cache_hits_total")
+    hits = real_server.settled("prefix_cache_hits_total")
     prompt = "A beginning that nobody else asks for. " + TEXT[:200]
     first, second = (real_client.completions.create(prompt=prompt, **fields) for _ in range(2))
     other = real_client.completions.create(prompt=prompt, **fields, extra_body={"experts": 2})
