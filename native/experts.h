@@ -138,6 +138,8 @@ void apply_experts(const ExpertProduct& product, Workspace& workspace, int num_t
   const InputMemory hidden(workspace, down.depth, most_pairs, down.format);
   const ExpertWork work(product.experts, pairs, inputs, hidden);
   const PanelGroups groups(down.num_panels, visits.num_rows, num_threads);
+  // No rows may come without an address.
+  if (visits.num_rows == 0) return;
   std::memset(product.out, 0, sizeof(float) * visits.num_rows * down.num_outputs);
   run_team(num_threads, [&](Team& team) {
     team.each(work.pairs.num_blocks, [&](int64_t b) { put_pairs<Isa>(work, b, product.x); });

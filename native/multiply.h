@@ -25,7 +25,8 @@ void multiply_rows(const Matrices& weights, int64_t matrix, int64_t panel, int64
   constexpr int PANELS = Isa::tile_panels(is_quantized(F), ROWS);
   alignas(64) float values[ROWS * PANELS * PANEL];
   const int64_t stride = weights.stride(), last = panel + num_panels;
-  for (; panel + PANELS <= last; panel += PANELS) {
+  // The second loop alone serves single panels: one tile less to compile.
+  for (; PANELS > 1 && panel + PANELS <= last; panel += PANELS) {
     Tile<Isa, F, ROWS, PANELS>::run(block, weights.panel(matrix, panel), stride, weights.depth,
                                     values);
     emit(Outputs{values, PANELS * PANEL, ROWS, panel, PANELS});

@@ -65,7 +65,7 @@ class HuggingFace:
             tokens = out.logits[:, -1].argmax(-1, keepdim=True)
             written.append(tokens.flatten().tolist())
         seconds = time.perf_counter() - start
-        cache.crop(key[1])
+        cache.crop(key[1] - cache.get_seq_length())
         return Decoded(seconds, [list(stream) for stream in zip(*written, strict=True)])
 
     def _choose(self, task: str, run: Any) -> None:

@@ -300,5 +300,5 @@ def choose_row_multiples(model: Transformer) -> RowMultiples:
             " last bits beside others"
         )
     multiple = multiple or 1
-    # The kernels keep a row's bits by design; queries and cached latents are torch's to multiply.
+    # The kernels keep a row's bits by design; without a stack attention is torch's to multiply.
     return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)

@@ -8,6 +8,7 @@ of all tokens before it. Next: engine/engine.py, ops/bandwidth.py.
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -111,5 +112,5 @@ def _run(engine: Engine, length: int, answer: int, repeat: int) -> tuple[float, 
         if any(isinstance(event, FailEvent) for event in events):
             raise CheckpointError("the model's logits are not finite: check the checkpoint")
         ends += [time.perf_counter() for event in events if isinstance(event, TokenEvent)]
-    steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(ends)]
     return ends[0] - start, statistics.median(steps)

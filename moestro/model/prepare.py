@@ -1,7 +1,7 @@
 """A model made ready to infer on a CPU: every matrix packed for the kernels, once.
 
-A prepared model computes in float32 whatever kind its weights are, cannot be trained or saved, and
-gives a token the same bits in any company. Next: stack.py, ops/choose.py, ops/panels.py.
+Between its products it computes in float32 whatever kind its weights are. It cannot be trained or
+saved, and gives a token the same bits in any company. Next: stack.py, ops/choose.py, ops/panels.py.
 """
 
 import logging
@@ -66,7 +66,7 @@ def kind_of(key: str, kind: WeightKind) -> WeightKind:
 def prepare_with(model: Transformer, kernels: Kernels, pack: PackWeights) -> None:
     """Take all matrices of a model packed; `pack` is asked by the names of its parameters."""
     _pack_all(model, kernels, pack)
-    # float32: the kernels multiply in it, and activations are few beside weights.
+    # The kernels take and give float32 and round what meets weights of other kinds themselves.
     model.compute_dtype = torch.float32
     if isinstance(kernels, NativeKernels):
         fault = find_stack_fault(kernels)

@@ -46,6 +46,5 @@ inline bool same_bits(const float* a, const float* b, int64_t number) {
 void check_products();
 void check_experts();
 void check_stacks();
-void check_workspace();
 
 }  // namespace moestro::check

@@ -7,7 +7,6 @@
 
 int main() {
   using namespace moestro::check;
-  check_workspace();
   check_products();
   check_experts();
   check_stacks();

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
-#include <new>
 #include <numeric>
 
 #include "../stack.h"
@@ -237,21 +236,6 @@ void check_stacks() {
   // Sequences of one chunk of keys, and of two.
   check_sizes(ODD, {1, 7, 530, 65});
   check_sizes(LARGE, {9, 40});
-}
-
-void check_workspace() {
-  Workspace workspace;
-  bool is_refused = false;
-  try {
-    workspace.take<char>(int64_t{1} << 60);
-  } catch (const std::bad_alloc&) {
-    is_refused = true;
-  }
-  require(is_refused, "a workspace without end");
-  for (int i = 0; i < 2; ++i) {
-    workspace.reset();
-    std::memset(workspace.take<char>(100), 0, 100);
-  }
 }
 
 }  // namespace moestro::check

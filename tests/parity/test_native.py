@@ -3,6 +3,7 @@
 Shapes: T tokens, H matrices, D inputs or width, N outputs, K slots per token, E experts, F width.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,18 @@ def test_an_expert_that_is_not_there_is_refused(kernels: Kernels) -> None:
         kernels.apply_experts(draw(1, 16, seed=0), chosen, layer(16, 2, 20, "float32"))
 
 
+def test_a_call_that_wants_too_much_memory_is_not_the_end_of_those_after_it(
+    kernels: Kernels,
+) -> None:
+    assert isinstance(kernels, NativeKernels)
+    x_THD, weights = draw(3, 1, 20, seed=0), pack(draw(1, 8, 20, seed=1), "float32")
+    expected = kernels.multiply(x_THD, weights)
+    with pytest.raises(MemoryError):
+        kernels.library.multiply(0, 2**50, kernels.matrices(weights), 0, 1)
+    for _ in range(2):
+        assert torch.equal(kernels.multiply(x_THD, weights), expected)
+
+
 def test_experts_whose_shapes_do_not_fit_are_refused(kernels: Kernels) -> None:
     chosen = visits(4, 2, 3)
     narrow, wide = layer(16, 3, 20, "float32"), layer(16, 3, 40, "float32")
@@ -214,6 +227,26 @@ def test_a_token_alone_has_the_bits_it_has_among_others(
             part = slice(T - count, T)
             found = kernels.apply_experts(x_TD[part], rows(chosen, part), experts)
             assert torch.equal(found, whole[part])
+
+
+def test_fewer_threads_than_asked_for_give_the_same_bits() -> None:
+    program = (
+        "import torch; from moestro.ops.choose import chosen_kernels as chosen;"
+        "from moestro.ops.panels import pack; torch.set_num_threads(3); torch.manual_seed(0);"
+        "x, w = torch.randn(20, 1, 70), torch.randn(1, 200, 70);"
+        "print(chosen().kernels.multiply(x, pack(w, 'int4')).numpy().tobytes().hex())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"OMP_THREAD_LIMIT": limit},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for limit in ("1", "2", "8")
+    }
+    assert len(outputs) == 1
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="Linux lists a process's libraries, others do not")
