@@ -28,6 +28,8 @@ def can_build(sanitizers: str, folder: Path) -> bool:
 
 
 @pytest.mark.slow
+# Ten files to compile, beside whatever else a machine does.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(sanitizers: str, tmp_path: Path) -> None:
     if not can_build(sanitizers, tmp_path):
