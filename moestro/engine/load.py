@@ -1,5 +1,6 @@
 """A checkpoint folder to a ready engine: what a worker process runs first. Next: engine.py."""
 
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from moestro.text.grammar import GrammarFactory
 from moestro.text.tokenizer import Tokenizer
 from moestro.weights.load import load_model
 from moestro.weights.packed import load_packed
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "checkpoint": None}
 _KINDS: dict[str, WeightKind | None] = {
@@ -43,6 +46,8 @@ def load_engine(
     def report_weights(share: float) -> None:
         report_progress("reading weights", 0.1 + 0.7 * share)
 
+    chosen = chosen_kernels()
+    log.info("kernels: %s (%s)", chosen.kernels.name, chosen.reason)
     model = _load_weights(folder, config.dtype, device, report_weights)
     report_progress("reading the tokenizer", 0.8)
     tokenizer = Tokenizer.load(folder)

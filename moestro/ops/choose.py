@@ -42,10 +42,8 @@ class Chosen:
 
 @cache
 def chosen_kernels() -> Chosen:
-    """Return what this process runs, checked and logged once."""
-    chosen = choose_kernels(settings.variable(VARIABLE, "auto"))
-    log.info("kernels: %s (%s)", chosen.kernels.name, chosen.reason)
-    return chosen
+    """Return what this process runs, checked once."""
+    return choose_kernels(settings.variable(VARIABLE, "auto"))
 
 
 def choose_kernels(wish: str, load: Callable[[], ModuleType] = load_native) -> Chosen:

@@ -120,6 +120,8 @@ def test_a_conversation_becomes_the_same_tokens_in_transformers(real_server: Ser
 
 
 def test_accepted_drafts_are_counted(real_server: Served, real_client: openai.OpenAI) -> None:
+    # What the tests before it drafted must be counted by now.
+    real_server.settled("spec_decode_num_draft_tokens_total")
     before = draft_counts(real_server)
     # So hot that noise decides, which is the same for a draft and for the token that it guesses.
     fields: Any = {"temperature": 8, "seed": 1, "extra_body": {"ignore_eos": True}}
