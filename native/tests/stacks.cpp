@@ -156,7 +156,7 @@ class Batch {
     std::vector<char> is_used(places);
     const Choices choices{experts.data(), weights.data(), reinterpret_cast<bool*>(is_used.data())};
     const Stack stack = model_.stack();
-    set.kernels->run(stack, {0, 2, x.data(), rows, positions.data(), slots.data(), fractions.data(),
+    set.kernels->run(stack, {0, 2, x.data(), nullptr, rows, positions.data(), slots.data(), fractions.data(),
                              sequences.data(), static_cast<int64_t>(sequences.size()),
                              pages_.data(), format_, num_slots_, BLOCK, choices, final_norm},
                      workspace_, num_threads);
