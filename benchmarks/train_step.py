@@ -15,7 +15,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -71,18 +71,14 @@ def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
     """Let the contestants take a step in turn, each in a process of its own."""
     batch_size, seq_len = SHAPES[size]
     config = shape(size)
-    times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    peaks = []
     with contestants(size, dtype) as peers:
-        for _ in range(WARM_UP + repeats):
-            for name, peer in peers.items():
-                peer.send(None)
-                times[name].append(peer.recv())
-            peaks.append(measure_flops(dtype, "cpu"))
+        for _ in range(WARM_UP):
+            take_turns(peers)
+        rounds = [(take_turns(peers), measure_flops(dtype, "cpu")) for _ in range(repeats)]
+    times = {name: [seconds[name] for seconds, _ in rounds] for name in CONTESTANTS}
     tokens = batch_size * seq_len
-    times = {name: values[WARM_UP:] for name, values in times.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
-    peak = statistics.median(peaks)
+    peak = statistics.median(peak for _, peak in rounds)
     flops = training_flops_per_token(config, seq_len, config.num_experts_per_tok) * tokens
     return {
         "size": size,
@@ -96,6 +92,15 @@ def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
         "share_of_peak": flops / medians["ours"] / peak,
         "peak_gflops": peak / 1e9,
     }
+
+
+def take_turns(peers: Mapping[str, Connection]) -> dict[str, float]:
+    """Ask each for one step and return its seconds."""
+    seconds = {}
+    for name, peer in peers.items():
+        peer.send(None)
+        seconds[name] = peer.recv()
+    return seconds
 
 
 def shape(size: str) -> ModelConfig:
