@@ -211,8 +211,8 @@ def load(
         raise ConfigError(f"dtype is {dtype!r}: choose float32, bfloat16 or auto")
     chosen = chosen_kernels() if place == "cpu" and is_packed is not False else None
     if chosen and chosen.is_native and (is_packed or holds_codes(folder)):
-        kind: WeightKind | None = "float32" if dtype == "float32" else None
-        model = load_packed(folder, chosen.kernels, "bfloat16" if dtype == "bfloat16" else kind)
+        wishes: dict[str | None, WeightKind] = {"float32": "float32", "bfloat16": "bfloat16"}
+        model = load_packed(folder, chosen.kernels, wishes.get(dtype))
     else:
         plain = fastest_dtype(place) if dtype == "auto" else kinds[dtype]
         model = load_model(folder, plain, place)
