@@ -1,0 +1,40 @@
+"""A request passed on as bytes, and the answer as bytes: what is not understood is not changed.
+
+For dialects that both sides speak; what must be translated goes through backend.py. No I/O. Next:
+backend.py.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A POST by a client: its path, like "/v1/chat/completions", and its body as it came.
+
+    `caller` is the name of the key it came with, None where none is asked for. `headers` are the
+    client's own, names in lower case.
+    """
+
+    path: str
+    body: bytes
+    request_id: str
+    caller: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An answer: whole as bytes, or pieces as they come; closing the generator aborts the rest."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | AsyncGenerator[bytes, None]
+
+
+class Relay(Protocol):
+    """Passes calls on to whoever answers them. Errors are those of a Backend."""
+
+    async def relay(self, call: Call) -> Reply:
+        """Answer a call; what is wrong with it, or a lack of capacity, is raised."""
