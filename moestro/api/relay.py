@@ -24,13 +24,24 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True, slots=True)
+class Spent:
+    """What an answer has cost so far; grows while it streams."""
+
+    completion_tokens: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An answer: whole as bytes, or pieces as they come; closing the generator aborts the rest."""
+    """An answer: whole as bytes, or pieces as they come; closing the generator aborts the rest.
+
+    Headers' names are in lower case.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes | AsyncGenerator[bytes, None]
+    spent: Spent = field(default_factory=Spent)
 
 
 class Relay(Protocol):
