@@ -89,6 +89,11 @@ class Health:
         """How many requests it works at."""
         return self._shared.num_in_flight(self.name)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has asked to be left alone for a while."""
+        return self._clock() < self._rests_until
+
     def may_ask(self) -> bool:
         """Tell whether it is worth asking now."""
         now = self._clock()
