@@ -39,6 +39,7 @@ class Member:
 class _Waiter:
     caller: str
     tried: Collection[str]
+    barred: Collection[str]
     place: "asyncio.Future[Member]"
 
 
@@ -70,17 +71,19 @@ class Line:
         """How many requests wait for a place."""
         return sum(map(len, self._waiting.values()))
 
-    async def enter(self, caller: str | None, tried: Collection[str] = ()) -> Member:
-        """Take a place at the best backend, those not in `tried` first; wait if all are full.
+    async def enter(
+        self, caller: str | None, tried: Collection[str] = (), barred: Collection[str] = ()
+    ) -> Member:
+        """Take a place at the best backend not `barred`, those not in `tried` first; or wait.
 
         CapacityError where the line is too long or too slow, or all backends asked to be left alone
         for a while; BackendError where none can be asked.
         """
-        if not self._waiting and (member := self._find_place(tried)) is not None:
-            return member
-        self._check_open()
+        if not self._waiting and (found := self._find_place(tried, barred)) is not None:
+            return found
+        self._check_open(barred)
         self._check_length()
-        waiter = _Waiter(caller or "", tried, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(caller or "", tried, barred, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(waiter.caller, deque()).append(waiter)
         self._look()
         try:
@@ -103,11 +106,12 @@ class Line:
         """Return how long all backends are left alone still."""
         return min((member.health.wait_s() for member in self.members), default=0.0)
 
-    def _check_open(self) -> None:
-        if any(member.health.may_ask() for member in self.members):
+    def _check_open(self, barred: Collection[str]) -> None:
+        members = [member for member in self.members if member.name not in barred]
+        if any(member.health.may_ask() for member in members):
             return
         wait_s = self.wait_s()
-        if any(member.health.is_resting for member in self.members):
+        if any(member.health.is_resting for member in members):
             raise CapacityError(
                 f"model {self._model} is asked too much: try again in {wait_s:.1f} s", wait_s
             )
@@ -131,8 +135,9 @@ class Line:
         places = sum(member.upstream.config.max_concurrent for member in self.members)
         return (num_waiting + 1) * (sum(means) / len(means)) / places if means else 0.0
 
-    def _find_place(self, tried: Collection[str]) -> Member | None:
-        for candidate in order([_describe(each) for each in self.members], tried, self._chance):
+    def _find_place(self, tried: Collection[str], barred: Collection[str]) -> Member | None:
+        open_to_it = [_describe(each) for each in self.members if each.name not in barred]
+        for candidate in order(open_to_it, tried, self._chance):
             if self._shared.try_enter(candidate.name, candidate.max_concurrent):
                 return self._by_name[candidate.name]
         return None
@@ -140,7 +145,7 @@ class Line:
     def _serve(self) -> None:
         """Give free places to those who wait, callers in turn."""
         for waiter in self._in_turn():
-            member = self._find_place(waiter.tried)
+            member = self._find_place(waiter.tried, waiter.barred)
             if member is None:
                 return
             self._remove(waiter)

@@ -23,6 +23,7 @@ class Told:
         self.num_tokens = 0
         self.is_finished = False
         self.has_ended = False
+        self._num_before = 0
         self._texts: list[str] = []
         self._is_single = True
         self._is_plain = True
@@ -42,6 +43,28 @@ class Told:
     def is_whole(self) -> bool:
         """Whether nothing is missing: an end, or a reason to have come to it."""
         return self.has_ended or self.is_finished
+
+    @property
+    def whole_usage(self) -> Usage | None:
+        """The usage of all that was told, where the last backend began in the middle.
+
+        Its prompt held what others had written before.
+        """
+        usage, num_before = self.usage, self._num_before
+        if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+            return None
+        return Usage(
+            prompt_tokens=max(0, usage.prompt_tokens - num_before),
+            completion_tokens=usage.completion_tokens + num_before,
+            prompt_tokens_details=usage.prompt_tokens_details,
+        )
+
+    def go_on(self) -> int:
+        """Expect another backend's events from here on; return how many tokens came before."""
+        self.is_finished = self.has_ended = False
+        self.usage = None
+        self._num_before = self.num_tokens
+        return self._num_before
 
     def add(self, event: bytes) -> None:
         """Take the next event, before it is sent; Garbage if it must not be."""
