@@ -47,5 +47,8 @@ class Reply:
 class Relay(Protocol):
     """Passes calls on to whoever answers them. Errors are those of a Backend."""
 
-    async def relay(self, call: Call) -> Reply:
-        """Answer a call; what is wrong with it, or a lack of capacity, is raised."""
+    async def relay(self, call: Call) -> Reply | None:
+        """Answer a call; what is wrong with it, or a lack of capacity, is raised.
+
+        None of a call in a dialect that nobody behind it speaks: it must be translated.
+        """

@@ -7,6 +7,7 @@ go on as they come. Next: asked.py, choosing.py, attempts.py, failover.py.
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from moestro.api.fleet_view import FleetView
 from moestro.api.record import OnFinished, Outcome, Record
@@ -34,46 +35,50 @@ _BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
 _NO_PRICE = Price()
 
 
-class Gateway:
-    """Relays calls to a fleet's models.
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a gateway has around it; left out, it is one worker on its own.
 
     `listeners` get each request's record. `shared` and `conversations` are what several workers
-    have in common; left out, the gateway is one worker's own.
+    have in common. `floor` tells whether a policy may be trusted, `permits` what callers may ask.
     """
 
+    listeners: Sequence[OnFinished] = ()
+    shared: Shared | None = None
+    conversations: Conversations | None = None
+    floor: Floor | None = None
+    permits: Permits | None = None
+    metrics: GatewayMetrics | None = None
+    chance: random.Random | None = None
+
+
+class Gateway:
+    """Relays calls to a fleet's models."""
+
     def __init__(
-        self,
-        fleet: Fleet,
-        policy: Policy | None = None,
-        *,
-        listeners: Sequence[OnFinished] = (),
-        shared: Shared | None = None,
-        conversations: Conversations | None = None,
-        floor: Floor | None = None,
-        permits: Permits | None = None,
-        metrics: GatewayMetrics | None = None,
-        chance: random.Random | None = None,
+        self, fleet: Fleet, policy: Policy | None = None, around: Surroundings | None = None
     ) -> None:
+        around = around or Surroundings()
         fleet.check_keys()
         self.fleet = fleet
         config = fleet.gateway
-        shared = shared or Alone()
+        shared = around.shared or Alone()
         self._prices = {model.name: model.price for model in fleet.models}
         self._lines = {
-            model.name: _build_line(fleet, model, shared, chance) for model in fleet.models
+            model.name: _build_line(fleet, model, shared, around.chance) for model in fleet.models
         }
         self._chooser = Chooser(
             fleet,
             policy,
-            conversations or RecentConversations(config.sticky_s, time.monotonic),
+            around.conversations or RecentConversations(config.sticky_s, time.monotonic),
             is_up=self._is_up,
-            floor=floor,
-            permits=permits,
+            floor=around.floor,
+            permits=around.permits,
         )
-        self._metrics = metrics or GatewayMetrics()
+        self._metrics = around.metrics or GatewayMetrics()
         self._tally = Tally(fleet, self._lines, self._chooser)
-        self._listeners = (self._tally.add, self._metrics.add, *listeners)
-        self._chance = chance
+        self._listeners = (self._tally.add, self._metrics.add, *around.listeners)
+        self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
         self._probes: Probes | None = None
