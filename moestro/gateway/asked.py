@@ -1,7 +1,7 @@
 """What a request asks for, as far as a decision needs it; and changes to a field or two of it.
 
 A body is read into its fields, and of these only the few that matter here are looked at: the others
-go on exactly as they came. Next: choosing.py, relaying.py.
+go on exactly as they came. Next: choosing.py, attempts.py.
 """
 
 import hashlib

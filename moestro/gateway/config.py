@@ -79,7 +79,7 @@ class GatewayConfig:
     A cascade decides within an answer's first `cascade_tokens`, for streams.
     """
 
-    timeouts: TimeoutConfig = TimeoutConfig()
+    timeouts: TimeoutConfig = field(default_factory=TimeoutConfig)
     retries: int = 2
     backoff_s: float = 0.2
     most_backoff_s: float = 5.0
@@ -88,7 +88,7 @@ class GatewayConfig:
     continues_across_models: bool = False
     cascade_tokens: int = 32
     max_answer_bytes: int = 64 * 1024**2
-    breaker: BreakerConfig = BreakerConfig()
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
 

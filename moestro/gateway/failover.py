@@ -7,7 +7,7 @@ cannot be right the stream ends with an error event. Next: legs.py, continuing.p
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moestro.api.record import Outcome
 from moestro.errors import BackendError, CapacityError
@@ -43,6 +43,7 @@ class Passage:
     on_end: Callable[["Passage", Outcome], None]
     on_failover: Callable[[str], None]
     error: str | None = None
+    broken: set[str] = field(default_factory=set)
 
     @property
     def told(self) -> Told:
@@ -94,10 +95,11 @@ class Passage:
                 break
             trace.num_failovers += 1
             broken = self.leg.member
+            self.broken.add(broken.name)
             is_other = model != trace.model
             outgoing = self._continue(model if is_other else None, model)
             try:
-                leg = await self.attempts.open(model, outgoing, trace, {broken.name})
+                leg = await self.attempts.open(model, outgoing, trace, self.broken)
             except (BackendError, CapacityError) as error:
                 log.warning("request %s goes not on at %s: %s", trace.call.request_id, model, error)
                 continue
