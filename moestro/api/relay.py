@@ -5,6 +5,7 @@ backend.py.
 """
 
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +43,19 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes | AsyncGenerator[bytes, None]
     spent: Spent = field(default_factory=Spent)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asker:
+    """Who asks, where a request reaches a Backend by another way than a Call."""
+
+    caller: str | None = None
+    request_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# Of the request that a task works at: routes between do not know it.
+ASKER: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
 class Relay(Protocol):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moestro.api.relay import Call, Relay, Reply
+from moestro.api.relay import ASKER, Asker, Call, Relay, Reply
 from moestro.errors import MoestroError
 from moestro.server.errors import describe
 from moestro.server.keys import KEY_NAME
@@ -30,6 +30,8 @@ class RelayRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
+        if scope["type"] == "http":
+            ASKER.set(_describe_asker(scope))
         is_call = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS
         if not is_call:
             await self._app(scope, receive, send)
@@ -70,6 +72,11 @@ class RelayRoutes:
         finally:
             scope["state"]["generated_tokens"] = reply.spent.completion_tokens
         return True
+
+
+def _describe_asker(scope: Scope) -> Asker:
+    state = scope.get("state", {})
+    return Asker(caller=state.get(KEY_NAME), request_id=state.get("request_id", ""))
 
 
 async def _send_reply(reply: Reply, send: Send) -> None:
