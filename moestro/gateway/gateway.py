@@ -89,7 +89,9 @@ class Gateway:
         return self._chooser
 
     async def start(self) -> None:
-        """Open connections and begin to probe; in the worker's event loop."""
+        """Open connections and begin to probe, in the worker's event loop; once is enough."""
+        if self._connections is not None:
+            return
         config = self.fleet.gateway
         self._connections = Connections(config.timeouts)
         sender: Sender = WireSender(self._connections)

@@ -17,6 +17,7 @@ from tests.unit.gateway.upstreams import (
     Behavior,
     breaks,
     end_early,
+    endless,
     events_of,
     gateway_over,
     question,
@@ -194,13 +195,6 @@ def test_a_backend_that_cannot_continue_is_not_asked_to() -> None:
 
 
 def test_a_client_that_leaves_ends_the_work() -> None:
-    async def endless(asking: Asking) -> None:
-        await asking.events(events_of(asking.body)[:3])
-        while not asking.writer.transport.is_closing():
-            await asking.chunk(b": still here\n\n")
-            await asyncio.sleep(0.01)
-        asking.is_gone.set()
-
     async def work() -> Any:
         async with gateway_over({"m": [endless]}, replace(QUICK, retries=0)) as running:
             reply = await running.ask(stream=True)

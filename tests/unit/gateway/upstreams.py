@@ -214,6 +214,17 @@ async def stall(asking: Asking) -> None:
     await asyncio.sleep(60)
 
 
+async def endless(asking: Asking) -> None:
+    """Begin a stream that says nothing more and ends when nobody listens."""
+    try:
+        await asking.events(events_of(asking.body)[:3])
+        while not asking.writer.transport.is_closing():
+            await asking.chunk(b": still here\n\n")
+            await asyncio.sleep(0.01)
+    finally:
+        asking.is_gone.set()
+
+
 def replies(status: int, body: object = b"no", *headers: str) -> Behavior:
     async def behave(asking: Asking) -> None:
         await asking.whole(body, status, *headers)
