@@ -36,6 +36,8 @@ def write_request(request: Request) -> dict[str, Any]:
     else:
         body["messages"] = [_write_message(message) for message in request.messages]
         optional = _write_tools(request)
+        if request.continues_final:
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.options.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": request.options.top_logprobs}
     body |= optional | _write_options(request.options)
