@@ -6,7 +6,7 @@ So `/v1/messages`, `/v1/responses` and pages work over any fleet. Next: gateway.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from moestro.api.backend import Stream
 from moestro.api.cards import ModelCard
 from moestro.api.chat import ChatRequest, Request
-from moestro.api.chunks import Started
+from moestro.api.chunks import Chunk, Started
 from moestro.api.relay import ASKER, Asker, Call
 from moestro.api.stats import State, Stats
 from moestro.errors import BackendError, ConfigError
@@ -100,10 +100,8 @@ class Translated:
             raise ConfigError(_read_message(reply.body))
         async with aclosing(reply.body) as pieces:
             yield Started(model=reply.headers["x-moestro-model"], prompt_tokens=0)
-            async with aclosing(_read_events(pieces)) as said:
-                async for event in said:
-                    for chunk in read_chunks(event):
-                        yield chunk
+            async for chunk in _read_chunks(pieces):
+                yield chunk
 
     async def tokenize(self, request: Request) -> list[int]:
         """Refuse: tokens are the backends' own."""
@@ -119,19 +117,22 @@ class Translated:
         return "ready" if self._is_ready else "loading"
 
 
-async def _read_events(
-    pieces: AsyncGenerator[bytes, None],
-) -> AsyncGenerator[dict[str, Any], None]:
+async def _read_chunks(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Chunk, None]:
     cutter = Cutter()
     async for piece in pieces:
         for event in split(cutter.feed(piece)):
-            data = read_data(event)
-            if not data or data == b"[DONE]":
-                continue
-            said = msgspec.json.decode(data)
-            if "error" in said:
-                raise BackendError(str(said["error"].get("message")))
-            yield said
+            for chunk in _read_event(event):
+                yield chunk
+
+
+def _read_event(event: bytes) -> Iterator[Chunk]:
+    data = read_data(event)
+    if not data or data == b"[DONE]":
+        return iter(())
+    said: Any = msgspec.json.decode(data)
+    if "error" in said:
+        raise BackendError(str(said["error"].get("message")))
+    return read_chunks(said)
 
 
 def _read_message(body: bytes) -> str:
