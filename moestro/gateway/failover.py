@@ -85,7 +85,7 @@ class Passage:
                 return
             yield joined
         if not told.has_ended:
-            yield DONE
+            yield self._ending()
 
     async def _go_on(self, cause: Fault) -> bytes | None:
         """Return the first events of whoever goes on; None where nobody can."""
@@ -147,5 +147,13 @@ class Passage:
     def _error_event(self, cause: Fault) -> bytes:
         message = f"the answer broke off, and nobody could go on with it: {cause}"
         self.error = str(cause)
+        if self.asked.kind == "messages":
+            said = {"type": "error", "error": {"type": "api_error", "message": message}}
+            return b"event: error\n" + write_event(said)
         error = {"message": message, "type": "server_error", "param": None, "code": "unavailable"}
         return write_event({"error": error})
+
+    def _ending(self) -> bytes:
+        if self.asked.kind == "messages":
+            return b"event: message_stop\n" + write_event({"type": "message_stop"})
+        return DONE

@@ -117,7 +117,7 @@ class Gateway:
 
         Errors are those of a Backend.
         """
-        if KINDS.get(call.path, "messages") == "messages":
+        if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
         trace = Trace(call=call)
         try:
@@ -214,6 +214,16 @@ class Gateway:
         best = None if strongest is None else self._prices[strongest]
         record: Record = trace.record(outcome, status, price, best, error)
         tell_all(self._listeners, record)
+
+    def _is_raw(self, call: Call) -> bool:
+        """Tell whether a call to /v1/messages names a model whose backends all speak that."""
+        try:
+            line = self._lines.get(read_call(call).model)
+        except MoestroError:
+            # The routes will say what is wrong with it.
+            return False
+        members = line.members if line is not None else ()
+        return bool(members) and all(each.upstream.dialect == "anthropic" for each in members)
 
     def _is_up(self, model: str) -> bool:
         return any(member.health.may_ask() for member in self._lines[model].members)
