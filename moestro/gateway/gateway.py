@@ -7,7 +7,7 @@ go on as they come. Next: asked.py, choosing.py, attempts.py, failover.py.
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moestro.api.fleet_view import FleetView
 from moestro.api.record import OnFinished, Outcome, Record
@@ -15,7 +15,8 @@ from moestro.api.relay import Call, Reply
 from moestro.errors import BackendError, CapacityError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
-from moestro.gateway.choosing import Chooser, Floor, Permits, Policy
+from moestro.gateway.cascade import Sieve, is_good, may_cascade
+from moestro.gateway.choosing import Choice, Chooser, Floor, Permits, Policy
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
 from moestro.gateway.fleet import Fleet, FleetModel, Price
@@ -28,7 +29,7 @@ from moestro.gateway.refused import pass_refusal
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
-from moestro.gateway.trace import Trace, outcome_of, tell_all
+from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of, tell_all
 from moestro.gateway.upstream import Connections, build_upstream
 
 _BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
@@ -133,7 +134,9 @@ class Gateway:
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
         trace.reason = choice.reason
         outgoing = Outgoing(asked=asked)
-        leg = await self._open(trace, outgoing)
+        leg = await self._cascade(trace, choice) if self._is_cascade(trace) else None
+        if leg is None:
+            leg = await self._open(trace, outgoing)
         trace.first_s = trace.elapsed_s()
         self._chooser.settle(asked, choice, trace.model)
         if leg.status != 200:
@@ -141,6 +144,40 @@ class Gateway:
         if asked.is_stream:
             return self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
+
+    def _is_cascade(self, trace: Trace) -> bool:
+        assert trace.asked is not None
+        assert trace.choice is not None
+        return trace.choice.cascade is not None and may_cascade(trace.asked)
+
+    async def _cascade(self, trace: Trace, choice: Choice) -> Leg | None:
+        """Return the small model's answer if it is kept; None where the others shall be asked."""
+        assert trace.asked is not None
+        assert choice.cascade is not None
+        assert self._attempts is not None, "the gateway was not started"
+        small, *rest = choice.models
+        sieve = Sieve(trace.asked)
+        trace.choice = replace(choice, models=tuple(rest))
+        try:
+            leg = await self._attempts.open(small, sieve.outgoing(), trace)
+        except (BackendError, CapacityError):
+            trace.reason = f"cascade; {small} did not answer"
+            return None
+        try:
+            is_kept = await is_good(leg, sieve, choice.cascade, self.fleet.gateway.cascade_tokens)
+        except BaseException:
+            leg.close()
+            raise
+        if is_kept:
+            trace.choice = choice
+            trace.model, trace.member, trace.reason = small, leg.member, "cascade: kept"
+            return leg
+        leg.close()
+        trace.reason = "cascade: not sure enough"
+        trace.wasted_tokens = len(sieve.logprobs)
+        num_prompt = len(trace.call.body) // BYTES_PER_TOKEN
+        trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
+        return None
 
     async def _open(self, trace: Trace, outgoing: Outgoing) -> Leg:
         """Ask the model chosen; if none of its backends answers, the next one."""
@@ -152,7 +189,7 @@ class Gateway:
                 leg = await self._attempts.open(model, outgoing, trace)
             except (BackendError, CapacityError) as error:
                 last = last or error
-                trace.reason = f"{trace.choice.reason}; {model} did not answer"
+                trace.reason = f"{trace.reason}; {model} did not answer"
                 continue
             trace.model, trace.member = model, leg.member
             return leg

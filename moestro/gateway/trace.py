@@ -18,6 +18,9 @@ from moestro.gateway.queue import Member
 
 log = logging.getLogger(__name__)
 
+# As a rule.
+BYTES_PER_TOKEN = 4
+
 
 @dataclass(kw_only=True, slots=True)
 class Trace:
@@ -34,6 +37,7 @@ class Trace:
     usage: Usage | None = None
     num_events: int = 0
     wasted_tokens: int = 0
+    wasted_usd: float = 0.0
     first_s: float | None = None
     num_attempts: int = 0
     num_failovers: int = 0
@@ -96,7 +100,7 @@ class Trace:
             completion_tokens=num_completion,
             wasted_tokens=self.wasted_tokens,
             is_estimated=bool(self.model) and not is_known,
-            cost_usd=price.cost_usd(num_prompt, num_completion + self.wasted_tokens),
+            cost_usd=price.cost_usd(num_prompt, num_completion) + self.wasted_usd,
             strongest_cost_usd=(
                 None if strongest is None else strongest.cost_usd(num_prompt, num_completion)
             ),
@@ -140,8 +144,7 @@ def tell_all(listeners: tuple[OnFinished, ...], record: Record) -> None:
 
 
 def _estimate_prompt(call: Call, asked: Asked | None) -> int:
-    # Four bytes make a token, as a rule.
-    return len(call.body) // 4 if asked is not None else 0
+    return len(call.body) // BYTES_PER_TOKEN if asked is not None else 0
 
 
 def _latin(text: str) -> str:

@@ -3,11 +3,13 @@
 The upstream's events are written here as its documents have them. Next: upstreams.py.
 """
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from moestro.api.relay import Call
 from moestro.errors import ConfigError
 from moestro.gateway.anthropic import write_messages
 from moestro.gateway.faults import Fault
@@ -83,8 +85,6 @@ async def well(asking: Asking) -> None:
 def breaking(after: int) -> Behavior:
     async def behave(asking: Asking) -> None:
         await asking.events(events()[:after])
-        import asyncio
-
         await asyncio.sleep(0.05)
         asking.reset()
 
@@ -234,8 +234,6 @@ def test_a_raw_stream_that_breaks_says_so() -> None:
 def test_openais_backends_leave_messages_to_the_routes() -> None:
     async def work() -> Any:
         async with gateway_over({"m": [well]}) as running:
-            from moestro.api.relay import Call
-
             bodies = (b'{"model": "m", "messages": [{}]}', b"{")
             calls = [Call(path="/v1/messages", body=body, request_id="r") for body in bodies]
             return [await running.gateway.relay(call) for call in calls]
