@@ -11,7 +11,7 @@ from moestro.api.key_terms import KeyTerms
 from moestro.api.record import Outcome, Record
 
 # "score": an application's verdict on an answer; "audit": the same request answered twice.
-OpinionKind = Literal["score", "audit"]
+ScoreKind = Literal["score", "audit"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class TrafficRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opinion:
+class ScoredOutcome:
     """How good an answer was, 0 to 1; the order of ids is the order of arrival.
 
     An "audit" has both the score of what the policy chose (`model`) and `strongest_score`.
@@ -92,7 +92,7 @@ class Opinion:
 
     id: int
     at: float
-    kind: OpinionKind
+    kind: ScoreKind
     request_id: str
     caller: str | None
     model: str | None
@@ -153,9 +153,9 @@ class RecordView(Protocol):
     async def traffic(self, *, since: str | None = None) -> Sequence[TrafficRow]:
         """Return each model's share of what was answered, the greatest first."""
 
-    async def opinions(
-        self, *, kind: OpinionKind | None = None, before: int | None = None, limit: int = 200
-    ) -> Sequence[Opinion]:
+    async def outcomes(
+        self, *, kind: ScoreKind | None = None, before: int | None = None, limit: int = 200
+    ) -> Sequence[ScoredOutcome]:
         """Return scores and audits, newest first."""
 
     async def keys(self) -> Sequence[KeyView]:
