@@ -100,7 +100,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """A conversation to answer. `template_variables` reach the checkpoint's chat template."""
+    """A conversation to answer. `template_variables` reach the checkpoint's chat template.
+
+    `continues_final`: the last message is the answer's beginning, and the answer what follows.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -108,6 +111,7 @@ class ChatRequest:
     tool_choice: ToolChoice = ToolChoice()
     has_parallel_tool_calls: bool = True
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    continues_final: bool = False
     options: Options = field(default_factory=Options)
 
 

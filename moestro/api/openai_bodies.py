@@ -234,6 +234,12 @@ class ChatBody(ConversationBody, OptionsBody):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     max_completion_tokens: Count | None = None
+    continue_final_message: StrictBool | None = Field(
+        None, description="Go on with the last message, the assistant's, instead of a new one."
+    )
+    add_generation_prompt: StrictBool | None = Field(
+        None, description="Must not be true with `continue_final_message`."
+    )
 
 
 class TokenizeTextBody(_Body):

@@ -79,8 +79,24 @@ def read_chat(body: ChatBody, model: str) -> ChatRequest:
         tool_choice=_read_tool_choice(body, conversation.tools),
         has_parallel_tool_calls=_or(body.parallel_tool_calls, True),
         template_variables=conversation.template_variables,
+        continues_final=_read_continuing(body),
         options=_read_options(body, max_tokens, top),
     )
+
+
+def _read_continuing(body: ChatBody) -> bool:
+    if not body.continue_final_message:
+        return False
+    if body.add_generation_prompt:
+        raise ConfigError(
+            "continue_final_message and add_generation_prompt are both true: leave out one"
+        )
+    if body.messages[-1].role != "assistant":
+        raise ConfigError(
+            "continue_final_message is true, but the last message is not the assistant's: end with"
+            " what is to be continued"
+        )
+    return True
 
 
 def read_conversation(body: ConversationBody, model: str) -> ChatRequest:

@@ -96,7 +96,10 @@ class Prompts:
         messages = [_describe_message(message) for message in request.messages]
         try:
             return self._template.render(
-                messages, tools=tools or None, **request.template_variables
+                messages,
+                tools=tools or None,
+                continue_final=request.continues_final,
+                **request.template_variables,
             )
         except CheckpointError as error:
             # A template that never comes to its end, and a long conversation in one that would.

@@ -27,6 +27,20 @@ def test_defaults_are_openais() -> None:
     assert chat_options() == Options(max_tokens=None)
 
 
+def test_the_assistants_last_message_can_be_continued() -> None:
+    begun = {"role": "assistant", "content": "It is"}
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    body = ChatBody.model_validate({"messages": [USER, begun]} | fields)
+    assert read_chat(body, "m").continues_final
+
+
+def test_what_cannot_be_continued_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is not the assistant's"):
+        chat_options(continue_final_message=True)
+    with pytest.raises(ConfigError, match="both true"):
+        chat_options(continue_final_message=True, add_generation_prompt=True)
+
+
 def test_a_field_that_is_null_is_as_if_absent() -> None:
     names = set(CompletionBody.model_fields) - {"prompt"}
     assert completion_options(**dict.fromkeys(names)) == completion_options()

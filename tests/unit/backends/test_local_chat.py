@@ -1,8 +1,10 @@
 """Conversations with a local backend: templates, thoughts, calls of tools."""
 
+from dataclasses import replace
+
 import pytest
 
-from moestro.api.chat import Constraint, Tool, ToolChoice
+from moestro.api.chat import Constraint, Message, Tool, ToolChoice
 from moestro.errors import (
     DataError,
 )
@@ -19,6 +21,15 @@ def test_a_model_without_a_template_can_be_talked_to() -> None:
     prompt = tokenizer().decode(engine.requests[0].prompt)
     assert prompt == "User: Two and two?\n\nAssistant:"
     assert text_of(pieces) == "Four."
+
+
+def test_an_answer_that_was_begun_is_gone_on_with() -> None:
+    backend, engine = build("more.", ends=False)
+    asked = chat("Two and two?", max_tokens=9)
+    begun = Message(role="assistant", content="It is ")
+    ask(backend, replace(asked, messages=(*asked.messages, begun), continues_final=True))
+    prompt = tokenizer().decode(engine.requests[0].prompt)
+    assert prompt == "User: Two and two?\n\nAssistant: It is "
 
 
 def test_thoughts_are_told_apart_and_counted() -> None:
