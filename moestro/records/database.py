@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     NoSuchModuleError,
     SQLAlchemyError,
+    StatementError,
 )
 
 from moestro import settings
@@ -97,12 +98,14 @@ class Database:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (DataError, IntegrityError):
-            # A row is at fault, not the database.
-            raise
         except DBAPIError as error:
+            # Of these two a row is at fault, not the database.
+            if isinstance(error, DataError | IntegrityError):
+                raise
             reason = str(error.orig).strip().partition("\n")[0]
             raise StorageError(f"database {self.name}: {reason}") from error
+        except StatementError:
+            raise
         except SQLAlchemyError as error:
             raise StorageError(f"database {self.name}: {type(error).__name__}: {error}") from error
 
