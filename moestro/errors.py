@@ -42,3 +42,19 @@ class StorageError(MoestroError):
 
 class Interrupted(MoestroError):
     """A person stopped a run; its work was saved, and the same command goes on with it."""
+
+
+class UnknownKeyError(MoestroError):
+    """The key is not, or no longer, known: the user must send another one."""
+
+
+class ForbiddenError(MoestroError):
+    """The key does not allow this: the user must ask for less, or its owner allow more."""
+
+
+class QuotaError(MoestroError):
+    """A key's budget is spent: its owner must raise it or wait `resets_in_s`, None if for ever."""
+
+    def __init__(self, message: str, resets_in_s: float | None = None) -> None:
+        super().__init__(message)
+        self.resets_in_s = resets_in_s

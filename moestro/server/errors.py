@@ -20,7 +20,10 @@ from moestro.errors import (
     CapacityError,
     ConfigError,
     DataError,
+    ForbiddenError,
     MoestroError,
+    QuotaError,
+    UnknownKeyError,
     UnknownModelError,
 )
 
@@ -96,6 +99,19 @@ def describe(error: Exception, request_id: str = "") -> Problem:
                 code="rate_limit_exceeded",
                 retry_after_s=error.retry_after_s,
             )
+        case QuotaError():
+            # OpenAI's kind and code for a budget that is spent, which waiting a little cannot mend.
+            return Problem(
+                status=429,
+                message=str(error),
+                kind="insufficient_quota",
+                code="insufficient_quota",
+                retry_after_s=error.resets_in_s,
+            )
+        case UnknownKeyError():
+            return Problem(status=401, message=str(error), code="invalid_api_key")
+        case ForbiddenError():
+            return Problem(status=403, message=str(error), code="not_allowed")
         case BackendError():
             return Problem(status=503, message=str(error), kind=SERVER, code="unavailable")
     known_as = f"; its log has more under request {request_id}" if request_id else ""

@@ -1,0 +1,61 @@
+"""What a user's key allows: budgets, rates, models; the key itself is nowhere in here.
+
+Plain values, checked once. Knows no database. Next: record_view.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from moestro.errors import ConfigError
+
+# Periods are those of UTC: a day from midnight, a month from its first day; a total never ends.
+BudgetPeriod = Literal["day", "month", "total"]
+PERIODS: tuple[BudgetPeriod, ...] = ("day", "month", "total")
+
+_LONGEST_NAME = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyTerms:
+    """What one key may spend and ask for; None is no limit.
+
+    Money and tokens are per `budget_period`; tokens are those of prompts and of answers together.
+    `allowed_models` are names that a client may ask for or be sent to; None is all of them. An
+    admin may see the pages and change keys. `expires_at` is in seconds since 1970.
+    """
+
+    name: str
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    budget_period: BudgetPeriod = "month"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    allowed_models: tuple[str, ...] | None = None
+    is_admin: bool = False
+    expires_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > _LONGEST_NAME or not self.name.isprintable():
+            raise ConfigError(
+                f"a key's name is {self.name[: _LONGEST_NAME + 1]!r}: it must be 1 to"
+                f" {_LONGEST_NAME} printable characters"
+            )
+        if self.budget_period not in PERIODS:
+            raise ConfigError(
+                f"budget_period is {self.budget_period!r}: it must be one of {', '.join(PERIODS)}"
+            )
+        for name in ("requests_per_minute", "tokens_per_minute", "concurrent_requests"):
+            _check_least(name, getattr(self, name), 1)
+        for name in ("budget_usd", "budget_tokens", "expires_at"):
+            _check_least(name, getattr(self, name), 0)
+
+    def allows(self, model: str) -> bool:
+        """Tell whether the key may use a model of this name."""
+        return self.allowed_models is None or model in self.allowed_models
+
+
+def _check_least(name: str, value: float | None, least: int) -> None:
+    if value is not None and not least <= value < math.inf:
+        raise ConfigError(f"{name} is {value}: it must be {least} or more, or left out")

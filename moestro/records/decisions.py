@@ -1,0 +1,91 @@
+"""Records as rows, and rows as decisions: newest first, page by page.
+
+Knows no queue. Next: ledger.py.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, select
+
+from moestro.api.record import Record
+from moestro.api.record_view import Decision, DecisionFilter, DecisionPage
+from moestro.records.schema import DECISIONS
+
+_MOST = 1000
+_FIELDS = tuple(field.name for field in fields(Record))
+_LISTED = [column for column in DECISIONS.c if column.name not in ("prompt", "answer")]
+_EQUAL = ("caller", "asked", "model", "backend", "outcome", "request_id", "conversation")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record on its way into the ledger, with its texts where they are kept."""
+
+    record: Record
+    prompt: str | None = None
+    answer: str | None = None
+
+
+def insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Add rows in order."""
+    connection.execute(DECISIONS.insert(), [_to_row(entry) for entry in entries])
+
+
+def find_decisions(
+    connection: Connection, chosen: DecisionFilter, before: int | None, limit: int
+) -> DecisionPage:
+    """Return those that match, newest first, with a lower number than `before`."""
+    limit = max(1, min(limit, _MOST))
+    conditions: list[ColumnElement[bool]] = [
+        DECISIONS.c[name] == getattr(chosen, name)
+        for name in _EQUAL
+        if getattr(chosen, name) is not None
+    ]
+    if chosen.since is not None:
+        conditions.append(DECISIONS.c.began_at >= chosen.since)
+    if chosen.until is not None:
+        conditions.append(DECISIONS.c.began_at < chosen.until)
+    if before is not None:
+        conditions.append(DECISIONS.c.id < before)
+    statement = select(*_LISTED).where(*conditions).order_by(DECISIONS.c.id.desc())
+    rows = connection.execute(statement.limit(limit + 1)).all()
+    decisions = tuple(_to_decision(row) for row in rows[:limit])
+    return DecisionPage(decisions=decisions, before=decisions[-1].id if len(rows) > limit else None)
+
+
+def find_decision(connection: Connection, number: int) -> Decision | None:
+    """Return one, with its texts."""
+    row = connection.execute(select(DECISIONS).where(DECISIONS.c.id == number)).one_or_none()
+    if row is None:
+        return None
+    found = _to_decision(row)
+    return Decision(id=found.id, record=found.record, prompt=row.prompt, answer=row.answer)
+
+
+def delete_older(connection: Connection, before: float, limit: int) -> int:
+    """Delete at most `limit` of the oldest that began before a moment; return how many."""
+    oldest = (
+        select(DECISIONS.c.id)
+        .where(DECISIONS.c.began_at < before)
+        .order_by(DECISIONS.c.began_at)
+        .limit(limit)
+    )
+    done = connection.execute(delete(DECISIONS).where(DECISIONS.c.id.in_(oldest)))
+    return done.rowcount
+
+
+def _to_row(entry: Entry) -> dict[str, Any]:
+    record = entry.record
+    row = {name: getattr(record, name) for name in _FIELDS}
+    row["scores"] = json.dumps(dict(record.scores)) if record.scores else None
+    row["prompt"], row["answer"] = entry.prompt, entry.answer
+    return row
+
+
+def _to_decision(row: Row[Any]) -> Decision:
+    values = {name: getattr(row, name) for name in _FIELDS}
+    values["scores"] = json.loads(row.scores) if row.scores else {}
+    return Decision(id=row.id, record=Record(**values))

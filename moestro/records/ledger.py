@@ -1,0 +1,135 @@
+"""Records on their way to the database: a bounded queue and a thread that empties it.
+
+Adding one never waits and never fails. While the database cannot be written the queue fills; what
+it cannot hold is lost, and counted. Knows no requests. Next: decisions.py, usage.py.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import StatementError
+
+from moestro.errors import StorageError
+from moestro.records.database import Database
+from moestro.records.decisions import Entry, insert_entries
+from moestro.records.schema import WRITERS
+from moestro.records.usage import add_usage
+
+log = logging.getLogger(__name__)
+
+# Small, so that the thread never holds Python's lock long enough for a request to notice.
+_BATCH = 64
+_LONGEST_PAUSE_S = 2.0
+# What a row raises that no database takes: a number too long, text that is not Unicode.
+_BAD_ROW = (StatementError, ValueError, OverflowError, TypeError)
+
+
+class Ledger:
+    """Writes entries in the order in which they were added, each at most once."""
+
+    def __init__(self, database: Database, *, max_waiting: int, flush_s: float) -> None:
+        self._database = database
+        self._max_waiting = max_waiting
+        self._flush_s = flush_s
+        self._name = secrets.token_hex(8)
+        self._waiting: deque[Entry] = deque()
+        self._batch: list[Entry] = []
+        self._batch_number = 0
+        # So many of the next ones are written one by one, because one among them is refused.
+        self._num_suspects = 0
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self.num_written = 0
+        self.num_lost = 0
+        self.trouble: str | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """How many are not written yet."""
+        return len(self._batch) + len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self, deadline_s: float) -> None:
+        """Write what waits, for at most `deadline_s`, and end; what is left is lost."""
+        self._is_stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(deadline_s)
+
+    def add(self, entry: Entry) -> None:
+        """Queue an entry, or count it as lost."""
+        if len(self._waiting) >= self._max_waiting:
+            self.num_lost += 1
+        else:
+            self._waiting.append(entry)
+
+    def _run(self) -> None:
+        pause_s = self._flush_s
+        while not (self._is_stopping.wait(pause_s) and not self.num_waiting):
+            try:
+                self._write_all()
+                pause_s, self.trouble = self._flush_s, None
+            except StorageError as error:
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                if self.trouble is None:
+                    log.error("records wait, and are lost if this goes on: %s", error)
+                self.trouble = str(error)
+                if self._is_stopping.is_set():
+                    self._lose_all()
+
+    def _write_all(self) -> None:
+        while self._batch or self._waiting:
+            # A batch in doubt is tried again as it was, or its number would stand for another one.
+            if not self._batch:
+                size = 1 if self._num_suspects else min(_BATCH, len(self._waiting))
+                self._batch = [self._waiting.popleft() for _ in range(size)]
+                self._num_suspects = max(0, self._num_suspects - size)
+            self._write_batch()
+            self._batch = []
+
+    def _write_batch(self) -> None:
+        try:
+            self._commit(self._batch)
+            self.num_written += len(self._batch)
+        except _BAD_ROW as error:
+            if len(self._batch) == 1:
+                log.error("a record was lost: %s", type(error).__name__)
+                self.num_lost += 1
+            else:
+                self._waiting.extendleft(reversed(self._batch))
+                self._num_suspects = len(self._batch)
+
+    def _commit(self, batch: Sequence[Entry]) -> None:
+        number = self._batch_number + 1
+        with self._database.write() as connection:
+            # If the last commit's answer got lost, the batch is there already.
+            if _last_batch(connection, self._name) < number:
+                insert_entries(connection, batch)
+                add_usage(connection, [entry.record for entry in batch])
+                _note_batch(connection, self._name, number)
+        self._batch_number = number
+
+    def _lose_all(self) -> None:
+        self.num_lost += self.num_waiting
+        self._waiting.clear()
+        self._batch = []
+
+
+def _last_batch(connection: Connection, name: str) -> int:
+    found = connection.execute(select(WRITERS.c.batch).where(WRITERS.c.name == name))
+    return found.scalar_one_or_none() or 0
+
+
+def _note_batch(connection: Connection, name: str, number: int) -> None:
+    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = kind.insert(WRITERS).values(name=name, batch=number, at=time.time())
+    changed = {"batch": statement.excluded.batch, "at": statement.excluded.at}
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))

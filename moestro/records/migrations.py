@@ -1,0 +1,81 @@
+"""From whatever version a database has to this program's, in order, once, whoever comes first.
+
+What a version adds follows from the schema; what it changes in rows stands in STEPS. Knows no
+rows of its own. Next: database.py.
+"""
+
+import logging
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Column, Connection, Table, inspect, select, text
+from sqlalchemy.schema import CreateColumn
+
+from moestro.errors import StorageError
+from moestro.records.schema import METADATA, SCHEMA, STAMPS, VERSION
+
+log = logging.getLogger(__name__)
+
+# Any number that no other program is likely to lock.
+_POSTGRESQL_LOCK = 0x6D6F6573
+
+# What a version does to rows that are there already, after its tables and columns were added.
+STEPS: MappingProxyType[int, Callable[[Connection], None]] = MappingProxyType({})
+
+
+def migrate(connection: Connection, version: int = VERSION) -> None:
+    """Bring the schema to `version` within the connection's transaction.
+
+    The transaction must be one that writes: whoever comes second waits and finds nothing to do.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRESQL_LOCK})
+    SCHEMA.create(connection, checkfirst=True)
+    found = connection.execute(select(SCHEMA.c.version)).scalar_one_or_none()
+    if found is not None and found > version:
+        raise StorageError(
+            f"the database's schema has version {found}, this program knows up to {version}:"
+            " update Moestro, or use another database"
+        )
+    for step in range((found or 0) + 1, version + 1):
+        _advance(connection, step)
+    if found is None:
+        connection.execute(SCHEMA.insert().values(version=version))
+    elif found < version:
+        connection.execute(SCHEMA.update().values(version=version))
+        log.info("the database's schema went from version %d to %d", found, version)
+
+
+def _advance(connection: Connection, version: int) -> None:
+    for table in METADATA.sorted_tables:
+        if table is not SCHEMA:
+            _advance_table(connection, table, version)
+    if version == 1:
+        names = [{"name": name, "value": 0} for name in ("keys", "outcomes")]
+        connection.execute(STAMPS.insert(), names)
+    STEPS.get(version, _change_no_rows)(connection)
+
+
+def _advance_table(connection: Connection, table: Table, version: int) -> None:
+    if min(_since(column) for column in table.columns) == version:
+        # With all its columns: those that a later version would add are then there already.
+        table.create(connection)
+        return
+    added = [column for column in table.columns if _since(column) == version]
+    if not added:
+        return
+    present = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in added:
+        if column.name not in present:
+            definition = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def _since(column: "Column[Any]") -> int:
+    since: int = column.info["since"]
+    return since
+
+
+def _change_no_rows(connection: Connection) -> None:
+    """Most versions add and change nothing."""

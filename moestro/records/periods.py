@@ -1,0 +1,34 @@
+"""Days, months and the total, in UTC: which one a moment belongs to, and when it ends.
+
+Pure. Next: spend.py.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from moestro.api.key_terms import PERIODS, BudgetPeriod
+
+
+def day_of(moment: float) -> str:
+    """Return the day of a moment, like "2026-11-26"."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+
+
+def period_of(period: BudgetPeriod, moment: float) -> str:
+    """Return the name of the period that a moment belongs to: "2026-11-26", "2026-11", "total"."""
+    return {"day": day_of(moment), "month": day_of(moment)[:7], "total": "total"}[period]
+
+
+def periods_of(moment: float) -> tuple[str, ...]:
+    """Return all periods that a moment belongs to."""
+    return tuple(period_of(period, moment) for period in PERIODS)
+
+
+def end_of(period: BudgetPeriod, moment: float) -> float | None:
+    """Return when the moment's period ends, None if never."""
+    start = datetime.fromtimestamp(moment, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return (start + timedelta(days=1)).timestamp()
+    if period == "month":
+        # Every month ends within 31 days of any of its days.
+        return (start.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
+    return None
