@@ -113,6 +113,11 @@ def set_secret(name: str, value: str) -> None:
     os.environ[name] = value
 
 
+def gather_metrics(folder: Path) -> None:
+    """Have processes that are started from here on leave in a folder what they count."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def variable(name: str, default: str) -> str:
     """Return what an environment variable holds, the default if it is not set."""
     return os.environ.get(name) or default

@@ -11,28 +11,29 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moestro import settings
-from moestro.cli import serving, worker
+from moestro.cli import gateway_app, serving, worker
 from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig
-from moestro.gateway.fleet import LOCAL_KEY, Fleet, FleetModel, PolicyConfig
+from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
+from moestro.records.shared import SharedFile, create_shared
 from moestro.server.config import ServerConfig
 from moestro.server.keys import KeysConfig
-
-if TYPE_CHECKING:
-    from moestro.cli.wiring import ServeConfig
 
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 64
+# The variable that holds the key by which workers ask local models; made anew each time.
+_LOCAL_KEY = "MOESTRO_LOCAL_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,111 +64,138 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
 
     config = load(read)
     serving.check_tls(config.server)
-    with serving.listen(config.server) as listener, tempfile.TemporaryDirectory() as folder:
-        port = listener.getsockname()[1]
-        running = Running(config, read, listener, Path(folder))
-        announce(config.server, port, [*config.fleet().names, *running.also_named()])
+    with ExitStack() as stack:
+        listener = stack.enter_context(serving.listen(config.server))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moestro-")))
+        shared = create_shared(config.workers)
+        stack.callback(shared.unlink)
+        metrics = folder if config.workers > 1 else None
+        if metrics is not None:
+            settings.gather_metrics(metrics)
+        running = Running(config, read, listener, Sharing(shared=shared, metrics=metrics))
+        also = () if config.policy is None else (AUTO,)
+        announce(config.server, listener.getsockname()[1], [*config.fleet().names, *also])
         status = running.run()
-    sys.exit(status)
+    if status:
+        sys.exit(status)
 
 
 def load(read: Callable[[], Mapping[str, Any]]) -> FleetConfig:
     """Read and check a fleet, its backends' keys and its policy among it."""
     config = settings.build(FleetConfig, read())
-    worker.check(config.fleet())
+    fleet = config.fleet()
+    fleet.check_keys()
+    policy = gateway_app.read_policy(fleet)
+    if policy is not None:
+        fleet.check_policy_models(policy.models)
     return config
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """The files that a fleet's processes have in common while they run."""
+
+    shared: Path
+    metrics: Path | None
+
+
 class Running:
-    """A fleet's processes and what they share."""
+    """A fleet's processes."""
 
     def __init__(
         self,
         config: FleetConfig,
         read: Callable[[], Mapping[str, Any]],
         listener: socket.socket,
-        folder: Path,
+        sharing: Sharing,
     ) -> None:
-        """`folder` holds what workers share while they run."""
         self._config = config
         self._read = read
         self._listener = listener
-        self._folder = folder
+        self._sharing = sharing
         self._key = secrets.token_urlsafe(32)
-        settings.set_secret(LOCAL_KEY, self._key)
-        self._locals: dict[str, _Local] = {}
-        for model in config.models:
-            if model.is_local:
-                self._locals[model.name] = self._open(model)
+        settings.set_secret(_LOCAL_KEY, self._key)
+        models = [model for model in config.models if model.is_local]
+        self._locals = {model.name: self._open(model, config) for model in models}
         names = [f"worker {number}" for number in range(config.workers)]
-        worker.prepare(self._plan(0), config.workers)
         self._supervisor = Supervisor(
             {local.keeper.name: local.keeper for local in self._locals.values()},
             {name: Keeper(name, worker.main, self._arguments(i)) for i, name in enumerate(names)},
             drain_s=config.server.drain_s,
             reload=self._reload,
-            on_death=lambda name: worker.bury(self._plan(0), names.index(name)),
+            on_death=lambda name: self._bury(names.index(name)),
         )
-
-    def also_named(self) -> tuple[str, ...]:
-        """Return the names that are no model's own."""
-        return () if self._config.policy is None else ("auto",)
 
     def run(self) -> int:
         """Run everything until told to stop; return the exit status."""
         return self._supervisor.run()
 
     def _reload(self) -> None:
-        config = load(self._read)
-        for name in ("server", "records", "workers"):
-            if getattr(config, name) != getattr(self._config, name):
+        new, old = load(self._read), self._config
+        fixed = ("server", "records", "workers")
+        for name in fixed:
+            if getattr(new, name) != getattr(old, name):
                 log.warning("%s: what changed there holds from the next start on", name)
-        wanted = {model.name: model for model in config.models if model.is_local}
-        for name, local in list(self._locals.items()):
-            if wanted.get(name) != local.model or config.engine != self._config.engine:
-                self._supervisor.retire(self._locals.pop(name).keeper.name)
-        for name, model in wanted.items():
-            if name not in self._locals:
-                self._locals[name] = self._open(model, config.engine)
-                self._supervisor.adopt(self._locals[name].keeper)
-        kept = {"server": self._config.server, "records": self._config.records}
-        self._config = replace(config, **kept, workers=self._config.workers)
+        new = replace(new, **{name: getattr(old, name) for name in fixed})
+        wanted = {model.name: model for model in new.models if model.is_local}
+        is_other = new.engine != old.engine
+        stale = [
+            name
+            for name, local in self._locals.items()
+            if is_other or name not in wanted or wanted[name].path != local.model.path
+        ]
+        opened = {
+            name: self._open(model, new)
+            for name, model in wanted.items()
+            if name in stale or name not in self._locals
+        }
+        # From here on nothing can go wrong.
+        for name in stale:
+            self._supervisor.retire(self._locals.pop(name).keeper.name)
+        for local in opened.values():
+            self._supervisor.adopt(local.keeper)
+        self._locals |= opened
+        self._config = new
         for number, keeper in enumerate(self._supervisor.workers.values()):
-            keeper.tell(self._plan(number), self._arguments(number))
+            arguments = self._arguments(number)
+            keeper.tell(arguments[1].fleet, arguments)
 
-    def _open(self, model: FleetModel, engine: EngineConfig | None = None) -> "_Local":
+    def _open(self, model: FleetModel, config: FleetConfig) -> "_Local":
+        # Only where there is a model: it brings what a host that has none need not install.
         from moestro.cli import local_model, wiring
 
         assert model.path is not None
         digest = "sha256:" + hashlib.sha256(self._key.encode()).hexdigest()
-        server = ServerConfig(
-            port=0, drain_s=self._config.server.drain_s, keys=KeysConfig(allowed={"fleet": digest})
+        keys = KeysConfig(allowed={"gateway": digest})
+        server = ServerConfig(port=0, drain_s=config.server.drain_s, keys=keys)
+        serve = wiring.ServeConfig(
+            model=model.path, name=model.name, engine=config.engine, server=server
         )
-        config: ServeConfig = wiring.ServeConfig(
-            model=model.path, name=model.name, engine=engine or self._config.engine, server=server
-        )
-        # Opened once here, so that a mistake is known before anything runs.
-        wiring.build_backend(config)
+        # Opened here as well, so that a mistake is known before anything runs.
+        (card,) = wiring.build_backend(serve).cards()
         listener = serving.listen(server)
-        keeper = Keeper(f"model {model.name}", local_model.main, (listener, config))
-        return _Local(model, f"http://127.0.0.1:{listener.getsockname()[1]}/v1", keeper)
+        keeper = Keeper(f"model {model.name}", local_model.main, (listener, serve))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        return _Local(model, LocalServer(url=url, card=card), keeper)
 
-    def _plan(self, number: int) -> worker.Plan:
-        urls = {name: local.url for name, local in self._locals.items()}
-        return worker.Plan(
+    def _arguments(self, number: int) -> tuple[socket.socket, worker.Plan]:
+        servers = {name: local.server for name, local in self._locals.items()}
+        plan = worker.Plan(
             number=number,
-            fleet=self._config.fleet().with_local_urls(urls),
+            fleet=self._config.fleet().with_local(servers, _LOCAL_KEY),
             records=self._config.records,
             server=self._config.server,
-            folder=self._folder,
+            shared=self._sharing.shared,
+            metrics=self._sharing.metrics,
         )
+        return (self._listener, plan)
 
-    def _arguments(self, number: int) -> tuple[Any, ...]:
-        return (self._listener, self._plan(number))
+    def _bury(self, number: int) -> None:
+        SharedFile(self._sharing.shared, number).clear_worker(number)
 
 
 @dataclass(frozen=True)
 class _Local:
     model: FleetModel
-    url: str
+    server: LocalServer
     keeper: Keeper

@@ -23,7 +23,8 @@ def main(pipe: Connection, listener: socket.socket, config: wiring.ServeConfig) 
     # They reach every process of the group, but what they mean is the supervisor's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logs.apply()
+    # The workers' log tells of each request already.
+    logs.apply("warning")
     try:
         backend = wiring.build_backend(config)
         app, watched = wiring.build_server(backend, config.server)

@@ -54,7 +54,7 @@ class Surroundings:
 
 
 class Gateway:
-    """Relays calls to a fleet's models."""
+    """Relays calls to a fleet's models; `num_open` of them are under way."""
 
     def __init__(
         self, fleet: Fleet, policy: Policy | None = None, around: Surroundings | None = None
@@ -83,6 +83,7 @@ class Gateway:
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
         self._probes: Probes | None = None
+        self.num_open = 0
 
     @property
     def chooser(self) -> Chooser:
@@ -121,6 +122,7 @@ class Gateway:
         if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
         trace = Trace(call=call)
+        self.num_open += 1
         try:
             return await self._relay(trace)
         except BaseException as error:
@@ -246,6 +248,7 @@ class Gateway:
         if trace.is_finished:
             return
         trace.is_finished = True
+        self.num_open -= 1
         strongest = self._chooser.strongest
         price = self._prices.get(trace.model, _NO_PRICE)
         best = None if strongest is None else self._prices[strongest]

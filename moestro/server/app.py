@@ -46,11 +46,13 @@ def build_app(
     open_paths: Collection[str] = (),
     relay: Relay | None = None,
     registry: CollectorRegistry | None = None,
+    shown: CollectorRegistry | None = None,
 ) -> FastAPI:
     """Build the application; it starts the backend when it starts, and stops it when it stops.
 
     `open_paths` need no key, like those of pages that ask for one themselves. What `relay` can pass
-    on as it came does not reach the backend. `registry` is what /metrics shows.
+    on as it came does not reach the backend. `registry` is what /metrics shows, unless
+    that is `shown`, which gathers several processes.
     """
     config = config or ServerConfig()
     registry = registry or CollectorRegistry()
@@ -76,7 +78,7 @@ def build_app(
     errors.install(app, DIALECTS)
     for part in (completions, chat, responses, messages, tokens, status):
         app.include_router(part.routes(observed))
-    app.include_router(metrics.routes(registry))
+    app.include_router(metrics.routes(shown or registry))
     app.include_router(docs.routes())
     if relay is not None:
         app.add_middleware(RelayRoutes, relay=relay)
