@@ -69,7 +69,7 @@ def test_unless_it_may_and_then_it_says_so() -> None:
     assert b": moestro continued by strong\n\n" in data
     assert [event["model"] for event in events][4:6] == ["weak", "strong"]
     record = running.records[0]
-    assert (record.model, record.num_failovers, record.outcome) == ("strong", 2, "answered")
+    assert (record.model, record.num_failovers, record.outcome) == ("strong", 1, "answered")
 
 
 def test_a_conversation_moves_to_the_model_that_answered() -> None:
