@@ -84,8 +84,11 @@ async def _relay(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("after", [1, 2, 5, 12])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    # A stall takes as long as the gateway is patient.
+    [(shape, after) for shape in SHAPES for after in ((5,) if shape == "stall" else (1, 5, 12))],
+)
 def test_a_broken_stream_goes_on_as_the_unbroken_one(shape: str, after: int, path: str) -> None:
     data, running = run(_relay(breaks(after, SHAPES[shape]), path))
     unbroken, _ = run(_relay(well, path))

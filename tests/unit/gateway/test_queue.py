@@ -68,7 +68,7 @@ def test_callers_take_turns_however_much_one_asks() -> None:
         await asyncio.gather(*tasks)
         return served
 
-    assert "".join(run(work())) in ("abcabaa", "bcabaaa", "bcaabaa")
+    assert "".join(run(work())) == "abcabaa"
 
 
 def test_a_full_line_and_a_slow_one_refuse_at_once() -> None:
@@ -191,7 +191,8 @@ def test_an_overloaded_fleet_answers_429_at_once_and_the_rest_in_full() -> None:
 def test_a_hedge_answers_while_the_first_is_silent(is_stream: bool) -> None:
     async def work() -> Any:
         config = replace(QUICK, hedge_after_s=0.05)
-        async with gateway_over({"m": [stall, well]}, config) as running:
+        around = {"chance": random.Random(2)}
+        async with gateway_over({"m": [stall, well]}, config, around=around) as running:
             for _ in range(4):
                 if is_stream:
                     await running.stream()
