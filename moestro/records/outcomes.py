@@ -18,6 +18,9 @@ from moestro.errors import CapacityError, DataError
 from moestro.records.database import Database
 from moestro.records.schema import OUTCOMES, STAMPS, STATES
 
+State = dict[str, Any]
+Step = Callable[[State, ScoredOutcome], State]
+
 _MOST = 1000
 _TRIES = 20
 _LONGEST_NOTE = 2000
@@ -114,10 +117,10 @@ def save_state(
 def advance(
     database: Database,
     name: str,
-    step: Callable[[dict[str, Any], ScoredOutcome], dict[str, Any]],
+    step: Step,
     *,
     kind: ScoreKind | None = None,
-) -> dict[str, Any]:
+) -> State:
     """Apply `step` to a state for each outcome that it has not seen, once, and return it.
 
     `step` takes the state and an outcome and returns the next state; it may be called again for

@@ -1,6 +1,6 @@
 """Days, months and the total, in UTC: which one a moment belongs to, and when it ends.
 
-Pure. Next: spend.py.
+Pure. Next: meters.py.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -4,7 +4,7 @@ Admitting and finishing touch memory only; threads of their own read and write t
 it in the process that uses it. Next: key_ring.py, meters.py, ledger.py.
 """
 
-import logging
+import asyncio
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moestro.api.key_terms import KeyTerms
 from moestro.api.record import Record
-from moestro.api.record_view import RecordsHealth
+from moestro.api.record_view import RecordsHealth, ScoreKind
 from moestro.errors import ForbiddenError, UnknownKeyError
 from moestro.records.config import RecordsConfig
 from moestro.records.database import Database
@@ -20,10 +20,10 @@ from moestro.records.decisions import Entry
 from moestro.records.key_ring import KeyRing
 from moestro.records.ledger import Ledger
 from moestro.records.meters import Estimate, Hold, Meters
+from moestro.records.outcomes import NewOutcome, State, Step, advance, append_outcome
 from moestro.records.poll import Poll
+from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile, create_shared
-
-log = logging.getLogger(__name__)
 
 _STOP_S = 5.0
 
@@ -60,6 +60,7 @@ class Records:
         self.ledger = Ledger(
             self.database, max_waiting=config.max_waiting_records, flush_s=config.flush_s
         )
+        self.remembered = Remembered(self.database, config.cache)
         self.poll = Poll(config, self.database, self.ring, self.meters, is_keeper=is_keeper)
         self._under_way: dict[tuple[str, str], list[Admission]] = {}
 
@@ -141,6 +142,14 @@ class Records:
         if admission is not None:
             self.settle(admission, None)
 
+    async def add_outcome(self, outcome: NewOutcome) -> int:
+        """Write a score and return its number; raises StorageError if it cannot be kept."""
+        return await asyncio.to_thread(self._write_outcome, outcome)
+
+    async def advance(self, name: str, step: Step, *, kind: ScoreKind | None = None) -> State:
+        """Apply `step` to the state that workers share for each outcome it has not seen, once."""
+        return await asyncio.to_thread(advance, self.database, name, step, kind=kind)
+
     def health(self) -> RecordsHealth:
         """Return how keeping goes; touches no disk."""
         trouble = self.ledger.trouble or self.poll.trouble
@@ -152,7 +161,12 @@ class Records:
             trouble=trouble,
             keeps_prompts=self.config.keeps_prompts,
             retention_days=self.config.retention_days,
+            cache=self.remembered.counts(),
         )
+
+    def _write_outcome(self, outcome: NewOutcome) -> int:
+        with self.database.write() as connection:
+            return append_outcome(connection, outcome)
 
     def _terms(self, caller: str | None) -> KeyTerms | None:
         known = None if caller is None else self.ring.find(caller)
