@@ -70,6 +70,11 @@ def list_keys(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(KEYS).order_by(KEYS.c.name)))
 
 
+def find_terms(connection: Connection, name: str) -> KeyTerms:
+    """Return a known key's terms."""
+    return read_terms(_require(connection, name))
+
+
 def read_stamp(connection: Connection) -> int:
     """Return a number that grows whenever a key changes."""
     stamp: int = connection.execute(

@@ -1,6 +1,6 @@
 """Usage by key, model and day, and what each key spent: added up while records are written.
 
-Knows no budgets. Next: spend.py.
+Knows no budgets. Next: meters.py.
 """
 
 from collections.abc import Iterable, Sequence

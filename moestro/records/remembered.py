@@ -1,0 +1,79 @@
+"""Answers given again, for a worker's event loop: the database's part runs in threads.
+
+A database that is in trouble is no reason to refuse a request: it is then asked as if nothing were
+kept. Next: answers.py.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from moestro.errors import StorageError
+from moestro.records.answers import Answer, count_answers, find_answer, keep_answer, name_question
+from moestro.records.config import CacheConfig
+from moestro.records.database import Database
+
+# What an answer that was kept is marked with.
+HIT_HEADER = ("x-moestro-cache", "hit")
+
+
+class Remembered:
+    """Finds and keeps answers; counts in this process how often each happened."""
+
+    def __init__(self, database: Database, config: CacheConfig) -> None:
+        self._database = database
+        self._config = config
+        self.num_hits = 0
+        self.num_misses = 0
+        self.num_faults = 0
+
+    def name(
+        self, path: str, body: Mapping[str, Any], model: str, caller: str | None
+    ) -> str | None:
+        """Return the name of a question, None where its answer must not be given twice."""
+        return name_question(path, body, model, caller, self._config)
+
+    async def find(self, name: str) -> Answer | None:
+        """Return the answer to a question of this name, marked as kept, or None."""
+        answer = await asyncio.to_thread(self._find, name)
+        if answer is None:
+            self.num_misses += 1
+            return None
+        self.num_hits += 1
+        header, value = HIT_HEADER
+        return Answer(
+            body=answer.body, headers={**answer.headers, header: value}, usage=answer.usage
+        )
+
+    async def keep(self, name: str, answer: Answer) -> bool:
+        """Keep an answer that came whole; tell whether it was kept."""
+        return await asyncio.to_thread(self._keep, name, answer)
+
+    def counts(self) -> dict[str, int]:
+        """Return what happened in this process."""
+        return {"hits": self.num_hits, "misses": self.num_misses, "faults": self.num_faults}
+
+    async def stored(self) -> dict[str, int]:
+        """Return how many are kept, by all processes, with their bytes and hits."""
+
+        def read() -> dict[str, int]:
+            with self._database.read() as connection:
+                return count_answers(connection)
+
+        return await asyncio.to_thread(read)
+
+    def _find(self, name: str) -> Answer | None:
+        try:
+            with self._database.write() as connection:
+                return find_answer(connection, name, self._config)
+        except StorageError:
+            self.num_faults += 1
+            return None
+
+    def _keep(self, name: str, answer: Answer) -> bool:
+        try:
+            with self._database.write() as connection:
+                return keep_answer(connection, name, answer, self._config)
+        except StorageError:
+            self.num_faults += 1
+            return False
