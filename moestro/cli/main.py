@@ -13,7 +13,7 @@ import typer
 import typer.main
 
 from moestro import __version__, logs
-from moestro.cli import bench, convert, demo, generate, inspect, score, serve, train, xray
+from moestro.cli import bench, convert, demo, generate, inspect, policy, score, serve, train, xray
 from moestro.errors import MoestroError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("score", rich_help_panel="Use a model")(score.score)
 app.command("bench", rich_help_panel="Look into a model")(bench.bench)
 app.command("inspect", rich_help_panel="Look into a model")(inspect.inspect)
 app.command("xray", rich_help_panel="Look into a model")(xray.xray)
+app.add_typer(policy.app, name="policy", rich_help_panel="Choose a model")
 app.command("convert", rich_help_panel="Make a model")(convert.convert)
 
 
