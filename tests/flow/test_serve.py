@@ -125,6 +125,7 @@ def test_a_folder_is_served_with_the_defaults() -> None:
     assert (config.model, config.server.port) == (Path("runs/demo"), 8000)
 
 
+@pytest.mark.parametrize("text", ["", 'model = "a"\n[[models]]\npath = "b"\n'])
 def test_a_file_names_one_model_or_several(tmp_path: Path, text: str) -> None:
     file = tmp_path / "serve.toml"
     file.write_text(text)
