@@ -151,6 +151,8 @@ class Attempts:
         except BaseException as error:
             if isinstance(error, Fault):
                 member.health.note_fault(error)
+            else:
+                member.health.note_left()
             if leg is None:
                 line.leave(member)
             else:
