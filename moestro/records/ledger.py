@@ -66,7 +66,7 @@ class Ledger:
 
     def add(self, entry: Entry) -> None:
         """Queue an entry, or count it as lost."""
-        if len(self._waiting) >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
             self.num_lost += 1
         else:
             self._waiting.append(entry)
