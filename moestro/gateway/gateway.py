@@ -6,20 +6,21 @@ go on as they come. Next: asked.py, choosing.py, attempts.py, failover.py.
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moestro.api.fleet_view import FleetView
-from moestro.api.record import OnFinished, Outcome, Record
+from moestro.api.record import OnFinished, Outcome
 from moestro.api.relay import Call, Reply
 from moestro.errors import BackendError, CapacityError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
+from moestro.gateway.books import Books, Door, Finished, status_of, text_of
 from moestro.gateway.cascade import Sieve, is_good, may_cascade
 from moestro.gateway.choosing import Choice, Chooser, Floor, Permits, Policy
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
-from moestro.gateway.fleet import Fleet, FleetModel, Price
+from moestro.gateway.fleet import Fleet, FleetModel
 from moestro.gateway.health import Health
 from moestro.gateway.legs import Leg
 from moestro.gateway.metrics import GatewayMetrics
@@ -29,22 +30,22 @@ from moestro.gateway.refused import pass_refusal
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
-from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of, tell_all
+from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of
 from moestro.gateway.upstream import Connections, build_upstream
-
-_BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
-_NO_PRICE = Price()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What a gateway has around it; left out, it is one worker on its own.
 
-    `listeners` get each request's record. `shared` and `conversations` are what several workers
+    `listeners` get each request's record, `after` each answer with its text; `door` lets requests
+    in and keeps what became of them. `shared` and `conversations` are what several workers
     have in common. `floor` tells whether a policy may be trusted, `permits` what callers may ask.
     """
 
     listeners: Sequence[OnFinished] = ()
+    after: Sequence[Callable[[Finished], None]] = ()
+    door: Door | None = None
     shared: Shared | None = None
     conversations: Conversations | None = None
     floor: Floor | None = None
@@ -54,7 +55,7 @@ class Surroundings:
 
 
 class Gateway:
-    """Relays calls to a fleet's models; `num_open` of them are under way."""
+    """Relays calls to a fleet's models."""
 
     def __init__(
         self, fleet: Fleet, policy: Policy | None = None, around: Surroundings | None = None
@@ -78,12 +79,22 @@ class Gateway:
         )
         self._metrics = around.metrics or GatewayMetrics()
         self._tally = Tally(fleet, self._lines, self._chooser)
-        self._listeners = (self._tally.add, self._metrics.add, *around.listeners)
+        self._books = Books(
+            self._prices,
+            self._chooser,
+            listeners=(self._tally.add, self._metrics.add, *around.listeners),
+            door=around.door,
+            after=around.after,
+        )
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
         self._probes: Probes | None = None
-        self.num_open = 0
+
+    @property
+    def num_open(self) -> int:
+        """How many requests are under way."""
+        return self._books.num_open
 
     @property
     def chooser(self) -> Chooser:
@@ -122,19 +133,20 @@ class Gateway:
         if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
         trace = Trace(call=call)
-        self.num_open += 1
+        self._books.open()
         try:
             return await self._relay(trace)
         except BaseException as error:
             outcome = outcome_of(error)
             shown = str(error) if isinstance(error, MoestroError) else type(error).__name__
-            self._end(trace, outcome, status_of(error, outcome), shown)
+            self._books.close(trace, outcome, status_of(error, outcome), shown)
             raise
 
     async def _relay(self, trace: Trace) -> Reply | None:
         asked = trace.asked = read_call(trace.call)
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
         trace.reason = choice.reason
+        self._books.admit(trace)
         outgoing = Outgoing(asked=asked)
         leg = await self._cascade(trace, choice) if self._is_cascade(trace) else None
         if leg is None:
@@ -204,7 +216,8 @@ class Gateway:
         trace.num_events = _count_whole(leg.piece)
         headers = trace.headers(leg.incoming.content_type)
         leg.member.health.note_success(trace.first_s, trace.elapsed_s())
-        self._end(trace, "answered", 200)
+        answer = text_of(leg.body) if self._books.reads_answers else ""
+        self._books.close(trace, "answered", 200, None, answer)
         return Reply(status=200, headers=headers, body=leg.body, spent=trace.spent)
 
     def _pass_stream(self, trace: Trace, outgoing: Outgoing, leg: Leg) -> Reply:
@@ -231,7 +244,8 @@ class Gateway:
         leg.close()
         leg.member.health.note_success()
         reply = pass_refusal(leg, trace)
-        self._end(trace, "refused", leg.status, f"{leg.member.name} refused the request")
+        error = f"{leg.member.name} refused the request"
+        self._books.close(trace, "refused", leg.status, error)
         return reply
 
     def _end_stream(self, passage: Passage, outcome: Outcome) -> None:
@@ -241,19 +255,7 @@ class Gateway:
         if outcome == "answered":
             passage.leg.member.health.latency.whole.add(trace.elapsed_s())
         self._metrics.count_events(trace.model, told.num_tokens)
-        self._end(trace, outcome, 200, passage.error)
-
-    def _end(self, trace: Trace, outcome: Outcome, status: int, error: str | None = None) -> None:
-        """Make the record of a request and give it to all who want it, once."""
-        if trace.is_finished:
-            return
-        trace.is_finished = True
-        self.num_open -= 1
-        strongest = self._chooser.strongest
-        price = self._prices.get(trace.model, _NO_PRICE)
-        best = None if strongest is None else self._prices[strongest]
-        record: Record = trace.record(outcome, status, price, best, error)
-        tell_all(self._listeners, record)
+        self._books.close(trace, outcome, 200, passage.error, told.text)
 
     def _is_raw(self, call: Call) -> bool:
         """Tell whether a call to /v1/messages names a model whose backends all speak that."""
@@ -267,13 +269,6 @@ class Gateway:
 
     def _is_up(self, model: str) -> bool:
         return any(member.health.may_ask() for member in self._lines[model].members)
-
-
-def status_of(error: BaseException, outcome: Outcome) -> int:
-    """Return the status that the server will give an error, for the record."""
-    if isinstance(error, CapacityError):
-        return 429
-    return _BROKEN_STATUS.get(outcome, 500)
 
 
 def _build_line(

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from moestro.api.record import OnFinished, Outcome, Record
 from moestro.api.relay import Call, Spent
-from moestro.errors import CapacityError, ConfigError, DataError, UnknownModelError
+from moestro.errors import (
+    CapacityError,
+    ConfigError,
+    DataError,
+    ForbiddenError,
+    QuotaError,
+    UnknownKeyError,
+    UnknownModelError,
+)
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import Choice
 from moestro.gateway.events import Usage
@@ -20,6 +28,15 @@ log = logging.getLogger(__name__)
 
 # As a rule.
 BYTES_PER_TOKEN = 4
+_REFUSALS = (
+    CapacityError,
+    ConfigError,
+    DataError,
+    ForbiddenError,
+    QuotaError,
+    UnknownKeyError,
+    UnknownModelError,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,7 +131,7 @@ class Trace:
 
 def outcome_of(error: BaseException) -> Outcome:
     """Return how a request ended that raised an error before its answer began."""
-    if isinstance(error, CapacityError | ConfigError | DataError | UnknownModelError):
+    if isinstance(error, _REFUSALS):
         return "refused"
     return "failed" if isinstance(error, Exception) else "left"
 
