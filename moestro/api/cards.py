@@ -9,6 +9,7 @@ class ModelCard:
 
     `fewest_experts` and `most_experts` are the limits of the request field `experts`; both are 0
     where the backend does not know. `num_moe_layers` and `num_experts` give the shape of an x-ray.
+    Prices are in dollars per million tokens, None where there are none.
     """
 
     id: str
@@ -24,3 +25,5 @@ class ModelCard:
     num_experts: int = 0
     num_parameters: int = 0
     num_active_parameters: int = 0
+    input_usd_per_mtok: float | None = None
+    output_usd_per_mtok: float | None = None

@@ -5,6 +5,7 @@ backend.py.
 """
 
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,17 +25,44 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True, slots=True)
+class Spent:
+    """What an answer has cost so far; grows while it streams."""
+
+    completion_tokens: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An answer: whole as bytes, or pieces as they come; closing the generator aborts the rest."""
+    """An answer: whole as bytes, or pieces as they come; closing the generator aborts the rest.
+
+    Headers' names are in lower case.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes | AsyncGenerator[bytes, None]
+    spent: Spent = field(default_factory=Spent)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asker:
+    """Who asks, where a request reaches a Backend by another way than a Call."""
+
+    caller: str | None = None
+    request_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# Of the request that a task works at: routes between do not know it.
+ASKER: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
 class Relay(Protocol):
     """Passes calls on to whoever answers them. Errors are those of a Backend."""
 
-    async def relay(self, call: Call) -> Reply:
-        """Answer a call; what is wrong with it, or a lack of capacity, is raised."""
+    async def relay(self, call: Call) -> Reply | None:
+        """Answer a call; what is wrong with it, or a lack of capacity, is raised.
+
+        None of a call in a dialect that nobody behind it speaks: it must be translated.
+        """

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from moestro.api.backend import Backend
+from moestro.api.relay import Relay
 from moestro.server import (
     chat,
     completions,
@@ -32,20 +33,27 @@ from moestro.server.limits import Limits
 from moestro.server.metrics import HttpMetrics
 from moestro.server.observed import Observed
 from moestro.server.refusal import DIALECTS
+from moestro.server.relay import RelayRoutes
 
 # What they show is the same everywhere, and a browser has no key to send.
 _DOCS_PATHS = ("/docs", "/openapi.json")
 
 
 def build_app(
-    backend: Backend, config: ServerConfig | None = None, *, open_paths: Collection[str] = ()
+    backend: Backend,
+    config: ServerConfig | None = None,
+    *,
+    open_paths: Collection[str] = (),
+    relay: Relay | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> FastAPI:
     """Build the application; it starts the backend when it starts, and stops it when it stops.
 
-    `open_paths` need no key, like those of pages that ask for one themselves.
+    `open_paths` need no key, like those of pages that ask for one themselves. What `relay` can pass
+    on as it came does not reach the backend. `registry` is what /metrics shows.
     """
     config = config or ServerConfig()
-    registry = CollectorRegistry()
+    registry = registry or CollectorRegistry()
     registry.register(BackendCollector(backend))
     observed = Observed(backend, registry)
 
@@ -70,6 +78,8 @@ def build_app(
         app.include_router(part.routes(observed))
     app.include_router(metrics.routes(registry))
     app.include_router(docs.routes())
+    if relay is not None:
+        app.add_middleware(RelayRoutes, relay=relay)
     _guard(app, config, registry, open_paths)
     return app
 

@@ -139,6 +139,8 @@ class ModelAnswer(BaseModel):
     num_experts: int
     num_parameters: int
     num_active_parameters: int
+    input_usd_per_mtok: float | None
+    output_usd_per_mtok: float | None
 
 
 class ModelsAnswer(BaseModel):

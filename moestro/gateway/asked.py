@@ -1,0 +1,255 @@
+"""What a request asks for, as far as a decision needs it; and changes to a field or two of it.
+
+A body is read into its fields, and of these only the few that matter here are looked at: the others
+go on exactly as they came. Next: choosing.py, attempts.py.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from moestro.api.relay import Call
+from moestro.errors import ConfigError, DataError
+
+Kind = Literal["chat", "completion", "messages"]
+KINDS: Mapping[str, Kind] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/messages": "messages",
+}
+CONVERSATION_HEADER = "x-moestro-conversation"
+
+# A question shorter than this says little without what came before it.
+_SHORT_CHARACTERS = 200
+# What a policy sees of the turns before a short question.
+_CONTEXT_CHARACTERS = 2000
+_CONSTRAINTS = frozenset(
+    {
+        "response_format",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "structured_outputs",
+        "output_config",
+    }
+)
+_HASH_BYTES = 16
+_SHOWN_BYTES = 60
+
+Fields = dict[str, msgspec.Raw]
+
+
+class _Turn(msgspec.Struct):
+    role: Any = ""
+    content: Any = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_read_fields = msgspec.json.Decoder(Fields).decode
+_read_text = msgspec.json.Decoder(str | None).decode
+_read_flag = msgspec.json.Decoder(bool | None).decode
+_read_turns = msgspec.json.Decoder(list[_Turn]).decode
+_read_stream_options = msgspec.json.Decoder(_StreamOptions | None).decode
+_read_any = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One request.
+
+    `body` is what came, `fields` the same by name. `conversation` is a hash of what names the
+    conversation: the client's own name for it, or how it began; "" of a completion without a name.
+    """
+
+    kind: Kind
+    path: str
+    body: bytes
+    fields: Fields
+    model: str
+    is_stream: bool
+    conversation: str
+    _turns: list[_Turn] = field(repr=False)
+
+    @property
+    def prompt(self) -> str:
+        """The text by which a policy decides: the last user turn, after some of what came before it
+        where it is short.
+        """
+        if self.kind == "completion":
+            return _flatten(_look(self.fields, "prompt"))
+        return self._text_until(len(self._turns))
+
+    @property
+    def opening(self) -> str:
+        """The text by which a policy decided at the conversation's beginning, if it did so here."""
+        answered = (place for place, turn in enumerate(self._turns) if turn.role == "assistant")
+        first = next(answered, len(self._turns))
+        return self.prompt if first in (0, len(self._turns)) else self._text_until(first)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with its usage."""
+        raw = self.fields.get("stream_options")
+        if raw is None:
+            return False
+        try:
+            options = _read_stream_options(raw)
+        except msgspec.ValidationError:
+            return False
+        return options is not None and bool(options.include_usage)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether asking twice does nothing that asking once would not."""
+        return not self.has("store")
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer must have a form that its second half alone would not have."""
+        return any(self.has(name) for name in _CONSTRAINTS)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a field is given and says something."""
+        return bytes(self.fields.get(name, b"null")) not in (b"null", b"false", b"[]", b"{}")
+
+    def look(self, name: str) -> Any:  # noqa: ANN401 (whatever a caller sends)
+        """Return a field's value, None where it is absent."""
+        return _look(self.fields, name)
+
+    def number(self, name: str) -> int | None:
+        """Return a field's whole number, None where it is absent or something else."""
+        value = self.look(name)
+        return int(value) if isinstance(value, int | float) and value == int(value) else None
+
+    def body_for(self, model: str) -> bytes:
+        """Return the body with the model's name at a backend; as it came if it says that already.
+
+        A body that says the name of a field in several ways is written anew: its parts stay as they
+        are, but no two programs can differ over which of two fields counts.
+        """
+        is_plain = self.body.count(b'"model"') == 1 and b"\\u00" not in self.body
+        if self.model == model and is_plain:
+            return self.body
+        return self.body_with({"model": model})
+
+    def body_with(self, changes: Mapping[str, Any]) -> bytes:
+        """Return the body with some fields changed; None removes one."""
+        fields: dict[str, Any] = dict(self.fields)
+        for name, value in changes.items():
+            if value is None:
+                fields.pop(name, None)
+            else:
+                fields[name] = value
+        return msgspec.json.encode(fields)
+
+    def _text_until(self, end: int) -> str:
+        texts = [_flatten(turn.content) for turn in self._turns[:end]]
+        users = (place for place, turn in enumerate(self._turns[:end]) if turn.role == "user")
+        last = max(users, default=len(texts) - 1)
+        if len(texts[last]) >= _SHORT_CHARACTERS:
+            return texts[last]
+        system = [_flatten(_look(self.fields, "system"))] if self.kind == "messages" else []
+        before = "\n".join(text for text in (*system, *texts[:last]) if text)
+        return f"{before[-_CONTEXT_CHARACTERS:]}\n{texts[last]}" if before else texts[last]
+
+
+def read_call(call: Call) -> Asked:
+    """Read a request; ConfigError or DataError for what its sender must change."""
+    fields = _decode(call.body)
+    kind = KINDS[call.path]
+    model = _read(fields, "model", _read_text, "a text")
+    if not model:
+        raise ConfigError("model is missing: send one of /v1/models")
+    turns: list[_Turn] = []
+    if kind != "completion":
+        turns = _read(fields, "messages", _read_turns, "a list of messages") or []
+        if not turns:
+            raise ConfigError("messages is missing: send at least one")
+    elif "prompt" not in fields:
+        raise ConfigError("prompt is missing: send it")
+    return Asked(
+        kind=kind,
+        path=call.path,
+        body=call.body,
+        fields=fields,
+        model=model,
+        is_stream=bool(_read(fields, "stream", _read_flag, "true or false")),
+        conversation=_hash_conversation(call, fields, turns),
+        _turns=turns,
+    )
+
+
+def _decode(body: bytes) -> Fields:
+    try:
+        return _read_fields(body)
+    except RecursionError as error:
+        raise DataError("the body nests too deeply: flatten it") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the body is not UTF-8: {error.reason}") from error
+    except msgspec.ValidationError as error:
+        raise DataError("the body is not an object: send one") from error
+    except msgspec.DecodeError as error:
+        raise DataError(f"the body is not JSON: {error}") from error
+
+
+def _read(fields: Fields, name: str, read: Any, expected: str) -> Any:  # noqa: ANN401 (a decoder)
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return read(raw)
+    except RecursionError as error:
+        raise DataError(f"{name} nests too deeply: flatten it") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        shown = bytes(raw)[:_SHOWN_BYTES].decode(errors="replace")
+        raise ConfigError(f"{name} is {shown}: it should be {expected}") from error
+
+
+def _look(fields: Fields, name: str) -> Any:  # noqa: ANN401 (whatever a caller sends)
+    raw = fields.get(name)
+    return None if raw is None else _read(fields, name, _read_any, "JSON")
+
+
+def _flatten(content: object) -> str:
+    """Return the text in a turn's content or a prompt; token ids and pictures have none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = [
+        part if isinstance(part, str) else part.get("text")
+        for part in content
+        if isinstance(part, str | dict)
+    ]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _hash_conversation(call: Call, fields: Fields, turns: list[_Turn]) -> str:
+    given = call.headers.get(CONVERSATION_HEADER, "")
+    if not (given or turns):
+        return ""
+    digest = hashlib.blake2b((call.caller or "").encode(), digest_size=_HASH_BYTES)
+    if given:
+        digest.update(b"\0named\0" + given.encode(errors="replace"))
+    else:
+        # One user may have many conversations, and many users may begin with the same words.
+        digest.update(b"\0begun\0" + bytes(fields.get("user", b"")) + b"\0")
+        digest.update(_beginning(fields, turns).encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _beginning(fields: Fields, turns: list[_Turn]) -> str:
+    """Return what a conversation keeps from its first turn on: all up to its first answer."""
+    texts = [bytes(fields.get("system", b"")).decode(errors="replace")]
+    for turn in turns:
+        if turn.role == "assistant":
+            break
+        texts.append(f"{turn.role}\0{_flatten(turn.content)}")
+    return "\0".join(texts)

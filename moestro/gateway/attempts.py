@@ -1,0 +1,216 @@
+"""Asking a model's backends until one answers: the first byte of an answer, or the last fault.
+
+Another one is asked only where that is safe: nobody has seen a byte of an answer, and asking twice
+leaves nothing behind. Next: legs.py, failover.py.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from moestro.errors import BackendError, CapacityError
+from moestro.gateway.asked import Asked
+from moestro.gateway.config import GatewayConfig
+from moestro.gateway.events import Piece
+from moestro.gateway.faults import Fault
+from moestro.gateway.legs import Events, Incoming, Leg, check_status, read_whole_answer
+from moestro.gateway.queue import Line
+from moestro.gateway.told import Told
+from moestro.gateway.trace import Trace
+from moestro.gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """Sends a request to a backend in the words that it speaks."""
+
+    async def send(self, upstream: Upstream, outgoing: "Outgoing") -> Incoming:
+        """Return the head of its answer, in OpenAI's words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """What is sent to whichever backend answers: the client's request with some fields changed.
+
+    Of a stream that goes on, `told` has what came before, and `join` changes what comes; a stream
+    that begins has neither. `barred` are backends that cannot do it.
+    """
+
+    asked: Asked
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    told: Told | None = None
+    join: Callable[[bytes], bytes] | None = None
+    barred: Collection[str] = ()
+
+    def body_for(self, model: str) -> bytes:
+        """Return the body, with the model's name at a backend."""
+        if not self.changes:
+            return self.asked.body_for(model)
+        return self.asked.body_with({**self.changes, "model": model})
+
+
+class Attempts:
+    """Asks backends, one after the other, or a second one beside a slow first."""
+
+    def __init__(
+        self,
+        lines: Mapping[str, Line],
+        sender: Sender,
+        config: GatewayConfig,
+        *,
+        on_lie: Callable[[str], None] = lambda backend: None,
+        chance: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`on_lie` is told of a backend that answers for another model than it was asked for."""
+        self._lines = lines
+        self._sender = sender
+        self._config = config
+        self._on_lie = on_lie
+        self._chance = chance or random.Random()
+        self._sleep = sleep
+
+    async def open(
+        self, model: str, outgoing: Outgoing, trace: Trace, tried: Collection[str] = ()
+    ) -> Leg:
+        """Return an answer's beginning; backends in `tried` are asked last.
+
+        BackendError where none answered, CapacityError where they have no place or ask for time.
+        """
+        line = self._lines[model]
+        seen = set(tried)
+        last: Fault | None = None
+        for number in range(self._config.retries + 1):
+            if last is not None:
+                await self._pause(line, seen, number, last)
+            try:
+                return await self._hedge(line, outgoing, trace, seen)
+            except Fault as fault:
+                last = fault
+                log.warning("request %s: %s", trace.call.request_id, fault)
+                if fault.has_begun and not outgoing.asked.is_repeatable:
+                    break
+            except (BackendError, CapacityError):
+                if last is None:
+                    raise
+                break
+        assert last is not None
+        raise _final(last, line)
+
+    async def _pause(self, line: Line, seen: Collection[str], number: int, last: Fault) -> None:
+        fresh = [each for each in line.members if each.name not in seen and each.health.may_ask()]
+        if fresh:
+            return
+        backoff_s = self._config.backoff_s * 2 ** (number - 1)
+        wait_s = min(self._config.most_backoff_s, backoff_s * self._chance.random())
+        rest_s = last.retry_after_s or 0.0
+        if rest_s > self._config.most_backoff_s:
+            raise _final(last, line)
+        await self._sleep(max(wait_s, rest_s))
+
+    async def _hedge(self, line: Line, outgoing: Outgoing, trace: Trace, seen: set[str]) -> Leg:
+        after_s = self._config.hedge_after_s
+        others = [member for member in line.members if member.health.may_ask()]
+        has_rival = len(others) > 1 and outgoing.asked.is_repeatable and outgoing.told is None
+        if after_s is None or not has_rival:
+            return await self._try(line, outgoing, trace, seen)
+        first = asyncio.ensure_future(self._try(line, outgoing, trace, seen))
+        try:
+            await asyncio.wait((first,), timeout=after_s)
+        except asyncio.CancelledError:
+            await _drop(first)
+            raise
+        if first.done():
+            return first.result()
+        second = asyncio.ensure_future(self._try(line, outgoing, trace, seen))
+        return await _race(first, second)
+
+    async def _try(self, line: Line, outgoing: Outgoing, trace: Trace, seen: set[str]) -> Leg:
+        member = await line.enter(trace.call.caller, tuple(seen), outgoing.barred)
+        seen.add(member.name)
+        trace.num_attempts += 1
+        member.health.note_sent()
+        leg = None
+        try:
+            incoming = await self._sender.send(member.upstream, outgoing)
+            leg = Leg(member=member, line=line, incoming=incoming)
+            await self._begin(leg, outgoing)
+        except BaseException as error:
+            if isinstance(error, Fault):
+                member.health.note_fault(error)
+            if leg is None:
+                line.leave(member)
+            else:
+                leg.close()
+            raise
+        return leg
+
+    async def _begin(self, leg: Leg, outgoing: Outgoing) -> None:
+        name, incoming = leg.member.name, leg.incoming
+        if not check_status(incoming, name):
+            leg.body = await incoming.read_whole(self._config.max_answer_bytes)
+            return
+        if not outgoing.asked.is_stream:
+            leg.body = await incoming.read_whole(self._config.max_answer_bytes)
+            leg.piece = read_whole_answer(leg.body, name)
+            self._check_model(leg, leg.piece)
+            return
+        if not incoming.is_stream:
+            raise Fault("garbage", f"{name} answered with something else than a stream")
+        # Of its own, unless it goes on: what a try that failed was told must be forgotten.
+        told = outgoing.told or Told()
+        leg.events = Events(incoming, name, told, outgoing.join)
+        leg.body = await leg.events.first()
+        if outgoing.join is None:
+            self._check_model(leg, told.head)
+
+    def _check_model(self, leg: Leg, piece: Piece | None) -> None:
+        upstream = leg.member.upstream
+        if piece is None or is_same_model(piece.model, upstream.model):
+            return
+        self._on_lie(upstream.name)
+        message = f"{upstream.name} answers for another model than it was asked for"
+        if upstream.config.checks_model:
+            raise Fault("model", message)
+        leg.member.health.trouble = message
+
+
+def is_same_model(said: str, asked: str) -> bool:
+    """Tell whether a name is the one asked for, or one with a date, a folder or a tag added."""
+    said, asked = said.lower(), asked.lower()
+    shorter, longer = sorted((said, asked), key=len)
+    return not said or longer.startswith(shorter) or longer.endswith(f"/{shorter}")
+
+
+async def _race(first: "asyncio.Task[Leg]", second: "asyncio.Task[Leg]") -> Leg:
+    """Return the answer that begins first, and end the other; the last fault if neither does."""
+    running = {first, second}
+    try:
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            good = [task for task in done if task.exception() is None]
+            if good:
+                running |= set(good[1:])
+                return good[0].result()
+        return first.result()
+    finally:
+        for task in running:
+            await _drop(task)
+
+
+async def _drop(task: "asyncio.Task[Leg]") -> None:
+    task.cancel()
+    with suppress(BackendError, CapacityError, asyncio.CancelledError):
+        (await task).close()
+
+
+def _final(fault: Fault, line: Line) -> BackendError | CapacityError:
+    if fault.kind != "busy":
+        return fault
+    wait_s = fault.retry_after_s or line.wait_s() or 1.0
+    return CapacityError(f"{fault}: try again in {wait_s:g} s", wait_s)

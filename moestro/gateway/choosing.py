@@ -1,0 +1,199 @@
+"""Which model answers a request, and why: the one it names, or for `auto` what the policy says.
+
+A conversation keeps its model, unless that cannot answer or the floor is lost. Knows policies by
+what they can do only. Next: asked.py, attempts.py.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from moestro.errors import ConfigError, UnknownModelError
+from moestro.gateway.asked import Asked
+from moestro.gateway.fleet import AUTO, Fleet
+from moestro.gateway.shared import Conversations
+
+
+class CascadeRule(Protocol):
+    """Whether a small model's answer is kept."""
+
+    def accepts(self, logprobs: Sequence[float]) -> bool:
+        """Tell by its tokens' log-probabilities."""
+
+
+class Decision(Protocol):
+    """What a policy says of a request; names are the policy's own."""
+
+    @property
+    def model(self) -> str:
+        """Who shall answer."""
+
+    @property
+    def reason(self) -> str:
+        """Why, in a few words."""
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """What each model is expected to score."""
+
+    @property
+    def threshold(self) -> float | None:
+        """What the scores were compared with."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of the features."""
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Who may answer instead, the best first."""
+
+    @property
+    def cascade(self) -> CascadeRule | None:
+        """The rule by which its answer is kept or not."""
+
+
+class Policy(Protocol):
+    """Decides which model answers."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it knows, by its own names."""
+
+    @property
+    def strongest(self) -> str:
+        """The one that all others are compared with."""
+
+    def decide(self, prompt: str, allowed: Collection[str]) -> Decision:
+        """Choose one of the models allowed."""
+
+
+class Floor(Protocol):
+    """Whether the promised quality holds on live traffic."""
+
+    @property
+    def is_held(self) -> bool:
+        """False as soon as the evidence says otherwise."""
+
+
+class Permits(Protocol):
+    """Which models a caller may ask."""
+
+    def allowed_models(self, caller: str | None) -> Collection[str] | None:
+        """Return them; None allows all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Who answers: the first of `models`, or if it cannot another, in this order; and why."""
+
+    models: tuple[str, ...]
+    reason: str
+    is_auto: bool = False
+    digest: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    threshold: float | None = None
+    cascade: CascadeRule | None = None
+
+
+class Chooser:
+    """Chooses a model for each request.
+
+    `is_up` tells whether a model can be asked at all now. `floor` and `permits` may be left out.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy | None,
+        conversations: Conversations,
+        *,
+        is_up: Callable[[str], bool],
+        floor: Floor | None = None,
+        permits: Permits | None = None,
+    ) -> None:
+        if policy is not None:
+            fleet.check_policy_models(policy.models)
+        self._fleet = fleet
+        self._policy = policy
+        self._conversations = conversations
+        self._is_up = is_up
+        self._floor = floor
+        self._permits = permits
+        given = fleet.policy.names if fleet.policy is not None else {}
+        names = () if policy is None else policy.models
+        # Both ways between the policy's names and the fleet's.
+        self._ours = {name: given.get(name, name) for name in names}
+        self._theirs = {ours: name for name, ours in self._ours.items()}
+
+    @property
+    def strongest(self) -> str | None:
+        """The model that others are compared with, None without a policy."""
+        return None if self._policy is None else self._ours[self._policy.strongest]
+
+    @property
+    def auto_models(self) -> tuple[str, ...]:
+        """The models among which `auto` chooses."""
+        subset = self._fleet.policy.models if self._fleet.policy is not None else ()
+        return tuple(name for name in self._theirs if not subset or name in subset)
+
+    def choose(self, asked: Asked, caller: str | None) -> Choice:
+        """Return who answers; UnknownModelError for a name that is none, or not the caller's."""
+        allowed = None if self._permits is None else self._permits.allowed_models(caller)
+        if asked.model != AUTO:
+            return self._choose_named(asked.model, allowed)
+        if self._policy is None:
+            raise ConfigError(
+                f"{AUTO} needs a policy, and there is none: name one of"
+                f" {', '.join(self._fleet.names)}"
+            )
+        mine = [name for name in self.auto_models if allowed is None or name in allowed]
+        if not mine:
+            raise UnknownModelError(f"you may use none of the models that {AUTO} chooses among")
+        if self._floor is not None and not self._floor.is_held and self.strongest in mine:
+            return self._choose_strongest(mine)
+        known = self._conversations.find(asked.conversation) if asked.conversation else None
+        if known in mine and self._is_up(known):
+            others = [name for name in reversed(mine) if name != known]
+            return Choice(models=(known, *others), reason="conversation", is_auto=True)
+        return self._decide(asked, mine)
+
+    def settle(self, asked: Asked, choice: Choice, model: str) -> None:
+        """Remember which model answered, so that the conversation stays with it."""
+        if choice.is_auto and asked.conversation:
+            self._conversations.keep(asked.conversation, model)
+
+    def _choose_named(self, name: str, allowed: Collection[str] | None) -> Choice:
+        if name not in self._fleet.names:
+            known = [AUTO] if self._policy is not None else []
+            choices = ", ".join([*self._fleet.names, *known])
+            raise UnknownModelError(f"model {name[:100]!r} is not served here: choose {choices}")
+        if allowed is not None and name not in allowed:
+            choices = ", ".join(sorted(allowed)) or "none"
+            raise UnknownModelError(f"model {name!r} is not yours to use: choose {choices}")
+        return Choice(models=(name,), reason="named")
+
+    def _choose_strongest(self, mine: Sequence[str]) -> Choice:
+        assert self.strongest is not None
+        others = [name for name in reversed(mine) if name != self.strongest]
+        return Choice(models=(self.strongest, *others), reason="floor lost", is_auto=True)
+
+    def _decide(self, asked: Asked, mine: Sequence[str]) -> Choice:
+        assert self._policy is not None
+        # Those that cannot answer now are not asked, unless none can.
+        up = [name for name in mine if self._is_up(name)] or mine
+        decision = self._policy.decide(asked.opening, [self._theirs[name] for name in up])
+        fallbacks = [self._ours[name] for name in decision.fallbacks]
+        rest = [name for name in reversed(mine) if name not in fallbacks]
+        model = self._ours[decision.model]
+        others = [name for name in (*fallbacks, *rest) if name in mine and name != model]
+        uses_cascade = self._fleet.policy is None or self._fleet.policy.cascade
+        return Choice(
+            models=(model, *others),
+            reason=decision.reason,
+            is_auto=True,
+            digest=decision.digest,
+            scores={self._ours[name]: score for name, score in decision.scores.items()},
+            threshold=decision.threshold,
+            cascade=decision.cascade if uses_cascade and others else None,
+        )

@@ -1,0 +1,109 @@
+"""How the gateway passes requests on: patience, retries, breakers, probes, queues.
+
+The table `[gateway]` of a fleet's file. Knows no model. Next: fleet.py.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from moestro.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeoutConfig:
+    """How long a backend may take: to connect, to its first byte, between two, for the whole."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 120.0
+    between_tokens_s: float = 60.0
+    whole_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "connect_s", "first_token_s", "between_tokens_s", "whole_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerConfig:
+    """A backend is left alone after `failures` in a row, or when `share` of a window's requests
+    failed and at least so many did.
+
+    It is left alone for `open_s`, twice as long each time it fails again, at most `most_open_s`.
+    """
+
+    failures: int = 3
+    share: float = 0.5
+    window_s: float = 30.0
+    open_s: float = 2.0
+    most_open_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "failures", "share", "window_s", "open_s", "most_open_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How often each backend is asked for its models, to know that it is there; 0 is never."""
+
+    every_s: float = 10.0
+    timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "timeout_s")
+        if not 0 <= self.every_s < math.inf:
+            raise ConfigError(f"every_s is {self.every_s}: it must be 0 or more seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueConfig:
+    """How many requests may wait for a model while its backends are full, and how long."""
+
+    max_waiting: int = 256
+    max_wait_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_wait_s")
+        if self.max_waiting < 0:
+            raise ConfigError(f"max_waiting is {self.max_waiting}: it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """The gateway's settings.
+
+    `retries` is how many more backends may be tried before an answer's first byte, and how many
+    times a stream may be continued elsewhere; between tries of one backend lies a random time of
+    up to `backoff_s`, doubled each time, and a backend's own Retry-After is waited for if it is at
+    most `most_backoff_s`. `hedge_after_s` asks a second backend when the first is silent for so
+    long; None never does. A conversation stays with its model for `sticky_s` after its last turn.
+    `continues_across_models` lets another model go on with a stream that its own cannot end.
+    A cascade decides within an answer's first `cascade_tokens`, for streams.
+    """
+
+    timeouts: TimeoutConfig = field(default_factory=TimeoutConfig)
+    retries: int = 2
+    backoff_s: float = 0.2
+    most_backoff_s: float = 5.0
+    hedge_after_s: float | None = None
+    sticky_s: float = 3600.0
+    continues_across_models: bool = False
+    cascade_tokens: int = 32
+    max_answer_bytes: int = 64 * 1024**2
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "backoff_s", "most_backoff_s", "cascade_tokens", "max_answer_bytes")
+        if self.hedge_after_s is not None:
+            _check_positive(self, "hedge_after_s")
+        if not 0 <= self.retries <= 10:
+            raise ConfigError(f"retries is {self.retries}: it must be 0 to 10")
+        if not 0 <= self.sticky_s < math.inf:
+            raise ConfigError(f"sticky_s is {self.sticky_s}: it must be 0 or more seconds")
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}: it must be above 0")

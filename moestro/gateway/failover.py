@@ -1,0 +1,151 @@
+"""A stream that ends whole whatever becomes of its backend: READ AFTER gateway.py.
+
+While all is well, bytes go on as they came. When a backend breaks off, falls silent, ends too early
+or sends what is none, another one of the same model goes on behind the text so far. Where that
+cannot be right the stream ends with an error event. Next: legs.py, continuing.py.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+
+from moestro.api.record import Outcome
+from moestro.errors import BackendError, CapacityError
+from moestro.gateway.asked import Asked
+from moestro.gateway.attempts import Attempts, Outgoing
+from moestro.gateway.choosing import Choice
+from moestro.gateway.config import GatewayConfig
+from moestro.gateway.continuing import Graft, changes_to_continue, is_spent, last_event
+from moestro.gateway.events import DONE, write_event
+from moestro.gateway.faults import Fault
+from moestro.gateway.legs import Leg
+from moestro.gateway.queue import Line
+from moestro.gateway.told import Told
+from moestro.gateway.trace import Trace
+
+log = logging.getLogger(__name__)
+
+_CONTINUED = b": moestro continued by %s\n\n"
+
+
+@dataclass(kw_only=True)
+class Passage:
+    """One stream on its way to a client; `lines` are those of all models, by name."""
+
+    asked: Asked
+    choice: Choice
+    outgoing: Outgoing
+    leg: Leg
+    trace: Trace
+    attempts: Attempts
+    lines: Mapping[str, Line]
+    config: GatewayConfig
+    on_end: Callable[["Passage", Outcome], None]
+    on_failover: Callable[[str], None]
+    error: str | None = None
+    broken: set[str] = field(default_factory=set)
+
+    @property
+    def told(self) -> Told:
+        """What the client has been told."""
+        assert self.leg.events is not None
+        return self.leg.events.told
+
+    async def relay(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream; closing it ends the backend's work at once."""
+        outcome: Outcome = "left"
+        try:
+            yield self.leg.body
+            async for block in self._follow():
+                yield block
+            outcome = "answered" if self.error is None else "failed"
+        finally:
+            self.leg.close()
+            self.on_end(self, outcome)
+
+    async def _follow(self) -> AsyncGenerator[bytes, None]:
+        told = self.told
+        while True:
+            assert self.leg.events is not None
+            try:
+                while block := await self.leg.events.next():
+                    yield block
+                break
+            except Fault as fault:
+                log.warning("request %s, in mid-stream: %s", self.trace.call.request_id, fault)
+                self.leg.member.health.note_fault(fault)
+                self.leg.close()
+                cause = fault
+            if told.is_visible and is_spent(self.asked, told.num_tokens):
+                yield last_event(told, self.asked)
+                break
+            joined = await self._go_on(cause)
+            if joined is None:
+                yield self._error_event(cause)
+                return
+            yield joined
+        if not told.has_ended:
+            yield DONE
+
+    async def _go_on(self, cause: Fault) -> bytes | None:
+        """Return the first events of whoever goes on; None where nobody can."""
+        told, trace = self.told, self.trace
+        for model in self._heirs():
+            if trace.num_failovers >= max(1, self.config.retries):
+                break
+            trace.num_failovers += 1
+            broken = self.leg.member
+            self.broken.add(broken.name)
+            is_other = model != trace.model
+            outgoing = self._continue(model if is_other else None, model)
+            try:
+                leg = await self.attempts.open(model, outgoing, trace, self.broken)
+            except (BackendError, CapacityError) as error:
+                log.warning("request %s goes not on at %s: %s", trace.call.request_id, model, error)
+                continue
+            if leg.status != 200:
+                leg.close()
+                continue
+            self.leg = leg
+            self.outgoing = outgoing
+            broken.health.num_failovers += 1
+            trace.model, trace.member = model, leg.member
+            self.on_failover(broken.name)
+            declared = _CONTINUED % ascii(model)[1:-1].encode() if is_other else b""
+            return declared + leg.body
+        log.warning("request %s is lost: %s", trace.call.request_id, cause)
+        return None if not told.has_ended else b""
+
+    def _heirs(self) -> list[str]:
+        """Return the models that may go on: the same one, others only where it is right."""
+        told = self.told
+        if not self.asked.is_repeatable:
+            return []
+        others = [name for name in self.choice.models if name != self.trace.model]
+        if not told.is_visible:
+            return [self.trace.model, *others]
+        if not told.may_continue(self.asked):
+            return []
+        return [self.trace.model, *(others if self.config.continues_across_models else [])]
+
+    def _continue(self, shown: str | None, model: str) -> Outgoing:
+        told = self.told
+        changes = dict(self.outgoing.changes)
+        barred: list[str] = []
+        if told.is_visible:
+            changes |= changes_to_continue(self.asked, told.text, told.num_tokens)
+            barred = [
+                member.name
+                for member in self.lines[model].members
+                if not member.upstream.config.can_continue
+            ]
+        graft = Graft(told, shown)
+        return Outgoing(
+            asked=self.asked, changes=changes, told=told, join=graft.join, barred=barred
+        )
+
+    def _error_event(self, cause: Fault) -> bytes:
+        message = f"the answer broke off, and nobody could go on with it: {cause}"
+        self.error = str(cause)
+        error = {"message": message, "type": "server_error", "param": None, "code": "unavailable"}
+        return write_event({"error": error})

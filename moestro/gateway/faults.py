@@ -1,0 +1,35 @@
+"""What can go wrong with a backend, and whether another one may be asked instead.
+
+Messages name backends by the fleet's names: never an address, a key or what was asked. Next:
+upstream.py.
+"""
+
+from typing import Literal
+
+from moestro.errors import BackendError
+
+Kind = Literal[
+    "connect", "timeout", "broken", "garbage", "redirect", "status", "busy", "denied", "model"
+]
+
+
+class Fault(BackendError):
+    """A backend did not answer as it should.
+
+    `has_begun` says that it may have done work: nothing else than asking twice is lost by asking
+    another, unless the request leaves something behind. `retry_after_s` is when it wants to be
+    asked again.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        has_begun: bool = True,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.has_begun = has_begun
+        self.retry_after_s = retry_after_s

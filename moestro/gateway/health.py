@@ -1,0 +1,169 @@
+"""How one backend fares: its breaker, its latency of late, what it was asked and how it failed.
+
+Next: balance.py, probe.py.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from moestro.api.fleet_view import BackendView, LatencyView
+from moestro.gateway import breaker as breakers
+from moestro.gateway.config import BreakerConfig
+from moestro.gateway.faults import Fault
+from moestro.gateway.shared import Shared
+from moestro.gateway.upstream import Upstream
+
+_WINDOW = 256
+
+
+class Window:
+    """The latest values of one kind, and where most of them lie."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=_WINDOW)
+
+    def add(self, value: float) -> None:
+        """Take the next one."""
+        self._values.append(value)
+
+    def quantile(self, share: float) -> float | None:
+        """Return the value that `share` of them do not exceed; None where there are none."""
+        if not self._values:
+            return None
+        ordered = sorted(self._values)
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+    def mean(self) -> float | None:
+        """Return their mean; None where there are none."""
+        return sum(self._values) / len(self._values) if self._values else None
+
+
+class Latency:
+    """Seconds to an answer's first byte, and to its last."""
+
+    def __init__(self) -> None:
+        self.first = Window()
+        self.whole = Window()
+
+    def view(self) -> LatencyView:
+        """Return medians and 95th percentiles."""
+        return LatencyView(
+            first_p50_s=self.first.quantile(0.5),
+            first_p95_s=self.first.quantile(0.95),
+            whole_p50_s=self.whole.quantile(0.5),
+            whole_p95_s=self.whole.quantile(0.95),
+        )
+
+
+class Health:
+    """One backend's health, as this worker and those it shares with know it."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        shared: Shared,
+        config: BreakerConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.latency = Latency()
+        self.num_requests = 0
+        self.num_errors = 0
+        self.num_failovers = 0
+        self.trouble: str | None = None
+        self._upstream = upstream
+        self._shared = shared
+        self._config = config
+        self._clock = clock
+        self._rests_until = 0.0
+        self._is_lost = False
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self._upstream.name
+
+    @property
+    def num_in_flight(self) -> int:
+        """How many requests it works at."""
+        return self._shared.num_in_flight(self.name)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has asked to be left alone for a while."""
+        return self._clock() < self._rests_until
+
+    def may_ask(self) -> bool:
+        """Tell whether it is worth asking now."""
+        now = self._clock()
+        if now < self._rests_until:
+            return False
+        return breakers.may_pass(self._shared.read_breaker(self.name), now, self._config)
+
+    def wait_s(self) -> float:
+        """Return how long it is left alone still."""
+        now = self._clock()
+        until = max(self._rests_until, self._shared.read_breaker(self.name).open_until)
+        return max(0.0, until - now)
+
+    def note_sent(self) -> None:
+        """Count a request that goes to it."""
+        self.num_requests += 1
+        breaker = self._shared.read_breaker(self.name)
+        if breaker.num_trips:
+            self._shared.write_breaker(self.name, breakers.after_sending(breaker, self._clock()))
+
+    def note_success(self, first_s: float | None = None, whole_s: float | None = None) -> None:
+        """Count an answer, and the seconds it took."""
+        if first_s is not None:
+            self.latency.first.add(first_s)
+        if whole_s is not None:
+            self.latency.whole.add(whole_s)
+        self.trouble = None
+        self._is_lost = False
+        before = self._shared.read_breaker(self.name)
+        after = breakers.after_success(before, self._clock(), self._config)
+        self._shared.write_breaker(self.name, after)
+
+    def note_fault(self, fault: Fault) -> None:
+        """Count a failure; one that says when to come again is left alone until then."""
+        self.num_errors += 1
+        self.trouble = str(fault)
+        now = self._clock()
+        if fault.retry_after_s is not None:
+            self._rests_until = max(self._rests_until, now + fault.retry_after_s)
+        if fault.kind == "busy":
+            # Full, but alive.
+            return
+        before = self._shared.read_breaker(self.name)
+        after = breakers.after_failure(before, now, self._config)
+        self._shared.write_breaker(self.name, after)
+
+    def note_probe(self, trouble: str | None) -> None:
+        """Take what a probe found; one that failed says so, but only requests open the breaker."""
+        self._is_lost = trouble is not None
+        self.trouble = trouble if trouble is not None else self.trouble
+
+    def view(self, num_waiting: int) -> BackendView:
+        """Return all of it; `num_waiting` wait for a place at it or at one like it."""
+        config = self._upstream.config
+        state = breakers.state_of(self._shared.read_breaker(self.name), self._clock())
+        return BackendView(
+            name=self.name,
+            address=config.address,
+            dialect=config.dialect,
+            is_local=self._upstream.is_local,
+            is_up=state == "closed" and not self._is_lost,
+            breaker=state,
+            retry_in_s=self.wait_s() or None,
+            trouble=self.trouble,
+            weight=config.weight,
+            max_concurrent=config.max_concurrent,
+            num_in_flight=self.num_in_flight,
+            num_waiting=num_waiting,
+            num_requests=self.num_requests,
+            num_errors=self.num_errors,
+            num_failovers=self.num_failovers,
+            latency=self.latency.view(),
+        )

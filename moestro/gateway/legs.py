@@ -1,0 +1,194 @@
+"""One backend's part of an answer: its whole body checked, or its events, whole ones only.
+
+Next: attempts.py, failover.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from moestro.gateway.events import Cutter, Garbage, Piece, split
+from moestro.gateway.faults import Fault
+from moestro.gateway.queue import Line, Member
+from moestro.gateway.told import BrokenAnswer, Told
+
+_MOST_HELD_BYTES = 64 * 1024
+_BUSY_S = 1.0
+_read_piece = msgspec.json.Decoder(Piece).decode
+
+
+class Incoming(Protocol):
+    """An answer as it comes in, in OpenAI's words."""
+
+    @property
+    def status(self) -> int:
+        """Its HTTP status."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether events come."""
+
+    @property
+    def content_type(self) -> str:
+        """What its body is said to be."""
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """When the backend wants to be asked again."""
+
+    async def read(self) -> bytes:
+        """Return the next bytes; none at the end."""
+
+    async def read_whole(self, most_bytes: int) -> bytes:
+        """Return all of them."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Leg:
+    """What one backend answers, and the place at it: all of it, or a stream's first events."""
+
+    member: Member
+    line: Line
+    incoming: Incoming
+    body: bytes = b""
+    piece: Piece | None = None
+    events: "Events | None" = None
+    is_closed: bool = False
+
+    @property
+    def status(self) -> int:
+        """Its HTTP status."""
+        return self.incoming.status
+
+    def close(self) -> None:
+        """End it, and give the place back; does nothing the second time."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.incoming.close()
+            self.line.leave(self.member)
+
+
+class Events:
+    """The events of one backend's stream, each taken into what has been told before it goes on."""
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        name: str,
+        told: Told,
+        join: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """`join` changes each event before it goes on."""
+        self.told = told
+        self._incoming = incoming
+        self._name = name
+        self._join = join
+        self._cutter = Cutter()
+        self._fault: Fault | None = None
+
+    async def first(self) -> bytes:
+        """Return the events up to the first that says something; a Fault if none does."""
+        held = await self.next()
+        while self.told.head is None and not self.told.is_whole and len(held) < _MOST_HELD_BYTES:
+            more = await self.next()
+            if not more:
+                break
+            held += more
+        return held
+
+    async def next(self) -> bytes:
+        """Return the next events as soon as one is whole; none at the answer's good end.
+
+        A Fault where the backend breaks off, says that it failed, or sends what is no event; what
+        came well before that has been returned.
+        """
+        if self._fault is not None:
+            raise self._fault
+        told = self.told
+        while not told.has_ended:
+            try:
+                data = await self._incoming.read()
+            except Fault:
+                if told.is_finished:
+                    return b""
+                raise
+            if not data:
+                self._check_end()
+                return b""
+            block = self._take(data)
+            if block:
+                return block
+        return b""
+
+    def _take(self, data: bytes) -> bytes:
+        try:
+            block = self._cutter.feed(data)
+        except Garbage as error:
+            raise self._garbage(error) from error
+        if not block:
+            return b""
+        events = split(block) if block.count(b"\n\n") != 1 or b"\r" in block else [block]
+        taken = []
+        for event in events:
+            try:
+                self.told.add(event)
+            except Garbage as error:
+                self._fault = self._garbage(error)
+                break
+            taken.append(event if self._join is None else self._join(event))
+        if self._fault is None and self._join is None:
+            return block
+        if self._fault is not None and not any(taken):
+            raise self._fault
+        return b"".join(taken)
+
+    def _check_end(self) -> None:
+        if not self.told.is_whole:
+            raise Fault("broken", f"{self._name} ended its answer too early")
+
+    def _garbage(self, error: Garbage) -> Fault:
+        kind = "status" if isinstance(error, BrokenAnswer) else "garbage"
+        what = "failed in the middle" if kind == "status" else "sent what is no event"
+        return Fault("status" if kind == "status" else "garbage", f"{self._name} {what}")
+
+
+def check_status(incoming: Incoming, name: str) -> bool:
+    """Tell whether an answer is one; False of a refusal for its sender to hear; else a Fault."""
+    status = incoming.status
+    if status == 200:
+        return True
+    if status == 429 or (status in (503, 529) and incoming.retry_after_s is not None):
+        wait_s = incoming.retry_after_s
+        raise Fault("busy", f"{name} is asked too much", retry_after_s=wait_s, has_begun=False)
+    if status in (401, 403, 407):
+        raise Fault("denied", f"{name} does not accept our key", has_begun=False)
+    if status in (404, 405):
+        raise Fault("denied", f"{name} does not know the model or the path", has_begun=False)
+    if 300 <= status < 400:
+        raise Fault("redirect", f"{name} sends elsewhere, and redirects are not followed")
+    if 400 <= status < 500 and status not in (408, 425):
+        return False
+    raise Fault("status", f"{name} answered with status {status}")
+
+
+def read_whole_answer(body: bytes, name: str) -> Piece | None:
+    """Check that a body is an answer; return what is known of it, None of a vendor's own kind."""
+    try:
+        piece = _read_piece(body)
+    except msgspec.ValidationError as error:
+        said: Any = msgspec.json.decode(body)
+        if isinstance(said, dict) and said.get("choices"):
+            return None
+        raise Fault("garbage", f"{name} answered with something else than an answer") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault("garbage", f"{name} answered with something else than JSON") from error
+    if piece.error is not None:
+        raise Fault("status", f"{name} answered with an error")
+    if not piece.choices:
+        raise Fault("garbage", f"{name} answered with something else than an answer")
+    return piece

@@ -1,0 +1,88 @@
+"""What the gateway counts for Prometheus: models, backends, reasons and numbers, no text, no key.
+
+Next: gateway.py.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from moestro.api.record import Record
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class GatewayMetrics:
+    """Counters of one gateway; without a registry they are counted for nobody."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = registry or CollectorRegistry()
+        self._requests = Counter(
+            "moestro:gateway_requests",
+            "Requests by who answered, why and how it ended.",
+            ("model", "backend", "reason", "outcome", "status"),
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "moestro:gateway_attempts", "Requests to backends.", ("model",), registry=registry
+        )
+        self._failovers = Counter(
+            "moestro:gateway_failovers",
+            "Streams that another backend went on with, by the one that broke off.",
+            ("backend",),
+            registry=registry,
+        )
+        self._lies = Counter(
+            "moestro:gateway_other_model",
+            "Answers for another model than was asked for.",
+            ("backend",),
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "moestro:gateway_tokens", "Tokens.", ("model", "kind"), registry=registry
+        )
+        self._dollars = Counter(
+            "moestro:gateway_cost_usd", "Dollars.", ("model",), registry=registry
+        )
+        self._events = Counter(
+            "moestro:gateway_stream_events",
+            "Events with words that were relayed.",
+            ("model",),
+            registry=registry,
+        )
+        self._first = _histogram("first_seconds", "Seconds to an answer's beginning.", registry)
+        self._whole = _histogram("request_seconds", "Seconds to an answer's end.", registry)
+
+    def add(self, record: Record) -> None:
+        """Count a request that has ended."""
+        model = record.model
+        # Without details that would make a series of every few requests.
+        reason = record.reason.partition(";")[0].partition(":")[0]
+        labels = (model, record.backend, reason, record.outcome, str(record.status))
+        self._requests.labels(*labels).inc()
+        if record.num_attempts:
+            self._attempts.labels(model).inc(record.num_attempts)
+        if not model:
+            return
+        self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
+        self._tokens.labels(model, "completion").inc(record.completion_tokens)
+        self._dollars.labels(model).inc(record.cost_usd)
+        self._whole.labels(model).observe(record.whole_s)
+        if record.first_s is not None:
+            self._first.labels(model).observe(record.first_s)
+
+    def count_failover(self, backend: str) -> None:
+        """Count a stream that another backend went on with."""
+        self._failovers.labels(backend).inc()
+
+    def count_lie(self, backend: str) -> None:
+        """Count an answer for another model than was asked for."""
+        self._lies.labels(backend).inc()
+
+    def count_events(self, model: str, num: int) -> None:
+        """Count a stream's events."""
+        self._events.labels(model).inc(num)
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(
+        f"moestro:gateway_{name}", text, ("model",), registry=registry, buckets=_SECONDS
+    )

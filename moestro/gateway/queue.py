@@ -1,0 +1,194 @@
+"""Places at a model's backends, and the line for one: a caller with many requests waits for itself.
+
+Beyond what may wait, or where waiting would take too long, a request is refused at once. Next:
+balance.py, attempts.py.
+"""
+
+import asyncio
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from moestro.errors import BackendError, CapacityError
+from moestro.gateway.balance import Candidate, order
+from moestro.gateway.config import QueueConfig
+from moestro.gateway.health import Health
+from moestro.gateway.shared import Shared
+from moestro.gateway.upstream import Upstream
+
+# Another worker's place that became free, or a breaker that closed, tells nobody.
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One backend of a model, and how it fares."""
+
+    upstream: Upstream
+    health: Health
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.upstream.name
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    caller: str
+    tried: Collection[str]
+    barred: Collection[str]
+    place: "asyncio.Future[Member]"
+
+
+class Line:
+    """All places at one model's backends, and who waits for them."""
+
+    def __init__(
+        self,
+        model: str,
+        members: Sequence[Member],
+        config: QueueConfig,
+        shared: Shared,
+        *,
+        chance: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.members = tuple(members)
+        self._model = model
+        self._config = config
+        self._shared = shared
+        self._chance = chance or random.Random()
+        self._clock = clock
+        self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._by_name = {member.name: member for member in members}
+        self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait for a place."""
+        return sum(map(len, self._waiting.values()))
+
+    async def enter(
+        self, caller: str | None, tried: Collection[str] = (), barred: Collection[str] = ()
+    ) -> Member:
+        """Take a place at the best backend not `barred`, those not in `tried` first; or wait.
+
+        CapacityError where the line is too long or too slow, or all backends asked to be left alone
+        for a while; BackendError where none can be asked.
+        """
+        if not self._waiting and (found := self._find_place(tried, barred)) is not None:
+            return found
+        self._check_open(barred)
+        self._check_length()
+        waiter = _Waiter(caller or "", tried, barred, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(waiter.caller, deque()).append(waiter)
+        self._look()
+        try:
+            async with asyncio.timeout(self._config.max_wait_s):
+                return await waiter.place
+        except TimeoutError as error:
+            self._forget(waiter)
+            raise self._full(self._config.max_wait_s) from error
+        except asyncio.CancelledError:
+            self._forget(waiter)
+            raise
+
+    def leave(self, member: Member) -> None:
+        """Give a place back: to whoever's turn it is."""
+        self._shared.leave(member.name)
+        if self._waiting:
+            self._serve()
+
+    def wait_s(self) -> float:
+        """Return how long all backends are left alone still."""
+        return min((member.health.wait_s() for member in self.members), default=0.0)
+
+    def _check_open(self, barred: Collection[str]) -> None:
+        members = [member for member in self.members if member.name not in barred]
+        if any(member.health.may_ask() for member in members):
+            return
+        wait_s = self.wait_s()
+        if any(member.health.is_resting for member in members):
+            raise CapacityError(
+                f"model {self._model} is asked too much: try again in {wait_s:.1f} s", wait_s
+            )
+        raise BackendError(f"model {self._model} does not answer: try again in a moment")
+
+    def _check_length(self) -> None:
+        num_waiting = self.num_waiting
+        wait_s = self._expect_wait_s(num_waiting)
+        if num_waiting >= self._config.max_waiting or wait_s > self._config.max_wait_s:
+            raise self._full(wait_s)
+
+    def _full(self, wait_s: float) -> CapacityError:
+        num = self.num_waiting
+        return CapacityError(
+            f"{num} requests wait for model {self._model}, and it is full: try again later",
+            max(1.0, wait_s),
+        )
+
+    def _expect_wait_s(self, num_waiting: int) -> float:
+        means = [mean for each in self.members if (mean := each.health.latency.whole.mean())]
+        places = sum(member.upstream.config.max_concurrent for member in self.members)
+        return (num_waiting + 1) * (sum(means) / len(means)) / places if means else 0.0
+
+    def _find_place(self, tried: Collection[str], barred: Collection[str]) -> Member | None:
+        open_to_it = [_describe(each) for each in self.members if each.name not in barred]
+        for candidate in order(open_to_it, tried, self._chance):
+            if self._shared.try_enter(candidate.name, candidate.max_concurrent):
+                return self._by_name[candidate.name]
+        return None
+
+    def _serve(self) -> None:
+        """Give free places to those who wait, callers in turn."""
+        for waiter in self._in_turn():
+            member = self._find_place(waiter.tried, waiter.barred)
+            if member is None:
+                return
+            self._remove(waiter)
+            waiter.place.set_result(member)
+
+    def _in_turn(self) -> Iterator[_Waiter]:
+        while self._waiting:
+            caller = next(iter(self._waiting))
+            self._waiting.move_to_end(caller)
+            yield self._waiting[caller][0]
+
+    def _look(self) -> None:
+        """Look for places again and again while somebody waits."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._serve()
+        if self._waiting:
+            self._look()
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter.place.done() and not waiter.place.cancelled():
+            # It came at the very moment when nobody wanted it any more.
+            self.leave(waiter.place.result())
+        else:
+            self._remove(waiter)
+
+    def _remove(self, waiter: _Waiter) -> None:
+        line = self._waiting.get(waiter.caller)
+        if line is not None and waiter in line:
+            line.remove(waiter)
+            if not line:
+                del self._waiting[waiter.caller]
+
+
+def _describe(member: Member) -> Candidate:
+    config = member.upstream.config
+    return Candidate(
+        name=member.name,
+        weight=config.weight,
+        num_in_flight=member.health.num_in_flight,
+        max_concurrent=config.max_concurrent,
+        may_ask=member.health.may_ask(),
+    )

@@ -1,0 +1,99 @@
+"""What all workers of a gateway must know of its backends: who is busy, and who is left alone.
+
+A worker alone keeps it in its own memory. Next: health.py, queue.py.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from moestro.gateway.breaker import Breaker
+
+_MOST_CONVERSATIONS = 100_000
+
+
+class Shared(Protocol):
+    """Counts and breakers by a backend's name; every method returns at once."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others change it too, so that a place may become free without any word."""
+
+    def try_enter(self, backend: str, limit: int) -> bool:
+        """Count a request that begins, unless `limit` of them are under way."""
+
+    def leave(self, backend: str) -> None:
+        """Count one that has ended."""
+
+    def num_in_flight(self, backend: str) -> int:
+        """Return how many are under way."""
+
+    def read_breaker(self, backend: str) -> Breaker:
+        """Return a backend's breaker."""
+
+    def write_breaker(self, backend: str, breaker: Breaker) -> None:
+        """Replace it; of two writers at once, one may be lost."""
+
+
+class Conversations(Protocol):
+    """Which model answers a conversation, by its hash."""
+
+    def find(self, conversation: str) -> str | None:
+        """Return its model, None if it is new or too long ago."""
+
+    def keep(self, conversation: str, model: str) -> None:
+        """Remember its model from now on."""
+
+
+class Alone:
+    """The state of a gateway with one worker."""
+
+    is_shared = False
+
+    def __init__(self) -> None:
+        self._in_flight: Counter[str] = Counter()
+        self._breakers: dict[str, Breaker] = {}
+
+    def try_enter(self, backend: str, limit: int) -> bool:
+        """Count a request that begins, unless `limit` of them are under way."""
+        if self._in_flight[backend] >= limit:
+            return False
+        self._in_flight[backend] += 1
+        return True
+
+    def leave(self, backend: str) -> None:
+        """Count one that has ended."""
+        self._in_flight[backend] -= 1
+
+    def num_in_flight(self, backend: str) -> int:
+        """Return how many are under way."""
+        return self._in_flight[backend]
+
+    def read_breaker(self, backend: str) -> Breaker:
+        """Return a backend's breaker."""
+        return self._breakers.get(backend) or Breaker()
+
+    def write_breaker(self, backend: str, breaker: Breaker) -> None:
+        """Replace it."""
+        self._breakers[backend] = breaker
+
+
+class RecentConversations:
+    """Conversations in memory: the latest ones, each for some time after its last turn."""
+
+    def __init__(self, keep_s: float, clock: Callable[[], float]) -> None:
+        self._keep_s = keep_s
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def find(self, conversation: str) -> str | None:
+        """Return its model, None if it is new or too long ago."""
+        model, until = self._known.get(conversation, ("", 0.0))
+        return model if self._clock() < until else None
+
+    def keep(self, conversation: str, model: str) -> None:
+        """Remember its model from now on."""
+        self._known[conversation] = (model, self._clock() + self._keep_s)
+        self._known.move_to_end(conversation)
+        if len(self._known) > _MOST_CONVERSATIONS:
+            self._known.popitem(last=False)

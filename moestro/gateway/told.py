@@ -1,0 +1,126 @@
+"""What a client has been told of an answer so far: enough to go on with it elsewhere.
+
+Knows OpenAI's events, no connection. Next: continuing.py.
+"""
+
+from moestro.gateway.asked import Asked
+from moestro.gateway.events import Choice, Garbage, Piece, Usage, is_end, read_event
+
+
+class BrokenAnswer(Garbage):
+    """The backend says in its stream that it failed."""
+
+
+class Told:
+    """The events of one answer, taken in one by one before they are sent.
+
+    `head` is the first event that had choices; later ones look alike wherever they come from.
+    """
+
+    def __init__(self) -> None:
+        self.head: Piece | None = None
+        self.usage: Usage | None = None
+        self.num_tokens = 0
+        self.is_finished = False
+        self.has_ended = False
+        self._num_before = 0
+        self._texts: list[str] = []
+        self._is_single = True
+        self._is_plain = True
+        self._has_offsets = False
+
+    @property
+    def text(self) -> str:
+        """What the answer says so far."""
+        return "".join(self._texts)
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether anything has been said that cannot be taken back."""
+        return bool(self.num_tokens)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing: an end, or a reason to have come to it."""
+        return self.has_ended or self.is_finished
+
+    @property
+    def whole_usage(self) -> Usage | None:
+        """The usage of all that was told, where the last backend began in the middle.
+
+        Its prompt held what others had written before.
+        """
+        usage, num_before = self.usage, self._num_before
+        if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+            return None
+        return Usage(
+            prompt_tokens=max(0, usage.prompt_tokens - num_before),
+            completion_tokens=usage.completion_tokens + num_before,
+            prompt_tokens_details=usage.prompt_tokens_details,
+        )
+
+    def go_on(self) -> int:
+        """Expect another backend's events from here on; return how many tokens came before."""
+        self.is_finished = self.has_ended = False
+        self.usage = None
+        self._num_before = self.num_tokens
+        return self._num_before
+
+    def add(self, event: bytes) -> None:
+        """Take the next event, before it is sent; Garbage if it must not be."""
+        piece = read_event(event)
+        if piece is None:
+            if is_end(event):
+                self.has_ended = True
+            return
+        self.take(piece)
+
+    def take(self, piece: Piece) -> None:
+        """Take what an event says."""
+        if piece.error is not None:
+            raise BrokenAnswer("the backend failed in the middle of its answer")
+        if piece.usage is not None:
+            self.usage = piece.usage
+        if not piece.choices:
+            return
+        if self.head is None:
+            self.head = piece
+        for choice in piece.choices:
+            self._take_choice(choice)
+
+    def may_continue(self, asked: Asked) -> bool:
+        """Tell whether the text so far says all that another backend must know to go on.
+
+        Several choices, calls of tools, thoughts and forms that a half does not have are not so.
+        """
+        if not self._is_single or not self._is_plain or asked.is_constrained:
+            return False
+        if asked.kind == "completion":
+            # Offsets and an echo are counted from the prompt's beginning.
+            return isinstance(asked.look("prompt"), str) and not (
+                asked.has("echo") or self._has_offsets
+            )
+        return True
+
+    def _take_choice(self, choice: Choice) -> None:
+        if choice.index != 0:
+            self._is_single = False
+        if choice.finish_reason is not None:
+            self.is_finished = True
+        delta = choice.delta
+        if delta is None:
+            text: object = choice.text
+            self._has_offsets = self._has_offsets or choice.logprobs is not None
+        else:
+            text = delta.content
+            thought = delta.reasoning_content or delta.reasoning
+            if delta.tool_calls or delta.refusal or thought:
+                self._is_plain = False
+                self.num_tokens += 1
+        if not text:
+            return
+        self.num_tokens += 1
+        if isinstance(text, str):
+            self._texts.append(text)
+        else:
+            self._is_plain = False

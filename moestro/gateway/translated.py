@@ -1,0 +1,138 @@
+"""A gateway as a Backend: what routes have read in another dialect is asked in OpenAI's words.
+
+So `/v1/messages`, `/v1/responses` and pages work over any fleet. Next: gateway.py, writing.py.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from moestro.api.backend import Stream
+from moestro.api.cards import ModelCard
+from moestro.api.chat import ChatRequest, Request
+from moestro.api.chunks import Started
+from moestro.api.relay import ASKER, Asker, Call
+from moestro.api.stats import State, Stats
+from moestro.errors import BackendError, ConfigError
+from moestro.gateway.events import Cutter, read_data, split
+from moestro.gateway.fleet import AUTO
+from moestro.gateway.gateway import Gateway
+from moestro.gateway.writing import read_chunks, write_request
+
+_LOOK_S = 0.05
+
+
+class Translated:
+    """Answers requests through a gateway, which it starts and stops."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._created = int(time.time())
+        self._is_ready = False
+        self._is_draining = False
+
+    async def start(self) -> None:
+        """Open the gateway's connections."""
+        await self._gateway.start()
+        self._is_ready = True
+
+    async def stop(self, deadline_s: float) -> None:
+        """Let requests under way end within the deadline, then close all connections."""
+        self._is_draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline_s
+        while loop.time() < until and any(each.num_running for each in self.stats()):
+            await asyncio.sleep(_LOOK_S)
+        await self._gateway.stop()
+
+    def cards(self) -> Sequence[ModelCard]:
+        """Return the fleet's models, and `auto` where a policy chooses."""
+        cards = [
+            ModelCard(
+                id=model.name,
+                created=self._created,
+                owned_by="moestro" if model.is_local else "upstream",
+                context_length=model.context_length,
+                has_chat_template=True,
+                input_usd_per_mtok=model.price.input_usd_per_mtok,
+                output_usd_per_mtok=model.price.output_usd_per_mtok,
+            )
+            for model in self._gateway.fleet.models
+        ]
+        if self._gateway.chooser.strongest is None:
+            return cards
+        auto = ModelCard(id=AUTO, created=self._created, context_length=0, has_chat_template=True)
+        return [auto, *cards]
+
+    def stats(self) -> Sequence[Stats]:
+        """Return what is counted, by model."""
+        return [
+            Stats(
+                model=model.name,
+                state=self._state(),
+                num_running=model.num_in_flight,
+                num_waiting=model.num_waiting,
+                prompt_tokens=model.prompt_tokens,
+                generation_tokens=model.completion_tokens,
+            )
+            for model in self._gateway.view().models
+        ]
+
+    async def stream(self, request: Request) -> Stream:
+        """Answer: one Started, then Chunks."""
+        asker = ASKER.get() or Asker()
+        path = "/v1/chat/completions" if isinstance(request, ChatRequest) else "/v1/completions"
+        call = Call(
+            path=path,
+            body=msgspec.json.encode(write_request(request)),
+            request_id=asker.request_id or uuid.uuid4().hex,
+            caller=asker.caller,
+            headers=asker.headers,
+        )
+        reply = await self._gateway.relay(call)
+        assert reply is not None
+        if isinstance(reply.body, bytes):
+            raise ConfigError(_read_message(reply.body))
+        async with aclosing(reply.body) as pieces:
+            yield Started(model=reply.headers["x-moestro-model"], prompt_tokens=0)
+            async with aclosing(_read_events(pieces)) as said:
+                async for event in said:
+                    for chunk in read_chunks(event):
+                        yield chunk
+
+    async def tokenize(self, request: Request) -> list[int]:
+        """Refuse: tokens are the backends' own."""
+        raise ConfigError("tokens are not known here: ask a model's own server")
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """Refuse: tokens are the backends' own."""
+        raise ConfigError("tokens are not known here: ask a model's own server")
+
+    def _state(self) -> State:
+        if self._is_draining:
+            return "draining"
+        return "ready" if self._is_ready else "loading"
+
+
+async def _read_events(
+    pieces: AsyncGenerator[bytes, None],
+) -> AsyncGenerator[dict[str, Any], None]:
+    cutter = Cutter()
+    async for piece in pieces:
+        for event in split(cutter.feed(piece)):
+            data = read_data(event)
+            if not data or data == b"[DONE]":
+                continue
+            said = msgspec.json.decode(data)
+            if "error" in said:
+                raise BackendError(str(said["error"].get("message")))
+            yield said
+
+
+def _read_message(body: bytes) -> str:
+    return str(msgspec.json.decode(body)["error"]["message"])

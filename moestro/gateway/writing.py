@@ -1,0 +1,180 @@
+"""A request as OpenAI's JSON, and the events of OpenAI's streams as Chunks.
+
+The reverse of api/openai_requests.py and api/openai_answers.py. Next: translated.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from moestro.api.chat import ChatRequest, CompletionRequest, Constraint, Message, Options, Request
+from moestro.api.chunks import Chunk, Finish, Token, ToolCallDelta, Usage
+from moestro.api.sampling import Sampling
+
+_FINISHES: Mapping[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+_NO_SAMPLING = Sampling()
+
+
+def write_request(request: Request) -> dict[str, Any]:
+    """Return the body that asks for the same, as a stream with its usage."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if isinstance(request, CompletionRequest):
+        prompt = request.prompt
+        body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
+        optional = {"suffix": request.suffix, "echo": request.echo or None}
+        body |= {"logprobs": request.options.top_logprobs}
+    else:
+        body["messages"] = [_write_message(message) for message in request.messages]
+        optional = _write_tools(request)
+        if request.options.top_logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": request.options.top_logprobs}
+    body |= optional | _write_options(request.options)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _write_message(message: Message) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "role": message.role,
+        "content": message.content,
+        "name": message.name,
+        "reasoning_content": message.reasoning,
+        "tool_call_id": message.tool_call_id,
+    }
+    if message.tool_calls:
+        written["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def _write_tools(request: ChatRequest) -> dict[str, Any]:
+    written: dict[str, Any] = {"chat_template_kwargs": dict(request.template_variables) or None}
+    if not request.tools:
+        return written
+    written["tools"] = [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
+        for tool in request.tools
+    ]
+    choice = request.tool_choice
+    named = {"type": "function", "function": {"name": choice.name}}
+    written["tool_choice"] = named if choice.mode == "named" else choice.mode
+    if not request.has_parallel_tool_calls:
+        written["parallel_tool_calls"] = False
+    return written
+
+
+def _write_options(options: Options) -> dict[str, Any]:
+    sampling = {
+        name: value
+        for name, value in vars(options.sampling).items()
+        if value != getattr(_NO_SAMPLING, name)
+    }
+    if "logit_bias" in sampling:
+        biases = options.sampling.logit_bias.items()
+        sampling["logit_bias"] = {str(token_id): bias for token_id, bias in biases}
+    return sampling | {
+        "max_tokens": options.max_tokens,
+        "n": options.num_choices if options.num_choices > 1 else None,
+        "stop": list(options.stops) or None,
+        "stop_token_ids": list(options.stop_token_ids) or None,
+        "experts": options.experts,
+        "priority": options.priority or None,
+        "xray": options.wants_xray or None,
+        **_write_constraint(options.constraint),
+    }
+
+
+def _write_constraint(constraint: Constraint | None) -> dict[str, Any]:
+    if constraint is None:
+        return {}
+    if constraint.kind == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if constraint.kind == "json_schema":
+        schema = {"name": "answer", "schema": msgspec.Raw(constraint.source.encode())}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    name = "regex" if constraint.kind == "regex" else "grammar"
+    return {"structured_outputs": {name: constraint.source}}
+
+
+def read_chunks(event: Mapping[str, Any]) -> Iterator[Chunk]:
+    """Yield what an event says."""
+    for choice in event.get("choices") or ():
+        delta = choice.get("delta") or {"content": choice.get("text")}
+        calls = tuple(_read_call(call) for call in delta.get("tool_calls") or ())
+        finish = choice.get("finish_reason")
+        stop = choice.get("stop_reason")
+        yield Chunk(
+            index=choice.get("index") or 0,
+            text=_read_text(delta.get("content")),
+            reasoning=_read_text(delta.get("reasoning_content") or delta.get("reasoning")),
+            tool_calls=calls,
+            tokens=tuple(_read_tokens(choice.get("logprobs"))),
+            finish=None if finish is None else _FINISHES.get(finish, "stop"),
+            stop=stop if isinstance(stop, str) else None,
+        )
+    usage = event.get("usage")
+    if isinstance(usage, Mapping):
+        yield Chunk(usage=_read_usage(usage))
+
+
+def _read_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _read_call(call: Mapping[str, Any]) -> ToolCallDelta:
+    function = call.get("function") or {}
+    return ToolCallDelta(
+        index=call.get("index") or 0,
+        id=call.get("id"),
+        name=function.get("name"),
+        arguments=function.get("arguments") or "",
+    )
+
+
+def _read_tokens(logprobs: object) -> Iterator[Token]:
+    if not isinstance(logprobs, Mapping):
+        return
+    for entry in logprobs.get("content") or ():
+        text = str(entry.get("token", ""))
+        data = entry.get("bytes")
+        yield Token(
+            # Its number is the backend's own, and not told.
+            token_id=-1,
+            text=text,
+            data=bytes(data) if isinstance(data, list) else text.encode(),
+            logprob=entry.get("logprob"),
+        )
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage:
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return Usage(
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        cached_tokens=prompt.get("cached_tokens") or 0,
+        reasoning_tokens=completion.get("reasoning_tokens") or 0,
+        mean_experts=usage.get("mean_experts"),
+    )
