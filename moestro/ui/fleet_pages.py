@@ -57,7 +57,7 @@ def mount_fleet(
         app.add_api_route(path, change, methods=["POST"], include_in_schema=False)
 
 
-def read_search(  # noqa: PLR0913 (a query's parameters)
+def read_search(
     key: str | None = None,
     asked: str | None = None,
     model: str | None = None,
