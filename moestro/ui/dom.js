@@ -59,7 +59,7 @@ export function money(value) {
   const size = Math.abs(value);
   if (size < 0.000001) return "< $0.000001";
   const digits = size >= 1 ? 2 : Math.min(6, 2 - Math.floor(Math.log10(size)));
-  return `${value < 0 ? "\u2212" : ""}$${number(size, Math.max(2, digits))}`;
+  return `${value < 0 ? "\u2212" : ""}$${number(size, Math.max(2, digits)).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
 }
 
 // A count with few digits: 12,345 is 12.3 k.

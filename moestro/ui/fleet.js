@@ -57,7 +57,7 @@ function drawTiles(tiles, fleet, rates, now) {
   const backends = fleet.models.flatMap(model => model.backends);
   const sent = backends.reduce((total, each) => total + each.num_requests, 0);
   const failed = backends.reduce((total, each) => total + each.num_errors, 0);
-  tiles.rate.set(`${perSecond(rates.now(""))} /s`, `${number(fleet.num_requests)} since ${ago(now - fleet.since)}`);
+  tiles.rate.set(`${perSecond(rates.now(""))} /s`, `${short(fleet.num_requests)} in all; counted from ${ago(now - fleet.since)}`);
   tiles.flight.set(number(sum("num_in_flight")));
   tiles.waiting.set(number(sum("num_waiting")));
   tiles.errors.set(sent ? percent(failed / sent) : DASH, `${number(failed)} of ${number(sent)} sent to servers`);

@@ -1,6 +1,6 @@
 // The floor: what another one would cost, what this one promises, and whether it still holds.
 // Next: tradeoff.js.
-import { ago, DASH, el, money, moment, number, orDash, percent } from "./dom.js";
+import { ago, el, money, moment, number, percent } from "./dom.js";
 import { bar, facts, pill } from "./table.js";
 import { reach, saved } from "./tradeoff.js";
 
@@ -81,8 +81,8 @@ function watch(each, now) {
   const way = each.is_held ? Math.max(0, Math.log(Math.max(each.evidence, 1)) / Math.log(each.alarm_at)) : 1;
   const odds = value => value >= 1000 ? "> 1,000" : number(value, value < 10 ? 2 : 0);
   const state = each.is_held ? pill("ready", "holds") : pill("stopped", each.lost_at === null ? "lost" : `lost ${ago(now - each.lost_at)}`);
-  const kept = orDash(each.quality_kept, value => ` \u00b7 kept ${percent(value)} of the strongest model's score`);
+  const kept = each.quality_kept === null ? "" : ` \u00b7 kept ${percent(each.quality_kept)} of the strongest model's score`;
   return el("div", { className: "watch" }, el("div", { className: "row apart" }, el("strong", {}, title), state),
     bar(each.is_held ? Math.min(way, 0.999) : 1, `Evidence ${odds(each.evidence)}, alarm at ${odds(each.alarm_at)}`),
-    el("p", { className: "soft number" }, each.num_observed ? `Evidence against it ${odds(each.evidence)} : 1, alarm at ${odds(each.alarm_at)} : 1 \u00b7 ${number(each.num_observed)} ${unit}${kept === DASH ? "" : kept}` : `No ${unit} yet; alarm at odds of ${odds(each.alarm_at)} : 1.`));
+    el("p", { className: "soft number" }, each.num_observed ? `Evidence against it ${odds(each.evidence)} : 1, alarm at ${odds(each.alarm_at)} : 1 \u00b7 ${number(each.num_observed)} ${unit}${kept}` : `No ${unit} yet; alarm at odds of ${odds(each.alarm_at)} : 1.`));
 }

@@ -53,9 +53,10 @@ export function ledgerView() {
     newer.disabled = places.length === 0;
     older.disabled = before === null;
     // Somebody who reads an older page, or marks a line, must not lose it.
-    const isSame = body.dataset.first === `${places.at(-1)} ${decisions[0]?.id} ${decisions.length} ${filters.query({})}`;
-    if (isSame || isMarked(body) || (!isLive.checked && places.length === 0 && body.childElementCount && body.dataset.query === filters.query({}) && body.dataset.place === "0")) return;
-    Object.assign(body.dataset, { first: `${places.at(-1)} ${decisions[0]?.id} ${decisions.length} ${filters.query({})}`, query: filters.query({}), place: places.length });
+    const about = `${filters.query({})} ${places.at(-1)}`;
+    const newest = `${decisions[0]?.id} ${decisions.length}`;
+    if (body.dataset.about === about && (body.dataset.newest === newest || !isLive.checked || isMarked(body))) return;
+    Object.assign(body.dataset, { about, newest });
     body.replaceChildren(...decisions.map(each => tableRow(COLUMNS, decisionCells(each, now))));
   }
 
@@ -95,7 +96,11 @@ function filterFields(onChange) {
   const lists = { model: el("datalist", { id: "seen-models" }), key: el("datalist", { id: "seen-keys" }) };
   let timer = 0;
   const soon = () => { clearTimeout(timer); timer = setTimeout(onChange, 250); };
-  const input = (name, list) => el("input", { id: `filter-${name}`, type: "search", placeholder: "any", autocomplete: "off", spellcheck: false, maxLength: 200, ...(list ? { list: list.id } : {}), on: { input: soon } });
+  const input = (name, list) => {
+    const made = el("input", { id: `filter-${name}`, type: "search", placeholder: "any", autocomplete: "off", spellcheck: false, maxLength: 200, on: { input: soon } });
+    if (list) made.setAttribute("list", list.id);
+    return made;
+  };
   const controls = {
     model: input("model", lists.model),
     key: input("key", lists.key),
