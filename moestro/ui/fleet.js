@@ -39,6 +39,8 @@ export function fleetView() {
   return { root: frame.root, enter: () => poll.start(), leave: () => poll.stop() };
 }
 
+const told = (value, format) => value === null ? "" : format(value);
+
 function count(rates, fleet, now) {
   rates.add("", fleet.num_requests, now);
   for (const model of fleet.models) rates.add(`model ${model.name}`, model.num_requests, now);
@@ -77,7 +79,7 @@ function drawRecords(callout, health) {
 function modelCard(model, fleet, rates) {
   const key = `model ${model.name}`;
   const rate = rates.now(key);
-  const badges = [model.is_local ? "local" : "remote", model.is_auto ? "auto" : null, model.name === fleet.strongest ? "strongest" : null].filter(Boolean);
+  const badges = [model.is_local ? "local" : "remote", model.is_auto ? "auto" : null, model.name === fleet.strongest ? "strongest" : null, model.context_length ? `${number(model.context_length)} tokens of context` : null].filter(Boolean);
   const up = model.backends.filter(each => each.is_up).length;
   const state = !model.is_up ? pill("stopped", "down") : up < model.backends.length ? pill("loading", `${up} of ${model.backends.length} up`) : pill("ready", "up");
   return el("section", { className: "card stack model", "aria-label": `Model ${model.name}` },
@@ -95,11 +97,11 @@ function modelFacts(model) {
     ["Share of traffic", percent(model.share), bar(model.share, `${percent(model.share)} of requests`)],
     ["Requests", short(model.num_requests), model.is_auto ? `${short(model.num_auto)} by auto` : "all asked for by name"],
     ["Load", `${number(model.num_in_flight)} in flight`, `${number(model.num_waiting)} waiting`],
-    ["First token", orDash(latency.first_p50_s, seconds), orDash(latency.first_p95_s, value => `95 % within ${seconds(value)}`)],
-    ["Whole answer", orDash(latency.whole_p50_s, seconds), orDash(latency.whole_p95_s, value => `95 % within ${seconds(value)}`)],
+    ["First token", orDash(latency.first_p50_s, seconds), told(latency.first_p95_s, value => `95 % within ${seconds(value)}`)],
+    ["Whole answer", orDash(latency.whole_p50_s, seconds), told(latency.whole_p95_s, value => `95 % within ${seconds(value)}`)],
     ["Price per 1 M tokens", free ? "none given" : `${money(model.input_usd_per_mtok)} in`, free ? "" : `${money(model.output_usd_per_mtok)} out`],
     ["Tokens", `${short(model.prompt_tokens)} in`, `${short(model.completion_tokens)} out`],
-    ["Cost", money(model.cost_usd), model.context_length ? `context of ${short(model.context_length)} tokens` : "context unknown"],
+    ["Cost", money(model.cost_usd), model.num_requests ? `${money(1000 * model.cost_usd / model.num_requests)} per 1,000` : ""],
   ];
 }
 
@@ -112,8 +114,8 @@ function backendRow(backend) {
     lines(backend.name, backend.address + kind),
     [backendState(backend), backend.trouble ? el("span", { className: "soft trouble", title: backend.trouble }, backend.trouble) : null],
     [el("span", { className: "row load" }, bar(share, `${load} at once`), el("span", { className: "number" }, load)), el("span", { className: "soft" }, backend.num_waiting ? `${number(backend.num_waiting)} waiting` : "none waiting")],
-    lines(orDash(latency.first_p50_s, seconds), orDash(latency.first_p95_s, value => `p95 ${seconds(value)}`)),
-    lines(orDash(latency.whole_p50_s, seconds), orDash(latency.whole_p95_s, value => `p95 ${seconds(value)}`)),
+    lines(orDash(latency.first_p50_s, seconds), told(latency.first_p95_s, value => `p95 ${seconds(value)}`)),
+    lines(orDash(latency.whole_p50_s, seconds), told(latency.whole_p95_s, value => `p95 ${seconds(value)}`)),
     number(backend.weight, backend.weight % 1 ? 2 : 0),
     number(backend.num_requests),
     lines(number(backend.num_errors), backend.num_requests ? percent(backend.num_errors / backend.num_requests) : ""),
