@@ -10,12 +10,13 @@ export class Curve {
   constructor() {
     this.axis = read("curve", "share");
     this.choice = segments("Across", [["share", "Strong calls"], ["cost", "Cost"]], this.axis, key => { this.axis = key; write("curve", key); this.draw(...this.drawn); });
+    this.grid = svg("path", { class: "grid", "vector-effect": "non-scaling-stroke" });
     this.band = svg("path", { class: "area" });
     this.chance = svg("path", { class: "chance", "vector-effect": "non-scaling-stroke" });
     this.floor = svg("path", { class: "floor", "vector-effect": "non-scaling-stroke" });
     this.live = svg("path", { class: "live", "vector-effect": "non-scaling-stroke" });
     this.path = svg("path", { class: "line", "vector-effect": "non-scaling-stroke" });
-    this.picture = svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, preserveAspectRatio: "none", role: "img" }, this.band, this.chance, this.floor, this.live, this.path);
+    this.picture = svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, preserveAspectRatio: "none", role: "img" }, this.grid, this.band, this.chance, this.floor, this.live, this.path);
     this.marks = el("div", { className: "marks", "aria-hidden": "true" });
     this.ups = el("div", { className: "ups soft number", "aria-hidden": "true" });
     this.alongs = el("div", { className: "alongs soft number", "aria-hidden": "true" });
@@ -37,6 +38,7 @@ export class Curve {
     const scale = span([...curve.flatMap(point => [point.quality, point.quality_low, point.quality_high]), floor].filter(value => value !== null));
     const up = quality => 1 - (quality - scale.low) / (scale.high - scale.low);
     const place = (point, quality = point.quality) => `${(SIZE * along(point)).toFixed(1)} ${(SIZE * up(quality)).toFixed(1)}`;
+    this.grid.setAttribute("d", scale.steps.map(step => `M0 ${(SIZE * up(step)).toFixed(1)}H${SIZE}`).join(""));
     this.path.setAttribute("d", `M${curve.map(point => place(point)).join("L")}`);
     const hasBand = curve.every(point => point.quality_low !== null && point.quality_high !== null);
     this.band.setAttribute("d", hasBand ? `M${curve.map(point => place(point, point.quality_low)).join("L")}L${[...curve].reverse().map(point => place(point, point.quality_high)).join("L")}Z` : "");

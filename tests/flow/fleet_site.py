@@ -20,7 +20,15 @@ from tests.flow.scripted_fleet import ScriptedFleet, ScriptedPolicy, ScriptedRec
 from tests.flow.serving import serving
 
 CARDS = tuple(
-    replace(DEFAULT_CARD, id=name, num_experts=0, num_moe_layers=0, has_budget=False, fewest_experts=0, most_experts=0)
+    replace(
+        DEFAULT_CARD,
+        id=name,
+        num_experts=0,
+        num_moe_layers=0,
+        has_budget=False,
+        fewest_experts=0,
+        most_experts=0,
+    )
     for name in ("auto", "small", "large")
 )
 KEYS = {"ali": "the admin's key", "app": "the app's key"}

@@ -90,7 +90,9 @@ def test_another_floor_shows_what_it_costs(browser: Browser, site: FleetSite) ->
         " s.dispatchEvent(new Event('input')); })()"
     )
     after = page.text(".two .facts")
-    assert "100 %" in after and "$1.34" in after and "0 %" in after
+    assert "100 %" in after
+    assert "$1.34" in after
+    assert "0 %" in after
     assert after != before
     assert "--floor 1.0" in page.text(".two .command")
     # The figures came with the click, from the page's own copy of the curve.
@@ -123,7 +125,9 @@ def test_what_is_not_known_is_said_to_be(browser: Browser) -> None:
 def test_filters_choose_and_pages_turn(browser: Browser, site: FleetSite) -> None:
     page = look(browser, site, "ledger")
     page.wait("document.querySelectorAll('.records tbody tr').length === 50")
-    page.evaluate("[...document.querySelectorAll('button')].find(b => b.innerText === 'Older').click()")
+    page.evaluate(
+        "[...document.querySelectorAll('button')].find(b => b.innerText === 'Older').click()"
+    )
     page.wait("document.querySelector('time[title*=\"request-350\"]') !== null")
     page.write("#filter-model", "large")
     page.write("#filter-reason", "OVER 0.11")
@@ -168,7 +172,8 @@ def test_a_key_is_made_shown_once_and_revoked_after_a_question(
     # The harmless answer has the focus.
     page.press("Enter")
     page.wait("!document.querySelector('dialog[open]')")
-    assert site.records is not None and site.records.views["nightly <b>"].is_usable
+    assert site.records is not None
+    assert site.records.views["nightly <b>"].is_usable
     page.click("[data-revoke='nightly <b>']")
     page.click("dialog[open] .danger")
     wait_text(page, "revoked")

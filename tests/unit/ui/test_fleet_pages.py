@@ -25,7 +25,7 @@ def build(records: ScriptedRecords | None, admins: tuple[str, ...] = ()) -> Fast
     mount_fleet(app, ScriptedFleet(), policy=ScriptedPolicy(), records=records, admins=admins)
 
     @app.middleware("http")
-    async def name(request: Request, call_next: Any) -> Any:  # noqa: ANN401 (Starlette's own)
+    async def name(request: Request, call_next: Any) -> Any:
         request.scope.setdefault("state", {})["key_name"] = request.headers.get("x-name", "")
         return await call_next(request)
 
