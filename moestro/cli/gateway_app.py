@@ -1,9 +1,12 @@
 """A worker's parts, put together: gateway, records, policy, pages, one application.
 
-Next: worker.py, gateway/gateway.py, server/app.py.
+Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.py.
 """
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -11,38 +14,114 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
+from moestro.api.outcome import PostedOutcome
+from moestro.cli.bookkeeping import FleetKeys, RecordsDoor, SharedBackends
+from moestro.cli.floor_watch import Auditor, FloorWatch
+from moestro.cli.policy_view import PolicyPage
 from moestro.cli.worker import Plan
-from moestro.errors import ConfigError
-from moestro.gateway.choosing import Policy
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
 from moestro.gateway.gateway import Gateway, Surroundings
 from moestro.gateway.metrics import GatewayMetrics
+from moestro.gateway.shared import RecentConversations
 from moestro.gateway.translated import Translated
+from moestro.policy.audit import AuditPlan
+from moestro.policy.policy import Policy
+from moestro.policy.store import load_policy
+from moestro.records.busy import BusyBackends
+from moestro.records.outcomes import NewOutcome
+from moestro.records.records import Records
+from moestro.records.view import View
+from moestro.server import outcomes
 from moestro.server.app import build_app
+from moestro.server.keys import Keys
 from moestro.ui import pages
+from moestro.ui.fleet_pages import mount_fleet
 from moestro.ui.recent import Recent
 from moestro.ui.watched import Watched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a worker serves, and what it tells of a new configuration."""
+    """What a worker serves, what it tells of a new configuration, and what it ends with."""
 
     app: FastAPI
     backend: Backend
     gateway: CurrentGateway
+    records: Records
+    live: "LivePolicies"
+
+
+class LivePolicies:
+    """The policy of the latest fleet and the watch over its floor; one watch runs at a time."""
+
+    def __init__(self, records: Records, registry: CollectorRegistry) -> None:
+        self.policy: Policy | None = None
+        self.watch: FloorWatch | None = None
+        self.auditor: Auditor | None = None
+        self.gateway: CurrentGateway | None = None
+        self._records = records
+        self._registry = registry
+        self._running: asyncio.Task[None] | None = None
+
+    def load(self, fleet: Fleet) -> Policy | None:
+        """Read a fleet's policy and begin to watch it."""
+        self.policy = read_policy(fleet)
+        self.watch, self.auditor = None, None
+        if self.policy is None or fleet.policy is None:
+            return None
+        floor = self.policy.evidence.get("floor")
+        if floor is not None:
+            name = f"{fleet.policy.path.name}:{self.policy.digest}"
+            self.watch = FloorWatch(self._records, name, float(floor))
+        audit = fleet.policy.audit
+        if audit.share and audit.judge != "outcomes":
+            plan = AuditPlan(share=audit.share)
+            self.auditor = Auditor(self._records, self._current, plan, audit.judge)
+        return self.policy
+
+    def start(self) -> None:
+        """Follow the present watch, and no earlier one; in the worker's event loop."""
+        self.stop()
+        if self.watch is not None:
+            self._running = asyncio.get_running_loop().create_task(self.watch.run())
+
+    def stop(self) -> None:
+        """Follow nothing any more."""
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+    def _current(self) -> CurrentGateway:
+        assert self.gateway is not None
+        return self.gateway
 
 
 def build_gateway_app(plan: Plan) -> Parts:
-    """Build everything; nothing runs yet."""
+    """Build everything; nothing runs yet but the records."""
     registry = CollectorRegistry()
     counts = GatewayMetrics(registry)
+    records = Records(
+        plan.records, shared=plan.shared, worker=plan.number, is_keeper=plan.number == 0
+    )
+    records.start()
+    live = LivePolicies(records, registry)
+    conversations = RecentConversations(plan.fleet.gateway.sticky_s, time.monotonic)
 
     def build(fleet: Fleet) -> Gateway:
-        return Gateway(fleet, read_policy(fleet), Surroundings(metrics=counts))
+        policy = live.load(fleet)
+        around = Surroundings(
+            after=() if live.auditor is None else (live.auditor,),
+            door=RecordsDoor(records),
+            shared=SharedBackends(BusyBackends(records.shared)),
+            conversations=conversations,
+            floor=live.watch,
+            permits=records,
+            metrics=counts,
+        )
+        return Gateway(fleet, policy, around)
 
-    gateway = CurrentGateway(build, plan.fleet)
+    gateway = live.gateway = CurrentGateway(build, plan.fleet)
     recent = Recent()
     watched = Watched(Translated(gateway), recent)
     app = build_app(
@@ -52,16 +131,27 @@ def build_gateway_app(plan: Plan) -> Parts:
         relay=gateway,
         registry=registry,
         shown=None if plan.metrics is None else _gather(plan.metrics),
+        keys=FleetKeys(Keys(plan.server.keys), records),
     )
-    pages.mount(app, watched, recent)
-    return Parts(app=app, backend=watched, gateway=gateway)
+    app.include_router(outcomes.routes(_Book(records)))
+    pages.mount(app, watched, recent, is_gateway=True)
+    mount_fleet(app, gateway, policy=PolicyPage(gateway, live), records=View(records))
+    return Parts(app=app, backend=watched, gateway=gateway, records=records, live=live)
 
 
 def read_policy(fleet: Fleet) -> Policy | None:
     """Return the policy of a fleet that has one."""
-    if fleet.policy is None:
-        return None
-    raise ConfigError("policy.path: not there yet")
+    return None if fleet.policy is None else load_policy(fleet.policy.path)
+
+
+class _Book:
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def add(self, outcome: PostedOutcome) -> int:
+        names: Sequence[str] = PostedOutcome.__slots__
+        values = dict(zip(names, astuple(outcome), strict=True))
+        return await self._records.add_outcome(NewOutcome(**values))
 
 
 def _gather(folder: Path) -> CollectorRegistry:
