@@ -31,10 +31,10 @@ class LearnConfig:
     """
 
     strengths: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-    num_folds: int = 4
-    shape_weight: float = 0.7
+    num_folds: int = 3
+    shape_weight: float = 0.5
     num_waves: int = 384
-    wave_length: float = 3.0
+    wave_length: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
