@@ -9,7 +9,6 @@ subjects left out 0.60, GSM8K 0.60, nine models +3 points, join 0.8 of the gain,
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -41,21 +40,23 @@ def main() -> None:
     mmlu, gsm8k = sorted(folder.glob("routellm/mmlu/*.csv")), folder / "routellm/gsm8k.csv"
     nine = folder / "nine_models"
     result: dict[str, Any] = {}
-    if mmlu:
-        outcomes = read_outcomes(mmlu)
-        result["mmlu"] = pair(outcomes, by_row(outcomes), "mmlu, rows")
-        result["mmlu_subjects"] = pair(outcomes, by_group(outcomes), "mmlu, subjects left out")
-        if gsm8k.exists():
-            result["guard"] = guard(outcomes, read_outcomes([gsm8k]))
     if gsm8k.exists():
         outcomes = read_outcomes([gsm8k])
         result["gsm8k"] = pair(outcomes, by_row(outcomes), "gsm8k, prompt only")
     if nine.exists():
         prices = read_prices(nine / "models.json")
         result["nine_models"] = pool(read_outcomes([nine / "outcomes.jsonl"]), prices)
+    if mmlu:
+        write_result("policy", result)
+        outcomes = read_outcomes(mmlu)
+        result["mmlu"] = pair(outcomes, by_row(outcomes), "mmlu, rows")
+        write_result("policy", result)
+        if gsm8k.exists():
+            result["guard"] = guard(outcomes, read_outcomes([gsm8k]))
+            write_result("policy", result)
+        result["mmlu_subjects"] = pair(outcomes, by_group(outcomes), "mmlu, subjects left out")
     if not result:
         sys.exit(f"{folder}: holds none of the recordings: nothing to measure")
-    print(json.dumps(result, indent=1))
     print(write_result("policy", result))
 
 
