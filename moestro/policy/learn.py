@@ -30,11 +30,11 @@ class LearnConfig:
     in standard deviations.
     """
 
-    strengths: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-    num_folds: int = 4
-    shape_weight: float = 0.7
+    strengths: tuple[float, ...] = (8.0, 20.0, 64.0)
+    num_folds: int = 3
+    shape_weight: float = 0.5
     num_waves: int = 384
-    wave_length: float = 3.0
+    wave_length: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -52,7 +52,8 @@ class Curve:
         gap = self.scores[-1] - self.scores[0]
         if gap <= 0:
             return np.full(len(self.scores), np.nan)
-        return (self.scores - self.scores[0]) / gap
+        recovered: Floats = (self.scores - self.scores[0]) / gap
+        return recovered
 
     def _first(self, values: Floats, enough: float) -> float:
         reached = np.flatnonzero(values >= enough - 1e-12)

@@ -73,7 +73,8 @@ class _Row:
 
 def read_outcomes(paths: Sequence[Path]) -> Outcomes:
     """Read CSV and JSON lines files as one set; every row must score every model."""
-    rows, groups = [], []
+    rows: list[_Row] = []
+    groups: list[int] = []
     for group, path in enumerate(paths):
         before = len(rows)
         rows += list(_read_file(path))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moestro.errors import CheckpointError, ConfigError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
@@ -79,8 +80,8 @@ def _describe(policy: Policy) -> dict[str, Any]:
 
 
 def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
-    with np.load(weights, allow_pickle=False) as arrays:
-        tensors = {name: arrays[name].astype(np.float32) for name in (*_ENCODER, *_HEADS)}
+    with zipfile.ZipFile(weights) as packed:
+        tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS)}
     models = tuple(map(str, saved["models"]))
     expected = (NUM_BUCKETS, len(models))
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
@@ -97,3 +98,12 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         curve=list(saved["curve"]),
         training=dict(saved["training"]),
     )
+
+
+def _read_array(packed: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
+    with packed.open(f"{name}.npy") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    tensor: NDArray[np.float32] = array.astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{name} holds what is not a number")
+    return tensor
