@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import Gauge
 
 from moestro.api.record_view import ScoredOutcome
 from moestro.api.relay import Call
@@ -34,19 +34,12 @@ _MOST_AUDITS = 16
 class FloorWatch:
     """Whether the floor holds, by what all workers have seen; `name` is that of the promise."""
 
-    def __init__(
-        self, records: Records, name: str, floor: float, registry: CollectorRegistry
-    ) -> None:
+    def __init__(self, records: Records, name: str, floor: float, gauge: Gauge) -> None:
         self.monitor = FloorMonitor(floor)
         self._records = records
         self._name = f"floor:{name}"
-        self._is_held = Gauge(
-            "moestro:gateway_floor_held",
-            "1 while the evidence does not speak against the floor, 0 once it does.",
-            registry=registry,
-            multiprocess_mode="min",
-        )
-        self._is_held.set(1)
+        self._gauge = gauge
+        self._gauge.set(1)
 
     @property
     def is_held(self) -> bool:
@@ -65,7 +58,7 @@ class FloorWatch:
         was_held = self.monitor.is_held
         if state:
             self.monitor = FloorMonitor.from_dict(state)
-        self._is_held.set(self.monitor.is_held)
+        self._gauge.set(self.monitor.is_held)
         if was_held and not self.monitor.is_held:
             log.error(
                 "the floor of %g does not hold on live traffic (%d audits): auto goes to the"

@@ -4,13 +4,14 @@ Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
@@ -27,7 +28,7 @@ from moestro.gateway.shared import RecentConversations
 from moestro.gateway.translated import Translated
 from moestro.policy.audit import AuditPlan
 from moestro.policy.policy import Policy
-from moestro.policy.store import load_policy
+from moestro.policy.store import POLICY_FILE, load_policy
 from moestro.records.busy import BusyBackends
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
@@ -57,11 +58,17 @@ class LivePolicies:
 
     def __init__(self, records: Records, registry: CollectorRegistry) -> None:
         self.policy: Policy | None = None
+        self.digest = ""
         self.watch: FloorWatch | None = None
         self.auditor: Auditor | None = None
         self.gateway: CurrentGateway | None = None
         self._records = records
-        self._registry = registry
+        self._gauge = Gauge(
+            "moestro:gateway_floor_held",
+            "1 while the evidence does not speak against the floor, 0 once it does.",
+            registry=registry,
+            multiprocess_mode="min",
+        )
         self._running: asyncio.Task[None] | None = None
 
     def load(self, fleet: Fleet) -> Policy | None:
@@ -70,10 +77,10 @@ class LivePolicies:
         self.watch, self.auditor = None, None
         if self.policy is None or fleet.policy is None:
             return None
+        self.digest = _digest(fleet.policy.path)
         floor = self.policy.evidence.get("floor")
         if floor is not None:
-            name = f"{fleet.policy.path.name}:{self.policy.digest}"
-            self.watch = FloorWatch(self._records, name, float(floor))
+            self.watch = FloorWatch(self._records, self.digest, float(floor), self._gauge)
         audit = fleet.policy.audit
         if audit.share and audit.judge != "outcomes":
             plan = AuditPlan(share=audit.share)
@@ -152,6 +159,11 @@ class _Book:
         names: Sequence[str] = PostedOutcome.__slots__
         values = dict(zip(names, astuple(outcome), strict=True))
         return await self._records.add_outcome(NewOutcome(**values))
+
+
+def _digest(folder: Path) -> str:
+    # Another calibration is another promise, which is tested anew.
+    return hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()[:16]
 
 
 def _gather(folder: Path) -> CollectorRegistry:

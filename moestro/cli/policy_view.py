@@ -12,8 +12,6 @@ from moestro.gateway.current import CurrentGateway
 if TYPE_CHECKING:
     from moestro.cli.gateway_app import LivePolicies
 
-_ALARM_AT = 20.0
-
 
 class PolicyPage:
     """Tells how the policy does."""
@@ -42,7 +40,7 @@ class PolicyPage:
             )
         return PolicyView(
             name=config.path.name,
-            digest=policy.digest,
+            digest=self._live.digest,
             models=policy.models,
             strongest=policy.strongest,
             curve=tuple(map(_point, policy.curve)),
@@ -58,8 +56,13 @@ class PolicyPage:
 
 
 def _point(point: Mapping[str, Any]) -> CurvePoint:
-    known = {name: point[name] for name in CurvePoint.__dataclass_fields__ if name in point}
-    return CurvePoint(**known)
+    # Of 1,000 requests, as people think of them.
+    return CurvePoint(
+        strong_share=point["shares"][-1],
+        quality=point["score"],
+        cost_usd=1000 * point["cost_usd"],
+        threshold=point.get("threshold"),
+    )
 
 
 def _floor(evidence: Mapping[str, Any]) -> FloorView | None:

@@ -12,16 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moestro import logs
 from moestro.cli import serving
 from moestro.cli.keeper import USER_MISTAKE
 from moestro.cli.tether import Tether
 from moestro.errors import MoestroError
-from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
 from moestro.records.config import RecordsConfig
 from moestro.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from moestro.cli.gateway_app import Parts
 
 log = logging.getLogger(__name__)
 
@@ -61,19 +64,27 @@ async def _serve(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     renewals: set[asyncio.Task[None]] = set()
 
     def renew(fleet: Fleet) -> None:
-        task = asyncio.create_task(_renew(parts.gateway, fleet))
+        task = asyncio.create_task(_renew(parts, fleet))
         renewals.add(task)
         task.add_done_callback(renewals.discard)
 
     async def beside(stop: Callable[[], None]) -> None:
+        parts.live.start()
         await Tether(pipe).watch(stop, renew)
 
     signals = (signal.SIGTERM,)
-    await serving.serve(parts.app, parts.backend, plan.server, listener, beside, signals=signals)
-
-
-async def _renew(gateway: CurrentGateway, fleet: Fleet) -> None:
     try:
-        await gateway.renew(fleet)
+        await serving.serve(
+            parts.app, parts.backend, plan.server, listener, beside, signals=signals
+        )
+    finally:
+        parts.live.stop()
+        await asyncio.to_thread(parts.records.stop)
+
+
+async def _renew(parts: "Parts", fleet: Fleet) -> None:
+    try:
+        await parts.gateway.renew(fleet)
+        parts.live.start()
     except MoestroError as error:
         log.error("this worker stays as it was: %s", error)
