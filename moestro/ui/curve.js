@@ -68,7 +68,7 @@ export class Curve {
   #explain(points, hasBand, floor) {
     const entries = [["line", `policy${hasBand ? ", with its interval" : ""}`], ["chance", "by chance"], ["end", "weak and strong only"]];
     if (points.now) entries.push(["now", "calibrated"]);
-    if (points.live) entries.push(["live", "share of strong calls now"]);
+    if (points.live) entries.push(["live", "share of strong calls so far"]);
     if (floor !== null) entries.push(["floor", "floor looked at"], ["wanted", "what it takes"]);
     this.legend.replaceChildren(...entries.map(([kind, text]) => el("span", { className: "key-entry" }, el("i", { className: `sample ${kind}`, "aria-hidden": "true" }), text)));
   }

@@ -9,7 +9,7 @@ import { at, saved, sorted } from "./tradeoff.js";
 
 export function policyView() {
   const tiles = {
-    share: new Tile("Strong calls now", "of requests for auto"),
+    share: new Tile("Strong calls so far", "of requests for auto"),
     quality: new Tile("Expected quality", "mean score at that share"),
     cost: new Tile("Expected cost", "per 1,000 requests"),
     saved: new Tile("Saved", "against always-strong"),
