@@ -41,16 +41,14 @@ def create_shared(num_workers: int, *, num_backends: int = 256, num_keys: int = 
     counts = (num_backends, num_keys)
     size = _HEADER + sum(counts[kind] * _row_cells(kind, num_workers) for kind in (BACKENDS, KEYS))
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
+        with open(path, "xb", opener=_open_private) as file:
             # Now, not when a worker first writes there: then a full disk would kill it.
-            os.posix_fallocate(handle, 0, size * _NUMBER_BYTES)
+            os.posix_fallocate(file.fileno(), 0, size * _NUMBER_BYTES)
             header = memoryview(bytearray(_HEADER * _NUMBER_BYTES)).cast("d")
             header[0], header[1], header[2], header[3] = _MAGIC, num_workers, *counts
-            os.pwrite(handle, header, 0)
-        finally:
-            os.close(handle)
+            file.write(header)
     except OSError as error:
+        path.unlink(missing_ok=True)
         raise StorageError(f"{path}: {error.strerror}: free space or grant access") from error
     return path
 
@@ -220,6 +218,10 @@ class FileLock:
         self.num_broken += 1
         self._impatient_until = time.monotonic() + 1.0
         return False
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _row_cells(kind: int, num_workers: int) -> int:

@@ -29,7 +29,9 @@ class Cluster:
     def __init__(self, programs: Path) -> None:
         self._programs = programs
         self._user = _plain_user()
-        self.folder = Path(tempfile.mkdtemp(prefix="moestro-pg-"))
+        # In memory where that is possible: a database is hundreds of files.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="moestro-pg-", dir=memory))
         if self._user is not None:
             os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         self._data = self.folder / "data"
