@@ -40,6 +40,12 @@ struct Tile {
   // One word of a panel's outputs, and of a strip's.
   static constexpr int64_t LINE = PANEL * 4, STEP = STRIP * LINE;
 
+  // A block of so few rows is its matrix's only one, and a model's weights go round the caches: what
+  // is read once leaves them to all else that a step needs. Other blocks read them again.
+  static void ask_ahead(const char* line) {
+    __builtin_prefetch(line + PREFETCH_BYTES, 0, ROWS <= BLOCK_ROWS / 2 ? 0 : 3);
+  }
+
   static const char* panel(const char* first, int64_t stride, int p, int64_t size) {
     return first + p / STRIP * stride + p % STRIP * size;
   }
@@ -61,7 +67,7 @@ struct Tile {
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
         const char* line = panel(panels, stride, p, LINE);
-        __builtin_prefetch(line + PREFETCH_BYTES);
+        ask_ahead(line);
         weights[p] = Isa::load(line);
       }
 #pragma GCC unroll 16
@@ -89,7 +95,7 @@ struct Tile {
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
         const char* from = panel(halves + group_bytes(F) * g, stride, p, PANEL * 2);
-        if (p % STRIP == 0) __builtin_prefetch(from + PREFETCH_BYTES);
+        if (p % STRIP == 0) ask_ahead(from);
         weight_scales[p] = Isa::load_half(reinterpret_cast<const uint16_t*>(from));
       }
 #pragma GCC unroll 16
@@ -122,7 +128,7 @@ struct Tile {
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
         const char* line = panel(panels, stride, p, LINE);
-        __builtin_prefetch(line + PREFETCH_BYTES);
+        ask_ahead(line);
         low[p] = Isa::load(line);
         if constexpr (F == Format::int4) {
           high[p] = Isa::high_nibbles(low[p]);
