@@ -52,6 +52,15 @@ def test_a_key_without_limits_shares_nothing(start: Start, wait_until: Wait) -> 
     assert records.admit("alice", "small", Estimate()).hold is None
 
 
+def test_an_estimate_is_of_the_prompt_and_of_the_longest_answer(start: Start) -> None:
+    records = start(settings={"assumed_answer_tokens": 500})
+    prices = {"input_usd": 2.0, "output_usd": 10.0}
+    asked = records.estimate(body_bytes=301, max_tokens=50, **prices)
+    assert asked == Estimate(num_tokens=151, cost_usd=pytest.approx(702e-6))
+    assumed = records.estimate(body_bytes=0, max_tokens=None, **prices)
+    assert assumed == Estimate(num_tokens=500, cost_usd=pytest.approx(0.005))
+
+
 def test_a_model_that_a_key_may_not_use_is_403(start: Start, wait_until: Wait) -> None:
     records = start()
     add_key(records, wait_until, KeyTerms(name="alice", allowed_models=("small",)))
