@@ -4,9 +4,10 @@ Knows no budgets. Next: meters.py.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select, tuple_
+from sqlalchemy import Connection, Insert, Table, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from moestro.api.record import Record
@@ -115,10 +116,17 @@ def _upsert(
 ) -> None:
     if not sums:
         return
-    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
+    # Always in one order: two workers that each hold a row the other one wants would wait forever.
+    rows = [dict(zip(names, key, strict=True)) | counts for key, counts in sorted(sums.items())]
+    connection.execute(_upsert_statement(table, names, connection.dialect.name), rows)
+
+
+@lru_cache
+def _upsert_statement(table: Table, names: tuple[str, ...], dialect: str) -> Insert:
+    # Building one takes a millisecond, in which a worker answers nobody.
+    kind = postgresql if dialect == "postgresql" else sqlite
     statement = kind.insert(table)
     counts = [column.name for column in table.c if column.name not in names]
     added = {name: table.c[name] + statement.excluded[name] for name in counts}
-    # Always in one order: two workers that each hold a row the other one wants would wait forever.
-    rows = [dict(zip(names, key, strict=True)) | counts for key, counts in sorted(sums.items())]
-    connection.execute(statement.on_conflict_do_update(index_elements=names, set_=added), rows)
+    upsert: Insert = statement.on_conflict_do_update(index_elements=names, set_=added)
+    return upsert
