@@ -1,8 +1,9 @@
 """The models of the comparison with peers: real shapes, random weights, in every peer's format.
 
-Written tensor by tensor from one pool of random numbers, so that 16 G parameters take seconds to
-draw. Scales are such that every layer matters and logits stay finite; the gates' scores vary as
-much between tokens as between experts, so that all experts are visited.
+Drawn tensor by tensor from one pool of random numbers, so that 16 G parameters take seconds to
+draw and no room but that of the format in which they are written. Scales are such that every layer
+matters and logits stay finite; the gates' scores vary as much between tokens as between experts, so
+that all experts are visited.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,16 +21,19 @@ from torch import Tensor
 
 from moestro import files, settings
 from moestro.model.config import BudgetConfig, ModelConfig
+from moestro.model.count import count_parameters
 from moestro.model.model import Transformer
 from moestro.model.presets import preset_tables
 from moestro.ops.quantize import Kind
+from moestro.text.gguf_export import write_vocabulary
 from moestro.text.learn import learn
 from moestro.text.tokenizer import Tokenizer
 from moestro.weights.export import MAX_SHARD_BYTES, config_json, write_generation
-from moestro.weights.load import open_weights
-from moestro.weights.names import Piece, pieces
+from moestro.weights.gguf_export import save_gguf
+from moestro.weights.names import pieces
 from moestro.weights.quantize import Reader, save_quantized
 from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
+from moestro.weights.stored import Stored
 
 _POOL = 2**26
 # One more than any multiple of a row's length, so that no two tensors begin alike.
@@ -58,65 +63,91 @@ def model_config(preset: str) -> ModelConfig:
     )
 
 
+def model_bytes(preset: str) -> int:
+    """Return what a preset's weights take in bfloat16."""
+    return 2 * count_parameters(model_config(preset)).total
+
+
 def write_folder(preset: str, folder: Path) -> None:
-    """Write a Hugging Face folder with random weights in bfloat16."""
-    config = model_config(preset)
-    with files.folder_atomic(folder) as draft:
-        save_tensors(draft, list(_tensors(config)), MAX_SHARD_BYTES)
+    """Write a Hugging Face folder with random weights in bfloat16, unless it is there."""
+    if folder.exists():
+        return
+    config, weights = model_config(preset), RandomWeights(preset)
+    with said(f"writing {folder}"), files.folder_atomic(folder) as draft:
+        save_tensors(draft, list(weights.outgoing()), MAX_SHARD_BYTES)
         files.write_json(draft / CONFIG_FILE, config_json(config, torch.bfloat16))
         write_generation(config, draft)
-        # Nobody reads or writes text here, but a model has a tokenizer, and llama.cpp wants merges.
-        learn(["peers and peers"], 300).save(draft)
+        _tokenizer().save(draft)
 
 
-def _tensors(config: ModelConfig) -> Iterator[Outgoing]:
-    pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
-    with torch.device("meta"):
-        model = Transformer(config)
-    state, weights = model.state_dict(), {name for name, _ in model.named_parameters()}
-    for number, piece in enumerate(pieces(config)):
-        shape = piece.shape(state[piece.key])
-        dtype = torch.bfloat16 if piece.key in weights else state[piece.key].dtype
-        yield Outgoing(piece.hf_name, dtype, shape, _maker(config, piece, shape, number, pool))
+class RandomWeights:
+    """A checkpoint that lies nowhere: each weight is drawn when it is read, always the same."""
+
+    path = Path("random weights")
+
+    def __init__(self, preset: str) -> None:
+        self._config = model_config(preset)
+        self._pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
+        with torch.device("meta"):
+            model = Transformer(self._config)
+        self._state = model.state_dict()
+        self._weights = {name for name, _ in model.named_parameters()}
+        self._pieces = {piece.hf_name: piece for piece in pieces(self._config)}
+        self._numbers = {name: number for number, name in enumerate(self._pieces)}
+
+    def names(self) -> list[str]:
+        """Return the names of all weights."""
+        return list(self._pieces)
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> Stored:
+        """Say that a weight is plain, and how to draw it."""
+        return Stored("plain", self._dtype(name), lambda: self._draw(name, shape))
+
+    def file(self, name: str) -> Path:
+        """Return no file's name."""
+        return self.path
+
+    def outgoing(self) -> Iterator[Outgoing]:
+        """Yield each weight as it is written to a folder."""
+        for name, piece in self._pieces.items():
+            shape = piece.shape(self._state[piece.key])
+            yield Outgoing(name, self._dtype(name), shape, partial(self._draw, name, shape))
+
+    def _dtype(self, name: str) -> torch.dtype:
+        key = self._pieces[name].key
+        return torch.bfloat16 if key in self._weights else self._state[key].dtype
+
+    def _draw(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if len(shape) == 1:
+            return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
+        std = 1.0 if name.endswith("embed_tokens.weight") else 1 / math.sqrt(shape[-1])
+        if name.endswith(_WRITES_TO_STREAM):
+            std /= math.sqrt(2 * self._config.num_hidden_layers)
+        return (self._take(self._numbers[name], math.prod(shape)) * std).view(shape)
+
+    def _take(self, number: int, size: int) -> Tensor:
+        """Return numbers from a place of its own in the pool; one beyond its size repeats it."""
+        if size > _POOL:
+            return self._pool.repeat(-(-size // _POOL))[:size]
+        start = number * _STRIDE % (_POOL - size + 1)
+        return self._pool[start : start + size]
 
 
-def _maker(
-    config: ModelConfig, piece: Piece, shape: tuple[int, ...], number: int, pool: Tensor
-) -> Callable[[], Tensor]:
-    if len(shape) == 1:
-        is_norm = piece.hf_name.endswith("norm.weight")
-        return lambda: torch.ones(shape) if is_norm else torch.zeros(shape)
-    std = 1.0 if piece.hf_name.endswith("embed_tokens.weight") else 1 / math.sqrt(shape[-1])
-    if piece.hf_name.endswith(_WRITES_TO_STREAM):
-        std /= math.sqrt(2 * config.num_hidden_layers)
-    return lambda: (_draw(pool, number, math.prod(shape)) * std).view(shape)
-
-
-def _draw(pool: Tensor, number: int, size: int) -> Tensor:
-    """Return numbers from a place of its own in the pool; a tensor beyond its size repeats it."""
-    if size > _POOL:
-        return pool.repeat(-(-size // _POOL))[:size]
-    start = number * _STRIDE % (_POOL - size + 1)
-    return pool[start : start + size]
-
-
-def quantize_folder(source: Path, dest: Path, kind: Kind) -> None:
-    """Write a folder with our codes, unless it is there.
-
-    Not through the command, which also measures what that costs on text: here it says nothing.
-    """
+def write_quantized(preset: str, dest: Path, kind: Kind) -> None:
+    """Write a folder with our codes, unless it is there; no other folder is needed for it."""
     if not dest.exists():
         with said(f"writing {dest}"), files.folder_atomic(dest) as draft:
-            save_quantized(Reader(*open_weights(source)), draft, kind)
-            Tokenizer.load(source).save(draft)
+            save_quantized(_reader(preset), draft, kind, dtype=torch.bfloat16)
+            _tokenizer().save(draft)
 
 
-def convert_gguf(source: Path, dest: Path) -> None:
-    """Let `moestro convert` write a GGUF file, unless it is there."""
+def write_gguf(preset: str, dest: Path, kind: Kind | None = None) -> None:
+    """Write a GGUF file, plain or in llama.cpp's codes of a kind, unless it is there."""
     if not dest.exists():
-        command = [sys.executable, "-m", "moestro", "convert", str(source), str(dest)]
-        with said(f"writing {dest}"):
-            subprocess.run([*command, "--to", "gguf"], check=True, stdout=sys.stderr)
+        reader = _reader(preset)
+        vocabulary = write_vocabulary(_tokenizer(), reader.config.vocab_size, None)
+        with said(f"writing {dest}"), files.file_atomic(dest) as draft:
+            save_gguf(reader, draft, kind, vocabulary, name=dest.stem, dtype=torch.bfloat16)
 
 
 def quantize_gguf(python: Path, source: Path, dest: Path) -> None:
@@ -128,6 +159,15 @@ def quantize_gguf(python: Path, source: Path, dest: Path) -> None:
             command = [str(python), str(script), str(source), str(draft), dest.stem]
             subprocess.run(command, check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL)
         draft.rename(dest)
+
+
+def _reader(preset: str) -> Reader:
+    return Reader(model_config(preset), RandomWeights(preset))
+
+
+def _tokenizer() -> Tokenizer:
+    # Nobody reads or writes text here, but a model has a tokenizer, and llama.cpp wants merges.
+    return learn(["peers and peers"], 300)
 
 
 def remove(path: Path) -> None:

@@ -20,12 +20,13 @@ from experiment import write_result
 from peer_bytes import count_bytes
 from peer_figures import print_figures, print_peers
 from peer_models import (
-    convert_gguf,
+    model_bytes,
     model_config,
-    quantize_folder,
     quantize_gguf,
     remove,
     write_folder,
+    write_gguf,
+    write_quantized,
 )
 from peer_process import Absent, PeerProcess, PeerSpec
 
@@ -97,54 +98,68 @@ def make_peers(
     preset: str, folder: Path, arguments: argparse.Namespace, absent: dict[str, str]
 ) -> Iterator[PeerSpec]:
     """Yield the peers of one model, those of equal bits together, having made their files."""
-    base, own = folder / "bf16", Path(sys.executable)
-    if not base.exists():
-        write_folder(preset, base)
-    size = size_of(base)
+    own, is_big = Path(sys.executable), model_bytes(preset) > BIG_BYTES
     for kind, types in FORMATS.items():
-        if size > BIG_BYTES and kind != "int4":
+        if is_big and kind != "int4":
             continue
-        if f"moestro {kind}".startswith(tuple(arguments.only)):
-            yield spec(f"moestro {kind}", "ours.py", own, make_own(base, folder, kind))
-        names = [name for name in types if size <= BIG_BYTES or name == "Q4_0"]
-        yield from make_llamas(names, base, arguments, absent)
-    others = (
-        spec("vllm bf16", "vllm_cpu.py", arguments.vllm_python, base),
-        spec("transformers bf16", "hugging_face.py", own, base),
-    )
-    if size <= BIG_BYTES:
-        yield from (each for each in others if each.name.startswith(tuple(arguments.only)))
+        if is_asked(f"moestro {kind}", arguments):
+            yield spec(f"moestro {kind}", "ours.py", own, make_own(preset, folder, kind))
+        names = [name for name in types if not is_big or name == "Q4_0"]
+        yield from make_llamas(preset, names, folder, arguments, absent)
+    others = (("vllm bf16", "vllm_cpu.py", arguments.vllm_python),)
+    others += (("transformers bf16", "hugging_face.py", own),)
+    for name, script, python in others:
+        if not is_big and is_asked(name, arguments):
+            yield spec(name, script, python, make_own(preset, folder, "bf16"))
 
 
-def make_own(base: Path, folder: Path, kind: str) -> Path:
-    """Make a folder in one of our formats; bfloat16 is what the model was made in."""
+def is_asked(name: str, arguments: argparse.Namespace) -> bool:
+    """Tell whether a peer takes part."""
+    return name.startswith(tuple(arguments.only))
+
+
+def make_own(preset: str, folder: Path, kind: str) -> Path:
+    """Make a folder in one of our formats, which are others' too for bfloat16."""
     if kind == "bf16":
-        return base
-    quantize_folder(base, folder / kind, kind)
+        write_folder(preset, folder / kind)
+    else:
+        write_quantized(preset, folder / kind, kind)
     return folder / kind
 
 
 def make_llamas(
-    names: list[str], base: Path, arguments: argparse.Namespace, absent: dict[str, str]
+    preset: str,
+    names: list[str],
+    folder: Path,
+    arguments: argparse.Namespace,
+    absent: dict[str, str],
 ) -> Iterator[PeerSpec]:
     """Yield llama.cpp with each of its formats that is asked for and can be made."""
     for name in names:
-        if not f"llama.cpp {name}".startswith(tuple(arguments.only)):
+        if not is_asked(f"llama.cpp {name}", arguments):
             continue
         try:
-            path = make_gguf(base, base.parent, name, arguments.peers_python)
+            path = make_gguf(preset, folder, name, arguments.peers_python)
         except Absent as error:
             absent[f"llama.cpp {name}"] = str(error)
             continue
         yield spec(f"llama.cpp {name}", "llama.py", arguments.peers_python, path)
 
 
-def make_gguf(base: Path, folder: Path, name: str, python: Path) -> Path:
-    """Make a GGUF file: plain numbers by us, the others by llama.cpp itself from those."""
+def make_gguf(preset: str, folder: Path, name: str, python: Path) -> Path:
+    """Make a GGUF file: plain numbers by us, the others by llama.cpp itself from those.
+
+    For the plain file of a big model there is no room: we write its codes, and the head's in 8 bits
+    like our own format, where llama.cpp would take 6.
+    """
     if not python.exists():
         raise Absent(f"{python} is not there: its installation failed")
     plain, path = folder / "BF16.gguf", folder / f"{name}.gguf"
-    convert_gguf(base, plain)
+    folder.mkdir(parents=True, exist_ok=True)
+    if model_bytes(preset) > BIG_BYTES:
+        write_gguf(preset, path, "int4")
+        return path
+    write_gguf(preset, plain)
     if name != "BF16":
         quantize_gguf(python, plain, path)
     return path

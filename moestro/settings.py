@@ -108,6 +108,16 @@ def secret(name: str) -> str:
     return value
 
 
+def set_secret(name: str, value: str) -> None:
+    """Leave a secret where processes that are started from here on find it."""
+    os.environ[name] = value
+
+
+def gather_metrics(folder: Path) -> None:
+    """Have processes that are started from here on leave in a folder what they count."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def variable(name: str, default: str) -> str:
     """Return what an environment variable holds, the default if it is not set."""
     return os.environ.get(name) or default

@@ -53,8 +53,8 @@ struct Span {
   Span(Workspace& workspace, Format format, int64_t cache_width, int64_t width)
       : keys{nullptr, format, 1, SPAN, cache_width, SPAN / PANEL},
         values{nullptr, format, 1, width, SPAN, width / PANEL},
-        key_words(workspace.take<uint32_t>(keys.stride() * keys.num_panels / 4)),
-        value_words(workspace.take<uint32_t>(values.stride() * values.num_panels / 4)),
+        key_words(workspace.take<uint32_t>(keys.stride() * keys.num_panels / STRIP / 4)),
+        value_words(workspace.take<uint32_t>(values.stride() * values.num_panels / STRIP / 4)),
         queries(InputMemory(workspace, cache_width, TASK_QUERIES), keys),
         weights(InputMemory(workspace, SPAN, TASK_QUERIES), values),
         scores(workspace.take<float>(TASK_QUERIES * SPAN)),
@@ -131,6 +131,8 @@ class Attention {
   }
 
  private:
+  static constexpr int64_t STEP = STRIP * PANEL;
+
   void put_queries(const AttentionTask& task, const Blocks& blocks, Span& span) const {
     const int64_t first_row = step_.sequences[task.sequence].first_row;
     const float* from = queries_ + (first_row * shape_.num_heads + task.first_query) * cached_.width;
@@ -174,17 +176,21 @@ class Attention {
     }
     const int64_t words = num_words(cached_.format, cached_.width);
     for (int64_t p = 0; p < SPAN / PANEL; ++p) {
-      uint32_t* to = span.key_words + p * span.keys.stride() / 4;
+      uint32_t* to = panel_words(span.key_words, span.keys, p);
       for (int64_t w = 0; w < words; w += PANEL) pack_words(rows + p * PANEL, w, words, to);
     }
     for (int64_t c = 0; c < width_; c += PANEL) {
-      pack_values(rows, c, span.value_words + c / PANEL * span.values.stride() / 4);
+      pack_values(rows, c, panel_words(span.value_words, span.values, c / PANEL));
     }
+  }
+
+  static uint32_t* panel_words(uint32_t* words, const Matrices& packed, int64_t panel) {
+    return words + panel / STRIP * packed.stride() / 4 + panel % STRIP * PANEL;
   }
 
   void pack_words(const uint32_t* const* rows, int64_t start, int64_t words, uint32_t* to) const {
     if (start + PANEL <= words && cached_.width % 2 == 0) {
-      return Isa::transpose(rows, start, to + start * PANEL);
+      return Isa::transpose(rows, start, STEP, to + start * STEP);
     }
     const int64_t bytes = cached_.slot_bytes();
     for (int64_t w = start; w < smaller(start + PANEL, words); ++w) {
@@ -192,7 +198,7 @@ class Attention {
         uint32_t word = 0;
         std::memcpy(&word, reinterpret_cast<const char*>(rows[r]) + 4 * w,
                     smaller(4, bytes - 4 * w));
-        to[w * PANEL + r] = word;
+        to[w * STEP + r] = word;
       }
     }
   }
@@ -201,10 +207,10 @@ class Attention {
   void pack_values(const uint32_t* const* rows, int64_t c, uint32_t* to) const {
     const int64_t count = smaller(PANEL, cached_.width - c);
     if (cached_.format == Format::float32) {
-      for (int64_t k = 0; k < SPAN; ++k, to += PANEL) copy_some(rows[k] + c, count, to);
+      for (int64_t k = 0; k < SPAN; ++k, to += STEP) copy_some(rows[k] + c, count, to);
       return;
     }
-    for (int64_t k = 0; k < SPAN; k += 2, to += PANEL) {
+    for (int64_t k = 0; k < SPAN; k += 2, to += STEP) {
       const uint16_t* even = reinterpret_cast<const uint16_t*>(rows[k]) + c;
       const uint16_t* odd = reinterpret_cast<const uint16_t*>(rows[k + 1]) + c;
       if (count == PANEL) {

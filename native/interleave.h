@@ -10,9 +10,9 @@ namespace moestro {
 // A template, so that files for different processors do not share compiled code.
 template <class Isa>
 struct PlainInterleave {
-  static void transpose(const uint32_t* const* rows, int64_t start, uint32_t* to) {
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
     for (int w = 0; w < 16; ++w) {
-      for (int r = 0; r < 16; ++r) std::memcpy(to + w * 16 + r, rows[r] + start + w, 4);
+      for (int r = 0; r < 16; ++r) std::memcpy(to + w * step + r, rows[r] + start + w, 4);
     }
   }
   static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {

@@ -18,8 +18,8 @@ struct Avx512 {
     __m512i value;
   };
   // Panels that a tile of so many rows takes: sums fill the registers, and no more.
-  static constexpr int tile_panels(bool is_quantized, int num_rows) {
-    return is_quantized ? (num_rows == 1 ? 4 : 2) : 4;
+  static constexpr int tile_panels(bool is_quantized, int) {
+    return is_quantized ? 2 : 4;
   }
 
   static Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
@@ -81,8 +81,8 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
   }
 
-  // Words of sixteen rows, side by side: to[w * 16 + r] = rows[r][w] for w < 16.
-  static void transpose(const uint32_t* const* rows, int64_t start, uint32_t* to) {
+  // Words of sixteen rows, side by side: to[w * step + r] = rows[r][start + w] for w < 16.
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
     __m512i a[16], b[16];
     for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + start);
     for (int i = 0; i < 16; i += 2) {
@@ -102,10 +102,10 @@ struct Avx512 {
       b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
     }
     for (int i = 0; i < 4; ++i) {
-      _mm512_storeu_si512(to + i * 16, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-      _mm512_storeu_si512(to + (i + 8) * 16, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-      _mm512_storeu_si512(to + (i + 4) * 16, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-      _mm512_storeu_si512(to + (i + 12) * 16, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+      _mm512_storeu_si512(to + i * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+      _mm512_storeu_si512(to + (i + 8) * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+      _mm512_storeu_si512(to + (i + 4) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
+      _mm512_storeu_si512(to + (i + 12) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
     }
   }
   // Halves of two rows in turn: to[c] has even[c] below odd[c], for c < 16.

@@ -12,6 +12,9 @@ namespace moestro {
 
 // Weights lie in panels of this many outputs: all inputs' weights for them, one input at a time.
 constexpr int64_t PANEL = 16;
+// Panels that lie side by side in a strip, word by word or group by group: a product reads a strip
+// from end to end, in one stream, which is what memory is fastest at.
+constexpr int64_t STRIP = 2;
 // Rows that share a weight while it is in a register.
 constexpr int64_t BLOCK_ROWS = 6;
 // Panels of one task. Four panels of gate and up make 32 hidden columns: one group.
@@ -40,19 +43,26 @@ constexpr int64_t num_words(Format format, int64_t depth) {
 
 constexpr int64_t num_groups(int64_t depth) { return divide_up(depth, GROUP); }
 
-// Bytes of a panel's weights, without the scales that follow them.
-constexpr int64_t code_bytes(Format format, int64_t depth) {
-  const int64_t bytes = num_words(format, depth) * PANEL * 4;
-  return format == Format::int4 ? bytes / 2 : bytes;
+// Panels of so many outputs, in whole strips.
+constexpr int64_t num_panels(int64_t outputs) {
+  return divide_up(outputs, STRIP * PANEL) * STRIP;
 }
 
-// Bytes of a whole panel: quantized ones end with a float16 for each group and output.
-constexpr int64_t panel_bytes(Format format, int64_t depth) {
-  const int64_t scales = is_quantized(format) ? num_groups(depth) * PANEL * 2 : 0;
-  return round_up(code_bytes(format, depth) + scales, 64);
+// Bytes of a group's codes in a strip.
+constexpr int64_t code_bytes(Format format) {
+  return GROUP * STRIP * PANEL / (format == Format::int4 ? 2 : 1);
 }
 
-// Matrices of one shape, one after the other. `bias` (one number per output) may be null.
+// Bytes of a group in a strip: behind its codes is a float16 for each output.
+constexpr int64_t group_bytes(Format format) { return code_bytes(format) + STRIP * PANEL * 2; }
+
+constexpr int64_t strip_bytes(Format format, int64_t depth) {
+  return is_quantized(format) ? num_groups(depth) * group_bytes(format)
+                              : num_words(format, depth) * STRIP * PANEL * 4;
+}
+
+// Matrices of one shape, one after the other, in whole strips. `bias` (one number per output) may
+// be null.
 struct Matrices {
   const char* data = nullptr;
   Format format = Format::float32;
@@ -62,9 +72,10 @@ struct Matrices {
   int64_t num_panels = 0;
   const float* bias = nullptr;
 
-  int64_t stride() const { return panel_bytes(format, depth); }
-  const char* panel(int64_t matrix, int64_t index) const {
-    return data + (matrix * num_panels + index) * stride();
+  int64_t stride() const { return strip_bytes(format, depth); }
+  // The strip that a panel lies in.
+  const char* strip(int64_t matrix, int64_t panel) const {
+    return data + (matrix * num_panels + panel) / STRIP * stride();
   }
 };
 

@@ -11,7 +11,7 @@ namespace moestro::MOESTRO_ISA {
 struct Memory {
   Memory(Workspace& workspace, const Stack& stack, const Step& step, const AttentionPlan& plan,
          int num_threads)
-      : mixture_width(round_up(stack.shape.latent, PANEL)) {
+      : mixture_width(num_panels(stack.shape.latent) * PANEL) {
     const Shape& shape = stack.shape;
     const int64_t rows = step.num_rows, heads = shape.num_heads;
     int64_t rank = 0, experts = 1, width = 1, shared_width = 1, joined_width = 0;

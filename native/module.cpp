@@ -135,8 +135,8 @@ class OwnStack {
 };
 
 void bind_parts(nb::module_& m) {
-  m.def("panel_bytes", [](int format, int64_t depth) {
-    return panel_bytes(static_cast<Format>(format), depth);
+  m.def("strip_bytes", [](int format, int64_t depth) {
+    return strip_bytes(static_cast<Format>(format), depth);
   });
   nb::class_<Matrices>(m, "Matrices")
       .def("__init__", [](Matrices* self, Address data, int format, int64_t num_matrices,

@@ -23,21 +23,23 @@ template <class Isa, Format F, int ROWS, class Emit>
 void multiply_rows(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
                    const Block& block, Emit& emit) {
   constexpr int PANELS = Isa::tile_panels(is_quantized(F), ROWS);
+  // What is left is whole strips, unless panels are taken one by one.
+  constexpr int REST = PANELS < STRIP ? 1 : STRIP;
   alignas(64) float values[ROWS * PANELS * PANEL];
   const int64_t stride = weights.stride(), last = panel + num_panels;
-  // The second loop alone serves single panels: one tile less to compile.
-  for (; PANELS > 1 && panel + PANELS <= last; panel += PANELS) {
-    Tile<Isa, F, ROWS, PANELS>::run(block, weights.panel(matrix, panel), stride, weights.depth,
+  for (; PANELS > REST && panel + PANELS <= last; panel += PANELS) {
+    Tile<Isa, F, ROWS, PANELS>::run(block, weights.strip(matrix, panel), 0, stride, weights.depth,
                                     values);
     emit(Outputs{values, PANELS * PANEL, ROWS, panel, PANELS});
   }
-  for (; panel < last; ++panel) {
-    Tile<Isa, F, ROWS, 1>::run(block, weights.panel(matrix, panel), stride, weights.depth, values);
-    emit(Outputs{values, PANEL, ROWS, panel, 1});
+  for (; panel < last; panel += REST) {
+    Tile<Isa, F, ROWS, REST>::run(block, weights.strip(matrix, panel), panel % STRIP, stride,
+                                  weights.depth, values);
+    emit(Outputs{values, REST * PANEL, ROWS, panel, REST});
   }
 }
 
-// Multiplies one block by some panels and hands the outputs to emit(Outputs), tile by tile.
+// Multiplies one block by some panels, the first of them first in its strip, and hands the outputs to emit(Outputs), tile by tile.
 template <class Isa, Format F, class Emit>
 void multiply_block(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
                     const Block& block, Emit emit) {

@@ -52,7 +52,9 @@ void Team::barrier() {
   if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     shared_.arrived.store(0, std::memory_order_relaxed);
     // Tasks of the phase after the next one are counted from here; nobody is in it yet.
-    shared_.counters[(next + 1) % 3].next.store(0, std::memory_order_relaxed);
+    for (int owner = 0; owner < size_; ++owner) {
+      shared_.counters[(next + 1) % 3 * size_ + owner].next.store(0, std::memory_order_relaxed);
+    }
     // Sequentially consistent, as is what sleepers do: either they see it or they are seen.
     shared_.epoch.store(next);
     if (shared_.num_sleeping.load() > 0) wake_all(shared_.epoch);
@@ -69,6 +71,7 @@ void Team::barrier() {
 
 void run_team(int num_threads, void (*work)(void*, Team&), void* context) {
   Team::Shared shared;
+  shared.counters = std::vector<Team::Shared::Counter>(3 * num_threads);
 #if defined(MOESTRO_STD_THREADS)
   std::vector<std::thread> others;
   for (int rank = 1; rank < num_threads; ++rank) {

@@ -7,22 +7,25 @@
 namespace moestro::MOESTRO_ISA {
 
 // How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
-// end of a page.
-constexpr int64_t PREFETCH_BYTES = 1024;
+// end of a page. Behind a strip lies the next one, so this also serves short strips.
+constexpr int64_t PREFETCH_BYTES = 2304;
 
 template <class Isa, Format F, int ROWS, int PANELS>
 struct Tile {
   using Lanes = typename Isa::Lanes;
   using Words = typename Isa::Words;
-  static constexpr int64_t WORD_BYTES = PANEL * 4;
 
-  // out[r * PANELS * PANEL + c] = the product of row r with column c of the panels.
-  static void run(const Block& block, const char* panels, int64_t stride, int64_t depth,
-                  float* out) {
+  // out[r * PANELS * PANEL + c] = the product of row r with column c of the panels: whole strips'
+  // from `strip` on, or the one panel of it on a `side`.
+  static void run(const Block& block, const char* strip, int64_t side, int64_t stride,
+                  int64_t depth, float* out) {
+    static_assert(PANELS == 1 || PANELS % STRIP == 0, "whole strips");
     Lanes sums[ROWS][PANELS];
     fill(sums, Isa::fill(0.0f));
+    const char* panels = strip + side * LINE;
     if constexpr (is_quantized(F)) {
-      add_groups(block, panels, stride, depth, sums);
+      const char* halves = strip + code_bytes(F) + side * PANEL * 2;
+      add_groups(block, panels, halves, stride, num_groups(depth), sums);
     } else {
       add_words(block, panels, stride, num_words(F, depth), sums);
     }
@@ -34,6 +37,19 @@ struct Tile {
   }
 
  private:
+  // One word of a panel's outputs, and of a strip's.
+  static constexpr int64_t LINE = PANEL * 4, STEP = STRIP * LINE;
+
+  // A block of so few rows is its matrix's only one, and a model's weights go round the caches: what
+  // is read once leaves them to all else that a step needs. Other blocks read them again.
+  static void ask_ahead(const char* line) {
+    __builtin_prefetch(line + PREFETCH_BYTES, 0, ROWS <= BLOCK_ROWS / 2 ? 0 : 3);
+  }
+
+  static const char* panel(const char* first, int64_t stride, int p, int64_t size) {
+    return first + p / STRIP * stride + p % STRIP * size;
+  }
+
   template <class Sum>
   static void fill(Sum (&sums)[ROWS][PANELS], Sum value) {
 #pragma GCC unroll 16
@@ -46,12 +62,13 @@ struct Tile {
   static void add_words(const Block& block, const char* panels, int64_t stride, int64_t count,
                         Lanes (&sums)[ROWS][PANELS]) {
     const uint32_t* x = block.words;
-    for (int64_t w = 0; w < count; ++w, x += ROWS, panels += WORD_BYTES) {
+    for (int64_t w = 0; w < count; ++w, x += ROWS, panels += STEP) {
       Words weights[PANELS];
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
-        __builtin_prefetch(panels + p * stride + PREFETCH_BYTES);
-        weights[p] = Isa::load(panels + p * stride);
+        const char* line = panel(panels, stride, p, LINE);
+        ask_ahead(line);
+        weights[p] = Isa::load(line);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
@@ -68,18 +85,18 @@ struct Tile {
     }
   }
 
-  static void add_groups(const Block& block, const char* panels, int64_t stride, int64_t depth,
-                         Lanes (&sums)[ROWS][PANELS]) {
-    const int64_t number = num_groups(depth);
-    const char* halves = panels + code_bytes(F, depth);
+  static void add_groups(const Block& block, const char* panels, const char* halves,
+                         int64_t stride, int64_t number, Lanes (&sums)[ROWS][PANELS]) {
     const float* scales = block.scales;
-    for (int64_t g = 0; g < number; ++g, scales += ROWS, halves += PANEL * 2) {
+    for (int64_t g = 0; g < number; ++g, scales += ROWS) {
       Words counts[ROWS][PANELS];
-      add_counts(block, panels + code_bytes(F, GROUP) * g, stride, g, counts);
+      add_counts(block, panels + group_bytes(F) * g, stride, g, counts);
       Lanes weight_scales[PANELS];
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
-        weight_scales[p] = Isa::load_half(reinterpret_cast<const uint16_t*>(halves + p * stride));
+        const char* from = panel(halves + group_bytes(F) * g, stride, p, PANEL * 2);
+        if (p % STRIP == 0) ask_ahead(from);
+        weight_scales[p] = Isa::load_half(reinterpret_cast<const uint16_t*>(from));
       }
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
@@ -106,12 +123,13 @@ struct Tile {
       for (int p = 0; p < PANELS; ++p) counts[r][p] = start;
     }
 #pragma GCC unroll 8
-    for (int w = 0; w < COUNT; ++w, panels += WORD_BYTES, x += ROWS) {
+    for (int w = 0; w < COUNT; ++w, panels += STEP, x += ROWS) {
       Words low[PANELS], high[PANELS];
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) {
-        __builtin_prefetch(panels + p * stride + PREFETCH_BYTES);
-        low[p] = Isa::load(panels + p * stride);
+        const char* line = panel(panels, stride, p, LINE);
+        ask_ahead(line);
+        low[p] = Isa::load(line);
         if constexpr (F == Format::int4) {
           high[p] = Isa::high_nibbles(low[p]);
           low[p] = Isa::low_nibbles(low[p]);

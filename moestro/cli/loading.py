@@ -1,11 +1,11 @@
-"""Models on their way to being ready, as a person at a terminal sees them.
+"""A model on its way to being ready, as a person at a terminal sees it.
 
 Everything goes to standard error. Knows backends, not what loads. Next: serving.py.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -17,11 +17,11 @@ _LOOK_EVERY_S = 0.1
 
 
 class Loading:
-    """Shows how far each model is. `fault` is why one of them can never be ready."""
+    """Shows how far a model is. `fault` is why it can never be ready."""
 
-    def __init__(self, backends: Sequence[LocalBackend]) -> None:
+    def __init__(self, backend: LocalBackend) -> None:
         self.fault: MoestroError | None = None
-        self._backends = backends
+        self._backend = backend
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -33,23 +33,24 @@ class Loading:
         )
 
     async def watch(self, stop_server: Callable[[], None]) -> None:
-        """Show progress until every model is ready; stop the server if one cannot be."""
+        """Show progress until the model is ready; stop the server if it cannot be."""
         began = time.monotonic()
         if self._console.is_terminal:
             self._progress.start()
         try:
-            await asyncio.gather(*(self._watch_one(backend) for backend in self._backends))
+            await self._wait()
         finally:
             # Elsewhere it would print an empty line.
             if self._console.is_terminal:
                 self._progress.stop()
         if self.fault is not None:
             stop_server()
-        elif all(backend.engine.state == "ready" for backend in self._backends):
-            self._say(f"ready after {time.monotonic() - began:.1f} s")
+        elif self._backend.engine.state == "ready":
+            name = self._backend.cards()[0].id
+            self._say(f"{name}: ready after {time.monotonic() - began:.1f} s")
 
-    async def _watch_one(self, backend: LocalBackend) -> None:
-        engine, name, said = backend.engine, backend.cards()[0].id, ""
+    async def _wait(self) -> None:
+        engine, name, said = self._backend.engine, self._backend.cards()[0].id, ""
         bar = self._progress.add_task(name, total=1.0, stage="")
         while engine.state not in ("ready", "stopped"):
             self._progress.update(bar, completed=engine.progress, stage=engine.stage)
@@ -58,7 +59,7 @@ class Loading:
             said = engine.stage
             await asyncio.sleep(_LOOK_EVERY_S)
         self._progress.update(bar, completed=1.0, stage=engine.state)
-        self.fault = self.fault or engine.fault
+        self.fault = engine.fault
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False, soft_wrap=True)

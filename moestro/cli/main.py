@@ -13,7 +13,19 @@ import typer
 import typer.main
 
 from moestro import __version__, logs
-from moestro.cli import bench, convert, demo, generate, inspect, keys, score, serve, train, xray
+from moestro.cli import (
+    bench,
+    convert,
+    demo,
+    generate,
+    inspect,
+    keys,
+    policy,
+    score,
+    serve,
+    train,
+    xray,
+)
 from moestro.errors import MoestroError
 
 app = typer.Typer(
@@ -32,9 +44,9 @@ app.command("score", rich_help_panel="Use a model")(score.score)
 app.command("bench", rich_help_panel="Look into a model")(bench.bench)
 app.command("inspect", rich_help_panel="Look into a model")(inspect.inspect)
 app.command("xray", rich_help_panel="Look into a model")(xray.xray)
+app.add_typer(policy.app, name="policy", rich_help_panel="Choose among models")
 app.command("convert", rich_help_panel="Make a model")(convert.convert)
-
-app.add_typer(keys.app, name="keys", rich_help_panel="Run a gateway")
+app.add_typer(keys.app, name="keys", rich_help_panel="Choose among models")
 
 
 @app.callback(invoke_without_command=True)

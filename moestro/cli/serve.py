@@ -1,15 +1,18 @@
 """`moestro serve`: models behind HTTP, with web pages. Next: wiring.py, serving.py."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moestro import settings
 from moestro.cli import options
+from moestro.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moestro.cli.wiring import ServeConfig
+    from moestro.server.config import ServerConfig
 
 
 def serve(
@@ -34,28 +37,57 @@ def serve(
 
     Example: [bold]moestro serve runs/demo --port 8000[/bold]
     """
+
+    def read() -> dict[str, Any]:
+        return load_tables(model_or_config, assignments or [], host=host, port=port)
+
+    tables = read()
+    if "models" in tables:
+        from moestro.cli.fleet import serve_fleet
+
+        serve_fleet(read)
+    else:
+        _serve_model(tables)
+
+
+def load_tables(
+    source: Path, assignments: Sequence[str], *, host: str | None, port: int | None
+) -> dict[str, Any]:
+    """Read a TOML file, or take a model's folder with every setting at its default."""
+    is_file = source.suffix == ".toml" and not source.is_dir()
+    tables = settings.load(source) if is_file else {"model": str(source)}
+    tables = settings.override(tables, assignments)
+    flags = {"host": host, "port": port}
+    given = {key: value for key, value in flags.items() if value is not None}
+    tables = settings.merge(tables, {"server": given})
+    if ("model" in tables) == ("models" in tables):
+        raise ConfigError("model: give one model, or several under [[models]], but not both")
+    return tables
+
+
+def _serve_model(tables: Mapping[str, Any]) -> None:
     import asyncio
 
     from moestro.cli import serving, wiring
     from moestro.cli.loading import Loading
     from moestro.errors import CheckpointError
 
-    config = wiring.load_serve_config(model_or_config, assignments or [], host=host, port=port)
-    wiring.check_tls(config.server)
+    config = settings.build(wiring.ServeConfig, tables)
+    serving.check_tls(config.server)
     with serving.listen(config.server) as listener:
-        backends = wiring.build_backends(config)
-        app, backend = wiring.build_server(backends, config.server)
-        _announce(config, listener.getsockname()[1], [each.cards()[0].id for each in backends])
-        loading = Loading(backends)
-        asyncio.run(serving.serve(app, backend, config.server, listener, loading.watch))
+        backend = wiring.build_backend(config)
+        app, watched = wiring.build_server(backend, config.server)
+        announce(config.server, listener.getsockname()[1], [backend.cards()[0].id])
+        loading = Loading(backend)
+        asyncio.run(serving.serve(app, watched, config.server, listener, loading.watch))
     if loading.fault is not None:
         raise CheckpointError(str(loading.fault))
 
 
-def _announce(config: "ServeConfig", port: int, names: list[str]) -> None:
+def announce(server: "ServerConfig", port: int, names: list[str]) -> None:
+    """Tell a person where to go, and warn if everybody can."""
     from moestro.cli.serving import is_private
 
-    server = config.server
     scheme = "http" if server.tls_cert is None else "https"
     host = {"0.0.0.0": "localhost", "::": "localhost"}.get(server.host, server.host)
     root = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

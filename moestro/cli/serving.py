@@ -10,7 +10,8 @@ import gc
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+import ssl
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,7 +23,7 @@ from moestro.errors import ConfigError
 from moestro.server.config import ServerConfig
 from moestro.server.connections import build_protocol
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAITING_CONNECTIONS = 2048
 _COLLECTED_OBJECTS = 20_000
 # For the last bytes to be written, once the backend has stopped.
@@ -53,6 +54,20 @@ def listen(config: ServerConfig) -> socket.socket:
         ) from error
 
 
+def check_tls(config: ServerConfig) -> None:
+    """Raise ConfigError if certificate and key cannot be used."""
+    if config.tls_cert is None or config.tls_key is None:
+        return
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    except OSError as error:
+        reason = error.strerror or "not a certificate and its key in PEM form"
+        raise ConfigError(
+            f"server.tls_cert {config.tls_cert} and server.tls_key {config.tls_key}: {reason}"
+        ) from error
+
+
 def is_private(host: str) -> bool:
     """Tell whether only this machine can reach an address."""
     with suppress(ValueError):
@@ -66,6 +81,8 @@ async def serve(
     config: ServerConfig,
     listener: socket.socket,
     on_start: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+    *,
+    signals: Collection[signal.Signals] = SIGNALS,
 ) -> None:
     """Serve until a signal comes or the function that `on_start` is given is called."""
     server = _Server(
@@ -83,7 +100,7 @@ async def serve(
     _calm_collector()
     ending = _Ending(server, backend, config.drain_s)
     beside = asyncio.create_task(on_start(ending.begin))
-    with ending.on_signals():
+    with ending.on_signals(signals):
         await ending.run(listener)
     beside.cancel()
     await asyncio.gather(beside, return_exceptions=True)
@@ -125,15 +142,15 @@ class _Ending:
         await self._backend.stop(0)
 
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
+    def on_signals(self, signals: Collection[signal.Signals]) -> Iterator[None]:
         """End on Ctrl-C or a service manager's word."""
         loop = asyncio.get_running_loop()
-        for name in _SIGNALS:
+        for name in signals:
             loop.add_signal_handler(name, self._tell)
         try:
             yield
         finally:
-            for name in _SIGNALS:
+            for name in signals:
                 loop.remove_signal_handler(name)
 
     def begin(self) -> None:

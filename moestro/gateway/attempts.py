@@ -17,7 +17,15 @@ from moestro.gateway.asked import Asked
 from moestro.gateway.config import GatewayConfig
 from moestro.gateway.events import Piece
 from moestro.gateway.faults import Fault
-from moestro.gateway.legs import Events, Incoming, Leg, check_status, read_whole_answer
+from moestro.gateway.legs import (
+    Events,
+    Incoming,
+    Leg,
+    check_status,
+    read_whole_answer,
+    read_whole_message,
+)
+from moestro.gateway.messages import MessagesTold
 from moestro.gateway.queue import Line
 from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
@@ -143,6 +151,8 @@ class Attempts:
         except BaseException as error:
             if isinstance(error, Fault):
                 member.health.note_fault(error)
+            else:
+                member.health.note_left()
             if leg is None:
                 line.leave(member)
             else:
@@ -157,13 +167,14 @@ class Attempts:
             return
         if not outgoing.asked.is_stream:
             leg.body = await incoming.read_whole(self._config.max_answer_bytes)
-            leg.piece = read_whole_answer(leg.body, name)
+            is_messages = outgoing.asked.kind == "messages"
+            leg.piece = (read_whole_message if is_messages else read_whole_answer)(leg.body, name)
             self._check_model(leg, leg.piece)
             return
         if not incoming.is_stream:
             raise Fault("garbage", f"{name} answered with something else than a stream")
         # Of its own, unless it goes on: what a try that failed was told must be forgotten.
-        told = outgoing.told or Told()
+        told = outgoing.told or _new_told(outgoing.asked)
         leg.events = Events(incoming, name, told, outgoing.join)
         leg.body = await leg.events.first()
         if outgoing.join is None:
@@ -178,6 +189,10 @@ class Attempts:
         if upstream.config.checks_model:
             raise Fault("model", message)
         leg.member.health.trouble = message
+
+
+def _new_told(asked: Asked) -> Told:
+    return MessagesTold() if asked.kind == "messages" else Told()
 
 
 def is_same_model(said: str, asked: str) -> bool:

@@ -85,15 +85,12 @@ class Passage:
                 return
             yield joined
         if not told.has_ended:
-            yield DONE
+            yield self._ending()
 
     async def _go_on(self, cause: Fault) -> bytes | None:
         """Return the first events of whoever goes on; None where nobody can."""
-        told, trace = self.told, self.trace
+        trace = self.trace
         for model in self._heirs():
-            if trace.num_failovers >= max(1, self.config.retries):
-                break
-            trace.num_failovers += 1
             broken = self.leg.member
             self.broken.add(broken.name)
             is_other = model != trace.model
@@ -109,17 +106,18 @@ class Passage:
             self.leg = leg
             self.outgoing = outgoing
             broken.health.num_failovers += 1
+            trace.num_failovers += 1
             trace.model, trace.member = model, leg.member
             self.on_failover(broken.name)
             declared = _CONTINUED % ascii(model)[1:-1].encode() if is_other else b""
             return declared + leg.body
         log.warning("request %s is lost: %s", trace.call.request_id, cause)
-        return None if not told.has_ended else b""
+        return None
 
     def _heirs(self) -> list[str]:
         """Return the models that may go on: the same one, others only where it is right."""
         told = self.told
-        if not self.asked.is_repeatable:
+        if not self.asked.is_repeatable or self.trace.num_failovers >= self.config.retries:
             return []
         others = [name for name in self.choice.models if name != self.trace.model]
         if not told.is_visible:
@@ -147,5 +145,13 @@ class Passage:
     def _error_event(self, cause: Fault) -> bytes:
         message = f"the answer broke off, and nobody could go on with it: {cause}"
         self.error = str(cause)
+        if self.asked.kind == "messages":
+            said = {"type": "error", "error": {"type": "api_error", "message": message}}
+            return b"event: error\n" + write_event(said)
         error = {"message": message, "type": "server_error", "param": None, "code": "unavailable"}
         return write_event({"error": error})
+
+    def _ending(self) -> bytes:
+        if self.asked.kind == "messages":
+            return b"event: message_stop\n" + write_event({"type": "message_stop"})
+        return DONE

@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from moestro import settings
+from moestro.api.cards import ModelCard
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig
 
@@ -137,16 +138,26 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalServer:
+    """Where a local model is served, like http://127.0.0.1:4711/v1, and what is known of it."""
+
+    url: str
+    card: ModelCard
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fleet:
     """All models, the policy that chooses for `auto`, and how requests are passed on.
 
-    `local_urls` is where child processes serve models that have a path, once they run.
+    Models that have a path are served by child processes: `local` says where, once they run, and
+    `local_key` names the variable that holds the key they ask for.
     """
 
     models: tuple[FleetModel, ...]
     policy: PolicyConfig | None = None
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
-    local_urls: Mapping[str, str] = field(default_factory=dict)
+    local: Mapping[str, LocalServer] = field(default_factory=dict)
+    local_key: str | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -163,16 +174,19 @@ class Fleet:
         """The models' names."""
         return tuple(model.name for model in self.models)
 
-    def with_local_urls(self, urls: Mapping[str, str]) -> "Fleet":
-        """Return the fleet with the addresses, like http://127.0.0.1:4711/v1, of local models."""
-        return replace(self, local_urls={**self.local_urls, **urls})
+    def with_local(self, servers: Mapping[str, LocalServer], key: str | None = None) -> "Fleet":
+        """Return the fleet with the servers of its local models."""
+        return replace(self, local={**self.local, **servers}, local_key=key)
 
     def backends_of(self, model: FleetModel) -> tuple[BackendConfig, ...]:
         """Return a model's servers: none of a local one that does not run yet."""
         if not model.is_local:
             return model.backends
-        url = self.local_urls.get(model.name)
-        return () if url is None else (BackendConfig(url=url, model=model.name),)
+        server = self.local.get(model.name)
+        if server is None:
+            return ()
+        key = None if self.local_key is None else f"env:{self.local_key}"
+        return (BackendConfig(url=server.url, model=model.name, key=key),)
 
     def check_keys(self) -> None:
         """Raise ConfigError, naming model and variable, if a backend's key is not there."""

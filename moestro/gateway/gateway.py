@@ -6,19 +6,21 @@ go on as they come. Next: asked.py, choosing.py, attempts.py, failover.py.
 
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from moestro.api.fleet_view import FleetView
-from moestro.api.record import OnFinished, Outcome, Record
+from moestro.api.record import OnFinished, Outcome
 from moestro.api.relay import Call, Reply
 from moestro.errors import BackendError, CapacityError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
-from moestro.gateway.choosing import Chooser, Floor, Permits, Policy
+from moestro.gateway.books import Books, Door, Finished, status_of, text_of
+from moestro.gateway.cascade import Sieve, is_good, may_cascade
+from moestro.gateway.choosing import Choice, Chooser, Floor, Permits, Policy
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
-from moestro.gateway.fleet import Fleet, FleetModel, Price
+from moestro.gateway.fleet import Fleet, FleetModel
 from moestro.gateway.health import Health
 from moestro.gateway.legs import Leg
 from moestro.gateway.metrics import GatewayMetrics
@@ -28,22 +30,22 @@ from moestro.gateway.refused import pass_refusal
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
-from moestro.gateway.trace import Trace, outcome_of, tell_all
+from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of
 from moestro.gateway.upstream import Connections, build_upstream
-
-_BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
-_NO_PRICE = Price()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What a gateway has around it; left out, it is one worker on its own.
 
-    `listeners` get each request's record. `shared` and `conversations` are what several workers
+    `listeners` get each request's record, `after` each answer with its text; `door` lets requests
+    in and keeps what became of them. `shared` and `conversations` are what several workers
     have in common. `floor` tells whether a policy may be trusted, `permits` what callers may ask.
     """
 
     listeners: Sequence[OnFinished] = ()
+    after: Sequence[Callable[[Finished], None]] = ()
+    door: Door | None = None
     shared: Shared | None = None
     conversations: Conversations | None = None
     floor: Floor | None = None
@@ -77,11 +79,22 @@ class Gateway:
         )
         self._metrics = around.metrics or GatewayMetrics()
         self._tally = Tally(fleet, self._lines, self._chooser)
-        self._listeners = (self._tally.add, self._metrics.add, *around.listeners)
+        self._books = Books(
+            self._prices,
+            self._chooser,
+            listeners=(self._tally.add, self._metrics.add, *around.listeners),
+            door=around.door,
+            after=around.after,
+        )
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
         self._probes: Probes | None = None
+
+    @property
+    def num_open(self) -> int:
+        """How many requests are under way."""
+        return self._books.num_open
 
     @property
     def chooser(self) -> Chooser:
@@ -117,23 +130,27 @@ class Gateway:
 
         Errors are those of a Backend.
         """
-        if KINDS.get(call.path, "messages") == "messages":
+        if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
         trace = Trace(call=call)
+        self._books.open()
         try:
             return await self._relay(trace)
         except BaseException as error:
             outcome = outcome_of(error)
             shown = str(error) if isinstance(error, MoestroError) else type(error).__name__
-            self._end(trace, outcome, status_of(error, outcome), shown)
+            self._books.close(trace, outcome, status_of(error, outcome), shown)
             raise
 
     async def _relay(self, trace: Trace) -> Reply | None:
         asked = trace.asked = read_call(trace.call)
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
         trace.reason = choice.reason
+        self._books.admit(trace)
         outgoing = Outgoing(asked=asked)
-        leg = await self._open(trace, outgoing)
+        leg = await self._cascade(trace, choice) if self._is_cascade(trace) else None
+        if leg is None:
+            leg = await self._open(trace, outgoing)
         trace.first_s = trace.elapsed_s()
         self._chooser.settle(asked, choice, trace.model)
         if leg.status != 200:
@@ -141,6 +158,40 @@ class Gateway:
         if asked.is_stream:
             return self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
+
+    def _is_cascade(self, trace: Trace) -> bool:
+        assert trace.asked is not None
+        assert trace.choice is not None
+        return trace.choice.cascade is not None and may_cascade(trace.asked)
+
+    async def _cascade(self, trace: Trace, choice: Choice) -> Leg | None:
+        """Return the small model's answer if it is kept; None where the others shall be asked."""
+        assert trace.asked is not None
+        assert choice.cascade is not None
+        assert self._attempts is not None, "the gateway was not started"
+        small, *rest = choice.models
+        sieve = Sieve(trace.asked)
+        trace.choice = replace(choice, models=tuple(rest))
+        try:
+            leg = await self._attempts.open(small, sieve.outgoing(), trace)
+        except (BackendError, CapacityError):
+            trace.reason = f"cascade; {small} did not answer"
+            return None
+        try:
+            is_kept = await is_good(leg, sieve, choice.cascade, self.fleet.gateway.cascade_tokens)
+        except BaseException:
+            leg.close()
+            raise
+        if is_kept:
+            trace.choice = choice
+            trace.model, trace.member, trace.reason = small, leg.member, "cascade: kept"
+            return leg
+        leg.close()
+        trace.reason = "cascade: not sure enough"
+        trace.wasted_tokens = len(sieve.logprobs)
+        num_prompt = len(trace.call.body) // BYTES_PER_TOKEN
+        trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
+        return None
 
     async def _open(self, trace: Trace, outgoing: Outgoing) -> Leg:
         """Ask the model chosen; if none of its backends answers, the next one."""
@@ -152,7 +203,7 @@ class Gateway:
                 leg = await self._attempts.open(model, outgoing, trace)
             except (BackendError, CapacityError) as error:
                 last = last or error
-                trace.reason = f"{trace.choice.reason}; {model} did not answer"
+                trace.reason = f"{trace.reason}; {model} did not answer"
                 continue
             trace.model, trace.member = model, leg.member
             return leg
@@ -165,7 +216,8 @@ class Gateway:
         trace.num_events = _count_whole(leg.piece)
         headers = trace.headers(leg.incoming.content_type)
         leg.member.health.note_success(trace.first_s, trace.elapsed_s())
-        self._end(trace, "answered", 200)
+        answer = text_of(leg.body) if self._books.reads_answers else ""
+        self._books.close(trace, "answered", 200, None, answer)
         return Reply(status=200, headers=headers, body=leg.body, spent=trace.spent)
 
     def _pass_stream(self, trace: Trace, outgoing: Outgoing, leg: Leg) -> Reply:
@@ -192,7 +244,8 @@ class Gateway:
         leg.close()
         leg.member.health.note_success()
         reply = pass_refusal(leg, trace)
-        self._end(trace, "refused", leg.status, f"{leg.member.name} refused the request")
+        error = f"{leg.member.name} refused the request"
+        self._books.close(trace, "refused", leg.status, error)
         return reply
 
     def _end_stream(self, passage: Passage, outcome: Outcome) -> None:
@@ -202,28 +255,20 @@ class Gateway:
         if outcome == "answered":
             passage.leg.member.health.latency.whole.add(trace.elapsed_s())
         self._metrics.count_events(trace.model, told.num_tokens)
-        self._end(trace, outcome, 200, passage.error)
+        self._books.close(trace, outcome, 200, passage.error, told.text)
 
-    def _end(self, trace: Trace, outcome: Outcome, status: int, error: str | None = None) -> None:
-        """Make the record of a request and give it to all who want it, once."""
-        if trace.is_finished:
-            return
-        trace.is_finished = True
-        strongest = self._chooser.strongest
-        price = self._prices.get(trace.model, _NO_PRICE)
-        best = None if strongest is None else self._prices[strongest]
-        record: Record = trace.record(outcome, status, price, best, error)
-        tell_all(self._listeners, record)
+    def _is_raw(self, call: Call) -> bool:
+        """Tell whether a call to /v1/messages names a model whose backends all speak that."""
+        try:
+            line = self._lines.get(read_call(call).model)
+        except MoestroError:
+            # The routes will say what is wrong with it.
+            return False
+        members = line.members if line is not None else ()
+        return bool(members) and all(each.upstream.dialect == "anthropic" for each in members)
 
     def _is_up(self, model: str) -> bool:
         return any(member.health.may_ask() for member in self._lines[model].members)
-
-
-def status_of(error: BaseException, outcome: Outcome) -> int:
-    """Return the status that the server will give an error, for the record."""
-    if isinstance(error, CapacityError):
-        return 429
-    return _BROKEN_STATUS.get(outcome, 500)
 
 
 def _build_line(

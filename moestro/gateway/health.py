@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from moestro.api.fleet_view import BackendView, LatencyView
 from moestro.gateway import breaker as breakers
@@ -139,6 +140,12 @@ class Health:
         before = self._shared.read_breaker(self.name)
         after = breakers.after_failure(before, now, self._config)
         self._shared.write_breaker(self.name, after)
+
+    def note_left(self) -> None:
+        """Take it that a request ended without telling anything: the next one may tell."""
+        before = self._shared.read_breaker(self.name)
+        if before.probed_at:
+            self._shared.write_breaker(self.name, replace(before, probed_at=0.0))
 
     def note_probe(self, trouble: str | None) -> None:
         """Take what a probe found; one that failed says so, but only requests open the breaker."""

@@ -11,6 +11,7 @@ import msgspec
 
 from moestro.gateway.events import Cutter, Garbage, Piece, split
 from moestro.gateway.faults import Fault
+from moestro.gateway.messages import read_message
 from moestro.gateway.queue import Line, Member
 from moestro.gateway.told import BrokenAnswer, Told
 
@@ -191,4 +192,12 @@ def read_whole_answer(body: bytes, name: str) -> Piece | None:
         raise Fault("status", f"{name} answered with an error")
     if not piece.choices:
         raise Fault("garbage", f"{name} answered with something else than an answer")
+    return piece
+
+
+def read_whole_message(body: bytes, name: str) -> Piece:
+    """Check that a body is a message of Anthropic's; return what is known of it."""
+    piece = read_message(body)
+    if piece is None:
+        raise Fault("garbage", f"{name} answered with something else than a message")
     return piece

@@ -54,9 +54,7 @@ class GatewayMetrics:
     def add(self, record: Record) -> None:
         """Count a request that has ended."""
         model = record.model
-        # Without details that would make a series of every few requests.
-        reason = record.reason.partition(";")[0].partition(":")[0]
-        labels = (model, record.backend, reason, record.outcome, str(record.status))
+        labels = (model, record.backend, _kind_of(record), record.outcome, str(record.status))
         self._requests.labels(*labels).inc()
         if record.num_attempts:
             self._attempts.labels(model).inc(record.num_attempts)
@@ -86,3 +84,11 @@ def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
     return Histogram(
         f"moestro:gateway_{name}", text, ("model",), registry=registry, buckets=_SECONDS
     )
+
+
+def _kind_of(record: Record) -> str:
+    """Return a reason without the numbers that would make a series of every few requests."""
+    first = record.reason.partition(";")[0]
+    if first.startswith("cascade") or record.digest is None:
+        return first
+    return "policy"

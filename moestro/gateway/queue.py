@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from moestro.errors import BackendError, CapacityError
@@ -144,18 +144,16 @@ class Line:
 
     def _serve(self) -> None:
         """Give free places to those who wait, callers in turn."""
-        for waiter in self._in_turn():
+        while self._waiting:
+            caller, its = next(iter(self._waiting.items()))
+            waiter = its[0]
             member = self._find_place(waiter.tried, waiter.barred)
             if member is None:
                 return
             self._remove(waiter)
+            if caller in self._waiting:
+                self._waiting.move_to_end(caller)
             waiter.place.set_result(member)
-
-    def _in_turn(self) -> Iterator[_Waiter]:
-        while self._waiting:
-            caller = next(iter(self._waiting))
-            self._waiting.move_to_end(caller)
-            yield self._waiting[caller][0]
 
     def _look(self) -> None:
         """Look for places again and again while somebody waits."""

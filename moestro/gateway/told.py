@@ -27,7 +27,6 @@ class Told:
         self._texts: list[str] = []
         self._is_single = True
         self._is_plain = True
-        self._has_offsets = False
 
     @property
     def text(self) -> str:
@@ -97,9 +96,8 @@ class Told:
             return False
         if asked.kind == "completion":
             # Offsets and an echo are counted from the prompt's beginning.
-            return isinstance(asked.look("prompt"), str) and not (
-                asked.has("echo") or self._has_offsets
-            )
+            has_offsets = asked.has("echo") or asked.look("logprobs") is not None
+            return isinstance(asked.look("prompt"), str) and not has_offsets
         return True
 
     def _take_choice(self, choice: Choice) -> None:
@@ -110,7 +108,6 @@ class Told:
         delta = choice.delta
         if delta is None:
             text: object = choice.text
-            self._has_offsets = self._has_offsets or choice.logprobs is not None
         else:
             text = delta.content
             thought = delta.reasoning_content or delta.reasoning

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from moestro.api.record import OnFinished, Outcome, Record
 from moestro.api.relay import Call, Spent
-from moestro.errors import CapacityError, ConfigError, DataError, UnknownModelError
+from moestro.errors import (
+    CapacityError,
+    ConfigError,
+    DataError,
+    ForbiddenError,
+    QuotaError,
+    UnknownKeyError,
+    UnknownModelError,
+)
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import Choice
 from moestro.gateway.events import Usage
@@ -17,6 +25,18 @@ from moestro.gateway.fleet import Price
 from moestro.gateway.queue import Member
 
 log = logging.getLogger(__name__)
+
+# As a rule.
+BYTES_PER_TOKEN = 4
+_REFUSALS = (
+    CapacityError,
+    ConfigError,
+    DataError,
+    ForbiddenError,
+    QuotaError,
+    UnknownKeyError,
+    UnknownModelError,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,6 +54,7 @@ class Trace:
     usage: Usage | None = None
     num_events: int = 0
     wasted_tokens: int = 0
+    wasted_usd: float = 0.0
     first_s: float | None = None
     num_attempts: int = 0
     num_failovers: int = 0
@@ -96,7 +117,7 @@ class Trace:
             completion_tokens=num_completion,
             wasted_tokens=self.wasted_tokens,
             is_estimated=bool(self.model) and not is_known,
-            cost_usd=price.cost_usd(num_prompt, num_completion + self.wasted_tokens),
+            cost_usd=price.cost_usd(num_prompt, num_completion) + self.wasted_usd,
             strongest_cost_usd=(
                 None if strongest is None else strongest.cost_usd(num_prompt, num_completion)
             ),
@@ -110,7 +131,7 @@ class Trace:
 
 def outcome_of(error: BaseException) -> Outcome:
     """Return how a request ended that raised an error before its answer began."""
-    if isinstance(error, CapacityError | ConfigError | DataError | UnknownModelError):
+    if isinstance(error, _REFUSALS):
         return "refused"
     return "failed" if isinstance(error, Exception) else "left"
 
@@ -140,8 +161,7 @@ def tell_all(listeners: tuple[OnFinished, ...], record: Record) -> None:
 
 
 def _estimate_prompt(call: Call, asked: Asked | None) -> int:
-    # Four bytes make a token, as a rule.
-    return len(call.body) // 4 if asked is not None else 0
+    return len(call.body) // BYTES_PER_TOKEN if asked is not None else 0
 
 
 def _latin(text: str) -> str:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,8 +20,9 @@ from moestro.api.chunks import Chunk, Started
 from moestro.api.relay import ASKER, Asker, Call
 from moestro.api.stats import State, Stats
 from moestro.errors import BackendError, ConfigError
+from moestro.gateway.current import CurrentGateway
 from moestro.gateway.events import Cutter, read_data, split
-from moestro.gateway.fleet import AUTO
+from moestro.gateway.fleet import AUTO, FleetModel
 from moestro.gateway.gateway import Gateway
 from moestro.gateway.writing import read_chunks, write_request
 
@@ -30,7 +32,7 @@ _LOOK_S = 0.05
 class Translated:
     """Answers requests through a gateway, which it starts and stops."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway | CurrentGateway) -> None:
         self._gateway = gateway
         self._created = int(time.time())
         self._is_ready = False
@@ -52,18 +54,7 @@ class Translated:
 
     def cards(self) -> Sequence[ModelCard]:
         """Return the fleet's models, and `auto` where a policy chooses."""
-        cards = [
-            ModelCard(
-                id=model.name,
-                created=self._created,
-                owned_by="moestro" if model.is_local else "upstream",
-                context_length=model.context_length,
-                has_chat_template=True,
-                input_usd_per_mtok=model.price.input_usd_per_mtok,
-                output_usd_per_mtok=model.price.output_usd_per_mtok,
-            )
-            for model in self._gateway.fleet.models
-        ]
+        cards = [self._card(model) for model in self._gateway.fleet.models]
         if self._gateway.chooser.strongest is None:
             return cards
         auto = ModelCard(id=AUTO, created=self._created, context_length=0, has_chat_template=True)
@@ -110,6 +101,21 @@ class Translated:
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """Refuse: tokens are the backends' own."""
         raise ConfigError("tokens are not known here: ask a model's own server")
+
+    def _card(self, model: FleetModel) -> ModelCard:
+        server = self._gateway.fleet.local.get(model.name)
+        card = ModelCard(
+            id=model.name,
+            created=self._created,
+            owned_by="upstream",
+            context_length=model.context_length,
+            has_chat_template=True,
+        )
+        return replace(
+            card if server is None else server.card,
+            input_usd_per_mtok=model.price.input_usd_per_mtok,
+            output_usd_per_mtok=model.price.output_usd_per_mtok,
+        )
 
     def _state(self) -> State:
         if self._is_draining:

@@ -198,17 +198,14 @@ class Incoming:
 
     async def read_whole(self, most_bytes: int) -> bytes:
         """Return all of it; a Fault if it has more bytes than it may."""
-        data = await self.read()
-        if not data:
-            return data
-        pieces = [data]
-        size = len(data)
+        pieces: list[bytes] = []
+        size = 0
         while data := await self.read():
             size += len(data)
             if size > most_bytes:
                 raise Fault("garbage", f"{self.upstream.name} answered with too many bytes")
             pieces.append(data)
-        return data.join(pieces) if len(pieces) > 1 else pieces[0]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
         """End it; a connection whose answer came whole is kept for the next request."""

@@ -40,7 +40,9 @@ def write_request(request: Request) -> dict[str, Any]:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.options.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": request.options.top_logprobs}
+    is_chat = isinstance(request, ChatRequest)
     body |= optional | _write_options(request.options)
+    body |= _write_constraint(request.options.constraint, is_chat=is_chat)
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -104,20 +106,26 @@ def _write_options(options: Options) -> dict[str, Any]:
         "experts": options.experts,
         "priority": options.priority or None,
         "xray": options.wants_xray or None,
-        **_write_constraint(options.constraint),
     }
 
 
-def _write_constraint(constraint: Constraint | None) -> dict[str, Any]:
+def _write_constraint(constraint: Constraint | None, *, is_chat: bool) -> dict[str, Any]:
     if constraint is None:
         return {}
-    if constraint.kind == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    if constraint.kind == "json_schema":
-        schema = {"name": "answer", "schema": msgspec.Raw(constraint.source.encode())}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    name = "regex" if constraint.kind == "regex" else "grammar"
-    return {"structured_outputs": {name: constraint.source}}
+    match constraint.kind:
+        case "json_object" if is_chat:
+            return {"response_format": {"type": "json_object"}}
+        case "json_object":
+            return {"structured_outputs": {"json_object": True}}
+        case "json_schema" if is_chat:
+            schema = {"name": "answer", "schema": msgspec.Raw(constraint.source.encode())}
+            return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        case "json_schema":
+            return {"structured_outputs": {"json": msgspec.Raw(constraint.source.encode())}}
+        case "regex":
+            return {"structured_outputs": {"regex": constraint.source}}
+        case "lark":
+            return {"structured_outputs": {"grammar": constraint.source}}
 
 
 def read_chunks(event: Mapping[str, Any]) -> Iterator[Chunk]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moestro.errors import ConfigError
 from moestro.ops.kernels import PackedExperts, Visits
-from moestro.ops.panels import PANEL, Panels, panel_bytes
+from moestro.ops.panels import PANEL, Panels, strip_bytes
 
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
@@ -89,11 +89,11 @@ class NativeKernels:
     def matrices(self, weights: Panels, bias_N: Tensor | None = None) -> Any:
         """Describe packed weights to C++; the caller keeps the tensors alive."""
         data_HnB = weights.data_HnB
-        H, n, B = data_HnB.shape
+        H, _, B = data_HnB.shape
         assert data_HnB.is_contiguous()
         assert data_HnB.is_cpu
-        assert panel_bytes(weights.kind, weights.depth) == B
-        assert weights.num_outputs <= n * PANEL
+        assert strip_bytes(weights.kind, weights.depth) == B
+        assert weights.num_outputs <= weights.num_panels * PANEL
         assert bias_N is None or bias_N.shape == (weights.num_outputs,)
         return self.native.Matrices(
             data_HnB.data_ptr(),
@@ -101,7 +101,7 @@ class NativeKernels:
             H,
             weights.num_outputs,
             weights.depth,
-            n,
+            weights.num_panels,
             0 if bias_N is None else bias_N.data_ptr(),
         )
 

@@ -1,12 +1,13 @@
-"""Weights as the native kernels read them: panels of 16 outputs, word after word of inputs.
+"""Weights as the native kernels read them: strips of 32 outputs, word after word of inputs.
 
-A word is 32 bits: one float32, two bfloat16, four int8 codes or eight int4 codes of one output. A
-quantized panel ends with its groups' scales. Packed once after loading; `unpack` takes them back,
-for the kernels' twin. Knows matrices, not what they are for. Next: kernels.py.
+A word is 32 bits: one float32, two bfloat16, four int8 codes or eight int4 codes of one output. In
+a quantized strip each group's codes are followed by its scales. A strip's halves are panels, the
+unit in which kernels work. Packed once after loading; `unpack` takes them back, for the kernels'
+twin. Knows matrices, not what they are for. Next: kernels.py.
 
-Shapes: H matrices of one shape, N outputs, D inputs, n panels, W outputs of a panel, Q words of an
-output, g groups of inputs, B bytes of a panel, E experts or rows of `kv_b_proj` per head, F expert
-width, G = 2F, C latent width.
+Shapes: H matrices of one shape, N outputs, D inputs, n strips, W outputs of a strip or of a panel
+of it, Q words of an output, g groups of inputs, q words of a group, B bytes of a strip, E experts
+or rows of `kv_b_proj` per head, F expert width, G = 2F, C latent width.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from moestro.ops.quantize import GROUP, Quantized, dequantize, num_groups, quant
 
 # native/kernels.h has the same numbers.
 PANEL = 16
+STRIP = 2
 _LINE = 64
+_OUTPUTS = STRIP * PANEL
 # The sign of each byte of a word.
 _SIGNS = -0x7F7F7F80
 
@@ -35,7 +38,7 @@ KINDS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfl
 
 @dataclass(frozen=True)
 class Panels:
-    """Packed matrices of a kind; outputs beyond `num_outputs` are zeros that fill a panel."""
+    """Packed matrices of a kind; outputs beyond `num_outputs` are zeros that fill a strip."""
 
     data_HnB: Tensor
     kind: WeightKind
@@ -50,7 +53,7 @@ class Panels:
     @property
     def num_panels(self) -> int:
         """How many panels each matrix has."""
-        return self.data_HnB.shape[1]
+        return self.data_HnB.shape[1] * STRIP
 
 
 # Packs the weights of a name; the names are those of the module that asks.
@@ -66,13 +69,13 @@ class PanelWriter:
     def __init__(
         self, kind: WeightKind, num_matrices: int, shape: tuple[int, int], is_gate_up: bool = False
     ) -> None:
-        """Make room for matrices of a shape (N, D), with twice as many panels for gate and up."""
+        """Make room for matrices of a shape (N, D); a panel of gates lies beside one of ups."""
         N, D = shape
-        self._step = 2 if is_gate_up else 1
-        self._num_words = _num_words(kind, D)
-        num_panels = -(-N // PANEL) * self._step
-        data_HnB = _allocate(num_matrices, num_panels, panel_bytes(kind, D))
-        num_outputs = num_panels * PANEL if is_gate_up else N
+        # How many outputs of a matrix lie side by side.
+        self._width = PANEL if is_gate_up else _OUTPUTS
+        num_strips = -(-N // self._width)
+        data_HnB = _allocate(num_matrices, num_strips, strip_bytes(kind, D))
+        num_outputs = num_strips * _OUTPUTS if is_gate_up else N
         self.panels = Panels(data_HnB, kind, num_outputs, D)
 
     def put(self, weight_ND: Tensor, matrix: int, half: int = 0) -> None:
@@ -89,17 +92,28 @@ class PanelWriter:
     def put_codes(self, weights: Quantized, matrix: int, half: int = 0) -> None:
         """Put a matrix in that is quantized already: bits change places and nothing else."""
         assert weights.kind == self.panels.kind
-        words_nQW = self._put_words(_view(weights.codes, torch.int32), matrix, half)
+        words_ngqW = self._put_words(_view(weights.codes, torch.int32), matrix, half)
         if weights.kind == "int8":
             # The kernels' products want weights without a sign.
-            words_nQW ^= _SIGNS
-        halves_nB = self.panels.data_HnB.view(torch.float16)[matrix, half :: self._step]
-        start, size = self._num_words * PANEL * 2, weights.scales.shape[1] * PANEL
-        _transpose(weights.scales, halves_nB[:, start : start + size])
+            words_ngqW ^= _SIGNS
+        scales_HngW = _split(self.panels)[1]
+        self._transpose(weights.scales[..., None], scales_HngW[:, :, :, None], matrix, half)
 
     def _put_words(self, words_NQ: Tensor, matrix: int, half: int) -> Tensor:
-        words_nB = self.panels.data_HnB.view(torch.int32)[matrix, half :: self._step]
-        return _transpose(words_NQ, words_nB[:, : self._num_words * PANEL])
+        words_HngqW = _split(self.panels)[0]
+        g = words_HngqW.shape[2]
+        return self._transpose(words_NQ.unflatten(1, (g, -1)), words_HngqW, matrix, half)
+
+    def _transpose(self, rows_Ngq: Tensor, to_HngqW: Tensor, matrix: int, half: int) -> Tensor:
+        """Write rows side by side; return what was written, (n, g, q, W)."""
+        width = self._width
+        to_ngqW = to_HngqW[matrix, ..., half * width : (half + 1) * width]
+        num_whole, rest = divmod(len(rows_Ngq), width)
+        whole_nWgq = rows_Ngq[: num_whole * width].unflatten(0, (num_whole, width))
+        to_ngqW[:num_whole] = whole_nWgq.permute(0, 2, 3, 1)
+        if rest:
+            to_ngqW[num_whole, ..., :rest] = rows_Ngq[num_whole * width :].permute(1, 2, 0)
+        return to_ngqW
 
 
 def pack(weight_HND: Tensor, kind: WeightKind) -> Panels:
@@ -133,73 +147,63 @@ def unpack(panels: Panels) -> Tensor:
     kind, depth = panels.kind, panels.depth
     if kind == "int8" or kind == "int4":
         return dequantize(_unpack_quantized(panels, kind))
-    words_HNQ = _unpack_words(panels.data_HnB, _num_words(kind, depth))[:, : panels.num_outputs]
+    words_HNQ = _rows(_split(panels)[0], panels.num_outputs)
     return _view(words_HNQ, KINDS[kind])[..., :depth].float()
 
 
 def unpack_gate_up(panels: Panels, width: int) -> Tensor:
     """Return the projections (E, G, D) of experts of a width, the gate's rows first."""
-    data_HnB, kind, depth = panels.data_HnB, panels.kind, panels.depth
-    halves = [unpack(Panels(data_HnB[:, first::2], kind, width, depth)) for first in (0, 1)]
-    return torch.cat(halves, dim=1)
+    halves_EnhWD = unpack(panels).unflatten(1, (-1, STRIP, PANEL))
+    return halves_EnhWD.transpose(1, 2).flatten(2, 3)[:, :, :width].flatten(1, 2)
 
 
-def panel_bytes(kind: WeightKind, depth: int) -> int:
-    """Return how many bytes a panel takes: its words, its scales, and what fills its last line."""
-    size = _num_words(kind, depth) * PANEL * 4
-    if kind == "int8" or kind == "int4":
-        size += num_groups(depth) * PANEL * 2
-    return -(-size // _LINE) * _LINE
+def strip_bytes(kind: WeightKind, depth: int) -> int:
+    """Return how many bytes a strip takes: its words, and its scales if it has them."""
+    groups, words = _num_words(kind, depth)
+    scale_bytes = 2 if kind == "int8" or kind == "int4" else 0
+    return groups * (words * 4 + scale_bytes) * _OUTPUTS
 
 
-def _num_words(kind: WeightKind, depth: int) -> int:
-    """Return how many 32-bit words an output's weights take."""
+def _num_words(kind: WeightKind, depth: int) -> tuple[int, int]:
+    """Return into how many groups an output's weights fall, and the 32-bit words of a group."""
     if kind == "float32":
-        return depth
+        return 1, depth
     if kind == "bfloat16":
-        return -(-depth // 2)
-    return num_groups(depth) * (GROUP // 4 if kind == "int8" else GROUP // 8)
+        return 1, -(-depth // 2)
+    return num_groups(depth), GROUP // 4 if kind == "int8" else GROUP // 8
 
 
-def _allocate(num_matrices: int, num_panels: int, panel_bytes: int) -> Tensor:
+def _allocate(num_matrices: int, num_strips: int, strip_bytes: int) -> Tensor:
     """Return zeros that begin on a cache line, in as few pages as the system can."""
-    size = num_matrices * num_panels * panel_bytes
+    size = num_matrices * num_strips * strip_bytes
     # numpy asks for huge pages, which cost a fraction of the time to be handed out.
     data = torch.from_numpy(np.zeros(size + _LINE, dtype=np.uint8))
     start = -data.data_ptr() % _LINE
-    return data[start : start + size].view(num_matrices, num_panels, panel_bytes)
+    return data[start : start + size].view(num_matrices, num_strips, strip_bytes)
 
 
-def _transpose(rows_NX: Tensor, panels_nB: Tensor) -> Tensor:
-    """Write rows side by side, PANEL to a panel; return what was written, (n, X, W)."""
-    N, X = rows_NX.shape
-    panels_nXW = panels_nB.unflatten(1, (X, PANEL)) if X else panels_nB.new_empty(0, 0, PANEL)
-    num_whole = N // PANEL
-    whole_nWX = rows_NX[: num_whole * PANEL].unflatten(0, (num_whole, PANEL))
-    panels_nXW[:num_whole] = whole_nWX.transpose(1, 2)
-    if N % PANEL and X:
-        panels_nXW[num_whole, :, : N % PANEL] = rows_NX[num_whole * PANEL :].T
-    return panels_nXW
+def _split(panels: Panels) -> tuple[Tensor, Tensor]:
+    """Return views of the words (H, n, g, q, W) and of the scales (H, n, g, W), if any."""
+    groups, words = _num_words(panels.kind, panels.depth)
+    bytes_HngB = panels.data_HnB.unflatten(2, (groups, -1 if groups else 0))
+    size = words * 4 * _OUTPUTS
+    words_HngB = bytes_HngB.view(torch.int32)[..., : size // 4]
+    return words_HngB.unflatten(3, (words, _OUTPUTS)), bytes_HngB.view(torch.float16)[
+        ..., size // 2 :
+    ]
 
 
-def _unpack_words(data_HnB: Tensor, num_words: int) -> Tensor:
-    H, n, _ = data_HnB.shape
-    words_HnX = _view(data_HnB[:, :, : num_words * PANEL * 4], torch.int32)
-    words_HnQW = words_HnX.view(H, n, num_words, PANEL)
-    return words_HnQW.transpose(2, 3).reshape(H, n * PANEL, num_words)
+def _rows(words_HngqW: Tensor, num_outputs: int) -> Tensor:
+    """Return each output's words (H, N, Q) again."""
+    return words_HngqW.permute(0, 1, 4, 2, 3).flatten(3, 4).flatten(1, 2)[:, :num_outputs]
 
 
 def _unpack_quantized(panels: Panels, kind: Literal["int8", "int4"]) -> Quantized:
-    H, n, _ = panels.data_HnB.shape
-    g, N = num_groups(panels.depth), panels.num_outputs
-    num_words = _num_words(kind, panels.depth)
-    words_HNQ = _unpack_words(panels.data_HnB, num_words)[:, :N]
-    codes = _view(words_HNQ, torch.uint8)
+    words_HngqW, scales_HngW = _split(panels)
+    codes = _view(_rows(words_HngqW, panels.num_outputs), torch.uint8)
     if kind == "int8":
         codes = (codes ^ 0x80).view(torch.int8)
-    start = num_words * PANEL * 4
-    halves = _view(panels.data_HnB[:, :, start : start + g * PANEL * 2], torch.float16)
-    scales_HNg = halves.view(H, n, g, PANEL).transpose(2, 3).reshape(H, n * PANEL, g)[:, :N]
+    scales_HNg = _rows(scales_HngW[:, :, :, None], panels.num_outputs)
     return Quantized(codes, scales_HNg, panels.depth, kind)
 
 

@@ -28,7 +28,7 @@ from moestro.server.access import AccessLog
 from moestro.server.bodies import BodyGuard
 from moestro.server.config import ServerConfig
 from moestro.server.gauges import BackendCollector
-from moestro.server.keys import OPEN_PATHS, KeyGuard, Keys
+from moestro.server.keys import OPEN_PATHS, KeyGuard, KeyRing, Keys
 from moestro.server.limits import Limits
 from moestro.server.metrics import HttpMetrics
 from moestro.server.observed import Observed
@@ -46,11 +46,15 @@ def build_app(
     open_paths: Collection[str] = (),
     relay: Relay | None = None,
     registry: CollectorRegistry | None = None,
+    shown: CollectorRegistry | None = None,
+    keys: KeyRing | None = None,
 ) -> FastAPI:
     """Build the application; it starts the backend when it starts, and stops it when it stops.
 
     `open_paths` need no key, like those of pages that ask for one themselves. What `relay` can pass
-    on as it came does not reach the backend. `registry` is what /metrics shows.
+    on as it came does not reach the backend. `registry` is what /metrics shows, unless
+    that is `shown`, which gathers several processes. `keys` are asked instead of the
+    configuration's.
     """
     config = config or ServerConfig()
     registry = registry or CollectorRegistry()
@@ -76,22 +80,26 @@ def build_app(
     errors.install(app, DIALECTS)
     for part in (completions, chat, responses, messages, tokens, status):
         app.include_router(part.routes(observed))
-    app.include_router(metrics.routes(registry))
+    app.include_router(metrics.routes(shown or registry))
     app.include_router(docs.routes())
     if relay is not None:
         app.add_middleware(RelayRoutes, relay=relay)
-    _guard(app, config, registry, open_paths)
+    _guard(app, config, registry, open_paths, Keys(config.keys) if keys is None else keys)
     return app
 
 
 def _guard(
-    app: FastAPI, config: ServerConfig, registry: CollectorRegistry, open_paths: Collection[str]
+    app: FastAPI,
+    config: ServerConfig,
+    registry: CollectorRegistry,
+    open_paths: Collection[str],
+    keys: KeyRing,
 ) -> None:
     # The last one added is the first that a request meets.
     app.add_middleware(BodyGuard, config=config.bodies)
     app.add_middleware(Limits, config=config.limits)
     allowed = (*OPEN_PATHS, *_DOCS_PATHS, *open_paths)
-    app.add_middleware(KeyGuard, keys=Keys(config.keys), open_paths=allowed)
+    app.add_middleware(KeyGuard, keys=keys, open_paths=allowed)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

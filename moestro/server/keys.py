@@ -15,6 +15,7 @@ import hmac
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -63,13 +64,25 @@ class Keys:
         return found
 
 
+class KeyRing(Protocol):
+    """Whoever knows keys: these, or a database's."""
+
+    def __bool__(self) -> bool:
+        """Tell whether a key is asked for at all."""
+
+    def find_name(self, presented: Sequence[bytes]) -> str | None:
+        """Return whose key is among those presented."""
+
+
 class KeyGuard:
     """Lets requests with a known key through, with its name in `scope["state"]["key_name"]`.
 
     A path in `open_paths` needs none; one that ends in "/*" stands for all below it.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str] = OPEN_PATHS) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, open_paths: Collection[str] = OPEN_PATHS
+    ) -> None:
         self._app = app
         self._keys = keys
         self._open_paths = frozenset(open_paths)

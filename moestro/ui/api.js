@@ -77,7 +77,8 @@ async function refusal(response) {
   const retryAfter = Number.isFinite(wait) ? Math.max(1, Math.ceil(wait)) : null;
   const more = { status, retryAfter };
   const said = sentence(message);
-  if (status === 401 || status === 403) {
+  if (status === 403) return new Trouble(said || "This key may not do that.", "Use a key that may.", more);
+  if (status === 401) {
     document.dispatchEvent(new CustomEvent("keyneeded", { detail: said }));
     return new Trouble("The server asks for an API key.", "Enter one, then try again.", more);
   }

@@ -37,6 +37,7 @@ HEADERS = {
 
 _FOLDER = Path(__file__).parent
 _BASE = "{{ base }}"
+_KIND = "{{ kind }}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,15 @@ def read_assets() -> Mapping[str, Asset]:
     return {path.name: _asset(path.read_bytes(), KINDS[path.suffix]) for path in paths}
 
 
-def read_page(root_path: str) -> Asset:
-    """Read the page; its addresses begin at `root_path`, where a proxy may have put the server."""
+def read_page(root_path: str, is_gateway: bool = False) -> Asset:
+    """Read the page; its addresses begin at `root_path`, where a proxy may have put the server.
+
+    It says whether the server is a gateway, so that no link leads to a page that is not there.
+    """
     text = (_FOLDER / "index.html").read_text(encoding="utf-8")
     base = escape(root_path.rstrip("/") + "/", quote=True)
-    return _asset(text.replace(_BASE, base).encode(), "text/html")
+    text = text.replace(_KIND, "gateway" if is_gateway else "model").replace(_BASE, base)
+    return _asset(text.encode(), "text/html")
 
 
 def _asset(content: bytes, kind: str) -> Asset:

@@ -52,3 +52,25 @@ export function ago(age) {
   if (age < 120) return `${Math.round(age)} s ago`;
   return age < 7200 ? `${Math.round(age / 60)} min ago` : `${Math.round(age / 3600)} h ago`;
 }
+
+// Dollars, with as many digits as tell something.
+export function money(value) {
+  if (value === 0) return "$0";
+  const size = Math.abs(value);
+  if (size < 0.000001) return "< $0.000001";
+  const digits = size >= 1 ? 2 : Math.min(6, 2 - Math.floor(Math.log10(size)));
+  return `${value < 0 ? "\u2212" : ""}$${number(size, Math.max(2, digits)).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
+}
+
+// A count with few digits: 12,345 is 12.3 k.
+export function short(count) {
+  const [unit, word] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]].find(([least]) => count >= least) ?? [1, ""];
+  const scale = word === "k" ? 1e3 : unit;
+  return word ? `${number(count / scale, count / scale < 100 ? 1 : 0)} ${word}` : number(count);
+}
+
+export const moment = at => new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+export const DASH = "\u2013";
+
+export const orDash = (value, format) => value === null || value === undefined ? DASH : format(value);

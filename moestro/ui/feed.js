@@ -4,6 +4,9 @@ import { ask, Trouble } from "./api.js";
 import { read, write } from "./store.js";
 
 const PERIOD_MS = 1000;
+
+// Whether this server passes requests on to a fleet, and so has the pages of one.
+export const isGateway = document.documentElement.dataset.server === "gateway";
 const MOST_SAMPLES = 150;
 
 export const feed = new EventTarget();
@@ -25,7 +28,8 @@ export function chooseModel(id) {
   feed.dispatchEvent(new Event("update"));
 }
 
-export const isReady = () => feed.trouble === null && feed.model?.stats?.state === "ready";
+// The name `auto` is no model of its own: it is there when the gateway is.
+export const isReady = () => feed.trouble === null && (isGateway && feed.model && !feed.model.stats || feed.model?.stats?.state === "ready");
 
 async function refresh() {
   clearTimeout(timer);

@@ -1,16 +1,22 @@
 // The frame around the pages: which one is shown, the notice, the model, the key, light and dark.
-// Next: write.js, experts.js, server.js; feed.js and api.js for where everything comes from.
+// Next: write.js, experts.js, server.js, fleet.js, policy.js, ledger.js, keys.js; feed.js and api.js
+// for where everything comes from.
 import { hasKey, setKey } from "./api.js";
 import { el, percent } from "./dom.js";
 import { expertsView } from "./experts.js";
-import { chooseModel, feed, startFeed } from "./feed.js";
+import { chooseModel, feed, isGateway, startFeed } from "./feed.js";
+import { fleetView } from "./fleet.js";
+import { keysView } from "./keys.js";
+import { ledgerView } from "./ledger.js";
+import { policyView } from "./policy.js";
 import { serverView } from "./server.js";
 import { writeView } from "./write.js";
 
-const TITLES = { write: "Chat", experts: "Experts", server: "Server" };
+const TITLES = { write: "Chat", experts: "Experts", server: "Server", fleet: "Fleet", policy: "Policy", ledger: "Ledger", keys: "Keys" };
+const FLEET = { fleet: fleetView, policy: policyView, ledger: ledgerView, keys: keysView };
 const $ = id => document.getElementById(id);
 // Each is built once and kept, so that an answer goes on while another page is looked at.
-const builders = { write: writeView, experts: expertsView, server: serverView };
+const builders = { write: writeView, experts: expertsView, server: serverView, ...(isGateway ? FLEET : {}) };
 const built = {};
 let shown = null;
 
@@ -58,7 +64,7 @@ function noticeNow() {
   if (feed.trouble) return ["bad", feed.trouble.what, feed.trouble.next, null];
   if (feed.models && !feed.model) return ["warn", "No model is served here.", "Start the server with one: moestro serve MODEL.", null];
   const stats = feed.model?.stats;
-  if (feed.model && !stats) return ["warn", "Nothing is known of this model's state.", "", null];
+  if (feed.model && !stats && !isGateway) return ["warn", "Nothing is known of this model's state.", "", null];
   if (!stats || !(stats.state in NOTICES)) return null;
   const [tone, what, words] = NOTICES[stats.state];
   return [tone, what, words(stats.progress), stats.state === "loading" ? stats.progress : null];
@@ -96,6 +102,17 @@ function drawModels() {
   if (feed.model) select.value = feed.model.card.id;
 }
 
+// No link leads to a page that means nothing here: a fleet's models may have no experts to show.
+function drawLinks() {
+  const hasExperts = !isGateway || (feed.models ?? []).some(each => each.card.num_experts > 0);
+  for (const link of document.querySelectorAll("nav a")) {
+    const { view } = link.dataset;
+    if (view in FLEET) link.hidden = !isGateway;
+    else if (view === "experts") link.hidden = !hasExperts;
+    else if (view === "server") link.hidden = isGateway;
+  }
+}
+
 function setUpTheme() {
   const order = ["system", "light", "dark"];
   const label = () => {
@@ -130,6 +147,7 @@ function setUpKey() {
   $("key-cancel").addEventListener("click", () => { isDeclined = true; dialog.close(); });
   $("key-forget").addEventListener("click", () => { isDeclined = false; setKey(""); dialog.close(); });
   $("key").addEventListener("click", () => { isDeclined = false; open(""); });
+  document.addEventListener("keywanted", () => { $("key").hidden = false; isDeclined = false; open(""); });
   dialog.querySelector("form").addEventListener("submit", () => {
     isDeclined = false;
     setKey($("key-value").value.trim());
@@ -139,7 +157,8 @@ function setUpKey() {
 setUpTheme();
 setUpKey();
 followLinks();
+drawLinks();
 $("model").addEventListener("change", event => chooseModel(event.target.value));
-feed.addEventListener("update", () => { drawNotice(); drawModels(); shown?.update?.(); });
+feed.addEventListener("update", () => { drawNotice(); drawModels(); drawLinks(); shown?.update?.(); });
 show(viewOf(location.href));
 startFeed();

@@ -1,6 +1,7 @@
-"""The web pages: one document for chat, experts and server, and the two feeds behind them.
+"""The web pages: one document for all of them, and the two feeds behind experts and server.
 
-The page sends its requests to the public API like any client. Next: assets.py, watched.py.
+The page sends its requests to the public API like any client. Next: assets.py, watched.py, and
+fleet_pages.py for a gateway's own feeds.
 """
 
 from dataclasses import asdict, fields
@@ -17,20 +18,24 @@ from moestro.ui.assets import HEADERS, Asset, read_assets, read_page
 from moestro.ui.recent import Recent
 
 PAGES = ("/", "/experts", "/server")
+FLEET_PAGES = ("/fleet", "/policy", "/ledger", "/keys")
 ASSETS = "/ui/assets/"
 # The feeds tell who uses the machine and how much, so they ask for the key; the files tell nothing.
-OPEN_PATHS = (*PAGES, ASSETS + "*")
+OPEN_PATHS = (*PAGES, *FLEET_PAGES, ASSETS + "*")
 
 _FEED_HEADERS = {"cache-control": "no-store"}
 _LIGHT_FIELDS = tuple(field.name for field in fields(Stats) if field.name != "experts")
 
 
-def mount(app: FastAPI, backend: Backend, recent: Recent) -> None:
-    """Add the pages and their feeds to a server; a `Watched` backend fills `recent`."""
+def mount(app: FastAPI, backend: Backend, recent: Recent, *, is_gateway: bool = False) -> None:
+    """Add the pages and their feeds to a server; a `Watched` backend fills `recent`.
+
+    A gateway has pages of its own, over the feeds of `fleet_pages.mount_fleet`.
+    """
     assets = read_assets()
 
     async def page(request: Request) -> Response:
-        return _send(request, read_page(request.scope.get("root_path", "")))
+        return _send(request, read_page(request.scope.get("root_path", ""), is_gateway))
 
     async def asset(request: Request, name: str) -> Response:
         if name not in assets:
@@ -43,7 +48,7 @@ def mount(app: FastAPI, backend: Backend, recent: Recent) -> None:
     async def experts(model: str) -> Response:
         return JSONResponse(_experts(backend, model), headers=_FEED_HEADERS)
 
-    for path in PAGES:
+    for path in (*PAGES, *FLEET_PAGES) if is_gateway else PAGES:
         app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
     app.add_api_route(ASSETS + "{name}", asset, methods=["GET"], include_in_schema=False)
     app.add_api_route("/ui/state", state, methods=["GET"], include_in_schema=False)

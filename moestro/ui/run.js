@@ -1,8 +1,8 @@
 // One request and its stream: pieces as they come, and how fast. Next: wire.js.
 import { ask, events, Trouble } from "./api.js";
 import { el, number, seconds } from "./dom.js";
-import { feed } from "./feed.js";
-import { chatPath, completionPath, readEvent, withDetails } from "./wire.js";
+import { feed, isGateway } from "./feed.js";
+import { asTokens, chatPath, completionPath, readEvent, withDetails } from "./wire.js";
 
 export class Run {
   // `onChange()` is called when something has come or ended.
@@ -15,7 +15,7 @@ export class Run {
   get isRunning() { return this.controller !== null; }
 
   reset() {
-    Object.assign(this, { finish: null, usage: null, trouble: null, isStopped: false, numTokens: 0, sumExperts: 0, sentAt: 0, firstAt: 0, lastAt: 0 });
+    Object.assign(this, { finish: null, usage: null, trouble: null, isStopped: false, answeredBy: null, reason: null, numTokens: 0, sumExperts: 0, sentAt: 0, firstAt: 0, lastAt: 0 });
   }
 
   // Send `body`; `onPiece` gets text, reasoning and tokens. Failures end in `trouble`.
@@ -27,9 +27,13 @@ export class Run {
     this.sentAt = performance.now();
     this.onChange();
     try {
-      const full = withDetails({ model: feed.model?.card.id, ...body, stream: true, stream_options: { include_usage: true } }, isChat);
+      const plain = { model: feed.model?.card.id, ...body, stream: true, stream_options: { include_usage: true } };
+      // Not every server of a fleet knows what ours tells of a token.
+      const full = isGateway ? plain : withDetails(plain, isChat);
       const response = await ask(isChat ? chatPath : completionPath, { body: full, signal: controller.signal });
-      for await (const event of events(response)) this.#take(readEvent(event), onPiece);
+      this.answeredBy = isGateway ? response.headers.get("x-moestro-model") : null;
+      this.reason = isGateway ? response.headers.get("x-moestro-reason") : null;
+      for await (const event of events(response)) this.#take(isGateway ? asTokens(readEvent(event)) : readEvent(event), onPiece);
     } catch (error) {
       if (error.name === "AbortError") this.isStopped = true;
       else if (error instanceof Trouble) this.trouble = error;
@@ -55,9 +59,9 @@ export class Run {
   }
 
   speed() {
-    const parts = [];
+    const parts = this.answeredBy ? [`answered by ${this.answeredBy}${this.reason ? ` (${this.reason})` : ""}`] : [];
     const count = this.usage?.completion_tokens ?? this.numTokens;
-    if (!this.firstAt) return this.isRunning ? ["waiting for the first token"] : parts;
+    if (!this.firstAt) return this.isRunning ? [...parts, "waiting for the first token"] : parts;
     parts.push(`${number(count)} token${count === 1 ? "" : "s"}`);
     const span = (this.lastAt - this.firstAt) / 1000;
     if (this.numTokens > 1 && span > 0) parts.push(`${number((this.numTokens - 1) / span, 1)} tokens/s`);

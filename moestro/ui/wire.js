@@ -33,6 +33,13 @@ export function readEvent(event) {
   return piece;
 }
 
+// A piece of which no tokens are told counts as one.
+export function asTokens(piece) {
+  const text = piece.text || piece.reasoning;
+  if (text && !piece.tokens.length) piece.tokens.push({ text, logprob: null, alternatives: [], experts: null, layers: [] });
+  return piece;
+}
+
 function completionTokens(logprobs) {
   return (logprobs?.tokens ?? []).map((text, place) => ({
     text,

@@ -53,8 +53,8 @@ class Matrix {
         outputs_(outputs),
         depth_(depth),
         is_gate_up_(is_gate_up),
-        num_panels_(divide_up(outputs, PANEL) * (is_gate_up ? 2 : 1)),
-        bytes_(number * num_panels_ * panel_bytes(format, depth)),
+        num_panels_(is_gate_up ? divide_up(outputs, PANEL) * 2 : num_panels(outputs)),
+        bytes_(number * num_panels_ / STRIP * strip_bytes(format, depth)),
         values_(number * num_panels_ * PANEL * depth) {
     for (int64_t h = 0; h < number; ++h) {
       for (int64_t n = 0; n < num_panels_ * PANEL; ++n) {
@@ -80,49 +80,51 @@ class Matrix {
   }
 
   void fill(Random& random, int64_t h, int64_t n) {
-    char* panel = bytes_.data() + (h * num_panels_ + n / PANEL) * panel_bytes(format_, depth_);
+    char* strip = bytes_.data() +
+                  (h * num_panels_ + n / PANEL) / STRIP * strip_bytes(format_, depth_);
+    const int64_t column = n % (STRIP * PANEL);
     float* values = values_.data() + (h * num_panels_ * PANEL + n) * depth_;
     const float size = 1.0f / std::sqrt(static_cast<float>(depth_));
-    if (is_quantized(format_)) return fill_codes(random, panel, n % PANEL, size, values);
+    if (is_quantized(format_)) return fill_codes(random, strip, column, size, values);
     for (int64_t d = 0; d < depth_; ++d) {
       const float value = random.normal() * size;
       if (format_ == Format::float32) {
         values[d] = value;
-        add_bits(panel, d, n % PANEL, bits_of(value));
+        add_bits(strip, d, column, bits_of(value));
       } else {
         values[d] = from_bits(to_bfloat16(value) << 16);
-        add_bits(panel, d / 2, n % PANEL, to_bfloat16(value) << (d % 2 * 16));
+        add_bits(strip, d / 2, column, to_bfloat16(value) << (d % 2 * 16));
       }
     }
   }
 
-  void fill_codes(Random& random, char* panel, int64_t column, float size, float* values) {
+  void fill_codes(Random& random, char* strip, int64_t column, float size, float* values) {
     const int limit = format_ == Format::int8 ? 127 : 7;
-    char* halves = panel + code_bytes(format_, depth_);
     for (int64_t g = 0; g < num_groups(depth_); ++g) {
+      char* codes = strip + g * group_bytes(format_);
       // A float16 of a little more than a power of two.
       const int exponent = static_cast<int>(std::floor(std::log2(size * 2 / limit)));
       const int64_t mantissa = random.below(1024);
       const uint16_t half = static_cast<uint16_t>((exponent + 15) << 10 | mantissa);
-      std::memcpy(halves + (g * PANEL + column) * 2, &half, 2);
+      std::memcpy(codes + code_bytes(format_) + column * 2, &half, 2);
       const float scale = std::ldexp(1.0f + static_cast<float>(mantissa) / 1024.0f, exponent);
       for (int64_t i = 0; i < GROUP; ++i) {
         const int64_t d = g * GROUP + i;
         const int code = d < depth_ ? static_cast<int>(random.below(2 * limit + 1)) - limit : 0;
         if (d < depth_) values[d] = scale * static_cast<float>(code);
         if (format_ == Format::int8) {
-          add_bits(panel, d / 4, column, static_cast<uint32_t>(code + 128) << (d % 4 * 8));
+          add_bits(codes, i / 4, column, static_cast<uint32_t>(code + 128) << (d % 4 * 8));
         } else {
           const int64_t shift = i % 4 * 8 + i / (GROUP / 2) * 4;
-          add_bits(panel, g * (GROUP / 8) + i % (GROUP / 2) / 4, column,
+          add_bits(codes, i % (GROUP / 2) / 4, column,
                    static_cast<uint32_t>(code + 8) << shift);
         }
       }
     }
   }
 
-  static void add_bits(char* panel, int64_t word, int64_t column, uint32_t bits) {
-    char* place = panel + (word * PANEL + column) * 4;
+  static void add_bits(char* words, int64_t word, int64_t column, uint32_t bits) {
+    char* place = words + (word * STRIP * PANEL + column) * 4;
     uint32_t before;
     std::memcpy(&before, place, 4);
     before |= bits;

@@ -37,7 +37,7 @@ def main() -> None:
     )
     script = Script(text=TEXT, delay_s=given["delay_s"])
     scripted = ScriptedBackend(script, max_requests=round(given["max_requests"]))
-    app, backend = wiring.build_server([scripted], config)
+    app, backend = wiring.build_server(scripted, config)
 
     async def announce(stop: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()

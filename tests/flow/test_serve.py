@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from moestro.cli.wiring import load_serve_config
+from moestro import settings
+from moestro.cli.serve import load_tables
+from moestro.cli.wiring import ServeConfig
 from moestro.errors import ConfigError
 from tests.flow.program import TIMEOUT_S, fork, run, start
 
@@ -111,16 +113,15 @@ def test_mistakes_get_one_line_and_status_2(model: Path, workplace: Path) -> Non
 def test_flags_go_over_settings_and_settings_over_a_file(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text(
-        '[[models]]\nname = "a"\npath = "run"\n[server]\nport = 1\nhost = "::1"\n'
-        "[engine]\nmax_batch = 4\n"
+        'model = "run"\nname = "a"\n[server]\nport = 1\nhost = "::1"\n[engine]\nmax_batch = 4\n'
     )
-    config = load_serve_config(file, ["engine.max_batch=5", "server.port=2"], host=None, port=3)
-    assert [(each.name, each.path) for each in config.models] == [("a", Path("run"))]
+    config = read(file, "engine.max_batch=5", "server.port=2", port=3)
+    assert (config.name, config.model) == ("a", Path("run"))
     assert (config.server.host, config.server.port, config.engine.max_batch) == ("::1", 3, 5)
 
 
 def test_a_folder_is_served_with_the_defaults() -> None:
-    config = load_serve_config(Path("runs/demo"), [], host=None, port=None)
+    config = read(Path("runs/demo"))
     assert (config.model, config.server.port) == (Path("runs/demo"), 8000)
 
 
@@ -129,10 +130,14 @@ def test_a_file_names_one_model_or_several(tmp_path: Path, text: str) -> None:
     file = tmp_path / "serve.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match="give one model, or several"):
-        load_serve_config(file, [], host=None, port=None)
+        load_tables(file, [], host=None, port=None)
 
 
 def test_the_example_configuration_is_valid() -> None:
     example = Path(__file__).parents[2] / "configs" / "serve.toml"
-    config = load_serve_config(example, [], host=None, port=None)
+    config = read(example)
     assert config.model == Path("runs/demo")
+
+
+def read(source: Path, *assignments: str, port: int | None = None) -> ServeConfig:
+    return settings.build(ServeConfig, load_tables(source, assignments, host=None, port=port))

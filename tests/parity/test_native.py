@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
 from moestro.ops.native import FORMATS, NativeKernels, load_native
-from moestro.ops.panels import KINDS, WeightKind, pack, pack_gate_up, panel_bytes, unpack
+from moestro.ops.panels import KINDS, WeightKind, pack, pack_gate_up, strip_bytes, unpack
 from moestro.ops.quantize import Kind, dequantize, quantize
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
@@ -88,7 +88,7 @@ def rows(whole: Visits, part: slice) -> Visits:
 
 @pytest.mark.parametrize("depth", [1, 31, 32, 33, 704])
 def test_both_sides_agree_on_the_size_of_a_panel(kind: WeightKind, depth: int) -> None:
-    assert NATIVE.panel_bytes(FORMATS[kind], depth) == panel_bytes(kind, depth)
+    assert NATIVE.strip_bytes(FORMATS[kind], depth) == strip_bytes(kind, depth)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moestro.gateway.events import DONE
+from moestro.gateway.events import DONE, write_event
 from tests.unit.gateway.upstreams import (
     QUICK,
     Asking,
@@ -84,8 +84,11 @@ async def _relay(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("after", [1, 2, 5, 12])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    # A stall takes as long as the gateway is patient.
+    [(shape, after) for shape in SHAPES for after in ((5,) if shape == "stall" else (1, 5, 12))],
+)
 def test_a_broken_stream_goes_on_as_the_unbroken_one(shape: str, after: int, path: str) -> None:
     data, running = run(_relay(breaks(after, SHAPES[shape]), path))
     unbroken, _ = run(_relay(well, path))
@@ -156,15 +159,39 @@ def test_an_answer_that_was_whole_only_lacks_its_end() -> None:
     [
         {"response_format": {"type": "json_object"}},
         {"store": True},
+        {"prompt": "a", "logprobs": 0},
+        {"prompt": "a", "echo": True},
+        {"prompt": ["a", "b"]},
     ],
 )
 def test_what_cannot_be_continued_ends_with_an_error(fields: dict[str, Any]) -> None:
-    data, running = run(_relay(breaks(5, reset), PATHS[0], **fields))
+    path = PATHS["prompt" in fields]
+    data, running = run(_relay(breaks(5, reset), path, **fields))
     text, events = read_stream(data)
-    assert text == whole_text(4)
+    assert text == whole_text(4 + ("prompt" in fields))
     assert events[-1]["error"]["code"] == "unavailable"
     assert DONE not in data
     assert running.records[0].outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"index": 1, "delta": {"content": "x"}},
+        {"index": 0, "delta": {"tool_calls": [{"index": 0}]}},
+        {"index": 0, "delta": {"reasoning_content": "hm"}},
+        {"index": 0, "delta": {"content": ["parts"]}},
+    ],
+)
+def test_what_is_no_plain_text_is_not_continued(choice: dict[str, Any]) -> None:
+    async def behave(asking: Asking) -> None:
+        await asking.events([write_event({"id": "a", "choices": [choice]})])
+        await asyncio.sleep(0.05)
+        asking.reset()
+
+    data, running = run(_relay(behave, PATHS[0]))
+    assert b'"error"' in data
+    assert len(running.servers["m"][0].asked) == 1
 
 
 def test_nobody_left_is_an_error_event() -> None:

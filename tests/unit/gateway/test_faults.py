@@ -3,6 +3,7 @@
 Each fault is one of a real server. Next: test_failover.py, upstreams.py.
 """
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -264,6 +265,4 @@ def test_an_answer_has_headers_that_say_who_and_why() -> None:
 
 
 async def msleep() -> None:
-    import asyncio
-
     await asyncio.sleep(0.02)

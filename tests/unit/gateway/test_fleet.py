@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from moestro import settings
+from moestro.backends.scripted import DEFAULT_CARD
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig
-from moestro.gateway.fleet import Fleet
+from moestro.gateway.fleet import Fleet, LocalServer
 
 URL = "http://10.0.0.5:8000/v1"
 ONE = {"name": "m", "backends": [{"url": URL}]}
@@ -29,7 +30,9 @@ def test_a_fleet_is_read_with_its_defaults() -> None:
     assert fleet.models[0].price.cost_usd(2_000_000, 5) == 2
     assert fleet.gateway.timeouts.connect_s == 1
     assert fleet.backends_of(fleet.models[1]) == ()
-    running = fleet.with_local_urls({"local": "http://127.0.0.1:4711/v1"})
+    running = fleet.with_local(
+        {"local": LocalServer(url="http://127.0.0.1:4711/v1", card=DEFAULT_CARD)}, "LOCAL_KEY"
+    )
     assert running.backends_of(running.models[1])[0].address == "http://127.0.0.1:4711"
 
 

@@ -137,7 +137,8 @@ def whole_text(num: int = WORDS) -> str:
 
 def num_told(body: dict[str, Any]) -> int:
     """Return how many words of its answer a request holds already."""
-    text = body.get("prompt", "")
+    prompt = body.get("prompt")
+    text = prompt if isinstance(prompt, str) else ""
     if body.get("continue_final_message"):
         assert body["messages"][-1]["role"] == "assistant"
         assert body["add_generation_prompt"] is False

@@ -1,0 +1,83 @@
+"""Records as a gateway's worker sees them: a door, keys, and what workers share of backends.
+
+Ties moestro/records to the protocols of moestro/gateway and moestro/server, which do not know each
+other. Next: gateway_app.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from moestro.api.record import Record
+from moestro.gateway.books import Answer
+from moestro.gateway.breaker import Breaker
+from moestro.records.busy import BusyBackends
+from moestro.records.meters import Estimate
+from moestro.records.records import Records
+from moestro.server.keys import Keys
+
+
+class RecordsDoor:
+    """Lets requests in by their key's terms, and writes down what became of them."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def admit(
+        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+    ) -> None:
+        """Let a request in, or raise what the caller is told."""
+        limit = answer.max_tokens
+        num_answer = self._records.config.assumed_answer_tokens if limit is None else limit
+        estimate = Estimate(
+            num_tokens=num_prompt + num_answer,
+            cost_usd=answer.price.cost_usd(num_prompt, num_answer),
+        )
+        self._records.admit(caller, model, estimate, request_id=request_id)
+
+    def finish(self, record: Record, *, prompt: str, answer: str) -> None:
+        """Settle and keep it."""
+        self._records.finish(record, prompt=prompt, answer=answer)
+
+
+class FleetKeys:
+    """Keys of the configuration and those of the records; none at all lets everybody in."""
+
+    def __init__(self, configured: Keys, records: Records) -> None:
+        self._configured = configured
+        self._records = records
+
+    def __bool__(self) -> bool:
+        return bool(self._configured) or bool(self._records.ring)
+
+    def find_name(self, presented: Sequence[bytes]) -> str | None:
+        """Return whose key is among those presented."""
+        return self._configured.find_name(presented) or self._records.find_name(presented)
+
+
+class SharedBackends:
+    """What all workers know of backends: who is busy, and each one's breaker."""
+
+    is_shared = True
+
+    def __init__(self, busy: BusyBackends) -> None:
+        self._busy = busy
+        self.try_enter = busy.try_enter
+        self.leave = busy.leave
+        self.num_in_flight = busy.num_in_flight
+
+    def read_breaker(self, backend: str) -> Breaker:
+        """Return a backend's breaker."""
+        row, good, bad, window_at, open_until, trips, probed_at = self._busy.read_numbers(backend)
+        return Breaker(
+            num_row=int(row),
+            num_good=int(good),
+            num_bad=int(bad),
+            window_at=window_at,
+            open_until=open_until,
+            num_trips=int(trips),
+            probed_at=probed_at,
+        )
+
+    def write_breaker(self, backend: str, breaker: Breaker) -> None:
+        """Replace it."""
+        self._busy.write_numbers(backend, astuple(breaker))

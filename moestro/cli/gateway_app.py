@@ -1,0 +1,172 @@
+"""A worker's parts, put together: gateway, records, policy, pages, one application.
+
+Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.py.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from moestro.api.backend import Backend
+from moestro.api.outcome import PostedOutcome
+from moestro.cli.bookkeeping import FleetKeys, RecordsDoor, SharedBackends
+from moestro.cli.floor_watch import Auditor, FloorWatch
+from moestro.cli.policy_view import PolicyPage
+from moestro.cli.worker import Plan
+from moestro.gateway.current import CurrentGateway
+from moestro.gateway.fleet import Fleet
+from moestro.gateway.gateway import Gateway, Surroundings
+from moestro.gateway.metrics import GatewayMetrics
+from moestro.gateway.shared import RecentConversations
+from moestro.gateway.translated import Translated
+from moestro.policy.audit import AuditPlan
+from moestro.policy.policy import Policy
+from moestro.policy.store import POLICY_FILE, load_policy
+from moestro.records.busy import BusyBackends
+from moestro.records.outcomes import NewOutcome
+from moestro.records.records import Records
+from moestro.records.view import View
+from moestro.server import outcomes
+from moestro.server.app import build_app
+from moestro.server.keys import Keys
+from moestro.ui import pages
+from moestro.ui.fleet_pages import mount_fleet
+from moestro.ui.recent import Recent
+from moestro.ui.watched import Watched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a worker serves, what it tells of a new configuration, and what it ends with."""
+
+    app: FastAPI
+    backend: Backend
+    gateway: CurrentGateway
+    records: Records
+    live: "LivePolicies"
+
+
+class LivePolicies:
+    """The policy of the latest fleet and the watch over its floor; one watch runs at a time."""
+
+    def __init__(self, records: Records, registry: CollectorRegistry) -> None:
+        self.policy: Policy | None = None
+        self.digest = ""
+        self.watch: FloorWatch | None = None
+        self.auditor: Auditor | None = None
+        self.gateway: CurrentGateway | None = None
+        self._records = records
+        self._gauge = Gauge(
+            "moestro:gateway_floor_held",
+            "1 while the evidence does not speak against the floor, 0 once it does.",
+            registry=registry,
+            multiprocess_mode="min",
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    def load(self, fleet: Fleet) -> Policy | None:
+        """Read a fleet's policy and begin to watch it."""
+        self.policy = read_policy(fleet)
+        self.watch, self.auditor = None, None
+        if self.policy is None or fleet.policy is None:
+            return None
+        self.digest = _digest(fleet.policy.path)
+        floor = self.policy.evidence.get("floor")
+        if floor is not None:
+            self.watch = FloorWatch(self._records, self.digest, float(floor), self._gauge)
+        audit = fleet.policy.audit
+        if audit.share and audit.judge != "outcomes":
+            plan = AuditPlan(share=audit.share)
+            self.auditor = Auditor(self._records, self._current, plan, audit.judge)
+        return self.policy
+
+    def start(self) -> None:
+        """Follow the present watch, and no earlier one; in the worker's event loop."""
+        self.stop()
+        if self.watch is not None:
+            self._running = asyncio.get_running_loop().create_task(self.watch.run())
+
+    def stop(self) -> None:
+        """Follow nothing any more."""
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+    def _current(self) -> CurrentGateway:
+        assert self.gateway is not None
+        return self.gateway
+
+
+def build_gateway_app(plan: Plan) -> Parts:
+    """Build everything; nothing runs yet but the records."""
+    registry = CollectorRegistry()
+    counts = GatewayMetrics(registry)
+    records = Records(
+        plan.records, shared=plan.shared, worker=plan.number, is_keeper=plan.number == 0
+    )
+    records.start()
+    live = LivePolicies(records, registry)
+    conversations = RecentConversations(plan.fleet.gateway.sticky_s, time.monotonic)
+
+    def build(fleet: Fleet) -> Gateway:
+        policy = live.load(fleet)
+        around = Surroundings(
+            after=() if live.auditor is None else (live.auditor,),
+            door=RecordsDoor(records),
+            shared=SharedBackends(BusyBackends(records.shared)),
+            conversations=conversations,
+            floor=live.watch,
+            permits=records,
+            metrics=counts,
+        )
+        return Gateway(fleet, policy, around)
+
+    gateway = live.gateway = CurrentGateway(build, plan.fleet)
+    recent = Recent()
+    watched = Watched(Translated(gateway), recent)
+    app = build_app(
+        watched,
+        plan.server,
+        open_paths=pages.OPEN_PATHS,
+        relay=gateway,
+        registry=registry,
+        shown=None if plan.metrics is None else _gather(plan.metrics),
+        keys=FleetKeys(Keys(plan.server.keys), records),
+    )
+    app.include_router(outcomes.routes(_Book(records)))
+    pages.mount(app, watched, recent, is_gateway=True)
+    mount_fleet(app, gateway, policy=PolicyPage(gateway, live), records=View(records))
+    return Parts(app=app, backend=watched, gateway=gateway, records=records, live=live)
+
+
+def read_policy(fleet: Fleet) -> Policy | None:
+    """Return the policy of a fleet that has one."""
+    return None if fleet.policy is None else load_policy(fleet.policy.path)
+
+
+class _Book:
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def add(self, outcome: PostedOutcome) -> int:
+        names: Sequence[str] = PostedOutcome.__slots__
+        values = dict(zip(names, astuple(outcome), strict=True))
+        return await self._records.add_outcome(NewOutcome(**values))
+
+
+def _digest(folder: Path) -> str:
+    # Another calibration is another promise, which is tested anew.
+    return hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()[:16]
+
+
+def _gather(folder: Path) -> CollectorRegistry:
+    shown = CollectorRegistry()
+    MultiProcessCollector(shown, path=str(folder))
+    return shown

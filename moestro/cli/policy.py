@@ -1,0 +1,167 @@
+"""`moestro policy`: learn from outcomes which model a request needs, and say what that is worth.
+
+Commands register on `app`. Next: policy/policy.py.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moestro import settings
+from moestro.cli import options
+from moestro.errors import ConfigError
+from moestro.policy.build import build_pair, build_pool, join
+from moestro.policy.learn import LearnConfig
+from moestro.policy.outcomes import read_outcomes
+from moestro.policy.prices import Price, build_prices, read_prices
+from moestro.policy.report import report as measure
+from moestro.policy.store import load_policy, save_policy
+
+app = typer.Typer(help="Learn which model a request needs, and how good that is.")
+
+Folder = Annotated[
+    Path, typer.Argument(help="A folder that `moestro policy fit` wrote.", show_default=False)
+]
+Recorded = Annotated[
+    list[Path],
+    typer.Argument(
+        help="CSV with a column prompt and one of scores for each model, or JSON lines.",
+        show_default=False,
+    ),
+]
+Prices = Annotated[
+    Path | None,
+    typer.Option(
+        "--prices",
+        help="JSON: by model, input_price and output_price per million tokens.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("fit")
+def fit(
+    outcomes: Recorded,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write the policy to.", show_default=False)
+    ],
+    weak: Annotated[
+        str | None, typer.Option("--weak", help="The cheaper of a pair.", show_default=False)
+    ] = None,
+    strong: Annotated[
+        str | None, typer.Option("--strong", help="The better of a pair.", show_default=False)
+    ] = None,
+    prices: Prices = None,
+    overrides: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Learn a policy: for a pair of models, or for a pool of all if none are named.
+
+    Example: [bold]moestro policy fit outcomes.csv --weak small --strong large --out mine[/bold]
+    """
+    if (weak is None) != (strong is None):
+        raise ConfigError("--weak and --strong go together: name both, or neither for a pool")
+    tables = settings.override({}, overrides or [])
+    listed = _prices(prices, tables.pop("prices", {}))
+    config = settings.build(LearnConfig, tables.pop("learn", {}), "learn.")
+    if tables:
+        raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: learn, prices")
+    recorded = read_outcomes(outcomes)
+    if weak is not None and strong is not None:
+        policy = build_pair(recorded, weak, strong, listed, config)
+    else:
+        policy = build_pool(recorded, listed, config)
+    save_policy(policy, out)
+    _say_saved(out, {"kind": policy.kind, "models": policy.models, **policy.training}, as_json)
+
+
+@app.command("report")
+def report(policy: Folder, outcomes: Recorded, as_json: options.Json = False) -> None:
+    """Measure a policy on outcomes that it did not learn from, beside simple baselines.
+
+    Example: [bold]moestro policy report mine held_out.csv --json[/bold]
+    """
+    result = measure(load_policy(policy), read_outcomes(outcomes))
+    if as_json:
+        options.print_json(result)
+        return
+    table = Table("figure", "value", "95 % interval", box=None)
+    for name, value in _figures(result):
+        if isinstance(value, dict):
+            limits = f"{_number(value['low'])} to {_number(value['high'])}"
+            table.add_row(name, _number(value["value"]), limits)
+        else:
+            table.add_row(name, _number(value), "")
+    Console().print(table)
+
+
+@app.command("join")
+def join_model(
+    policy: Folder,
+    outcomes: Recorded,
+    model: Annotated[
+        str, typer.Option("--model", help="The model that joins.", show_default=False)
+    ],
+    prices: Prices = None,
+    overrides: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Add a model to a pool from 100 or fewer scored prompts, without learning the rest again.
+
+    Example: [bold]moestro policy join mine scored.csv --model newcomer[/bold]
+    """
+    tables = settings.override({}, overrides or [])
+    listed = _prices(prices, tables.pop("prices", {}))
+    if tables:
+        raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: prices")
+    recorded = read_outcomes(outcomes)
+    grown = join(load_policy(policy), recorded, model, listed.get(model))
+    save_policy(grown, policy)
+    _say_saved(policy, {"joined": model, "models": grown.models}, as_json)
+
+
+def _prices(path: Path | None, given: object) -> dict[str, Price]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"prices is {given!r}: give prices.NAME=NUMBER, in dollars")
+    listed = read_prices(path) if path is not None else {}
+    # A name with dots comes as nested tables.
+    return listed | build_prices(_flat(given))
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{prefix}{key}"
+        is_price = isinstance(value, dict) and any(
+            word.startswith(("input", "output")) for word in value
+        )
+        flat |= (
+            _flat(value, f"{name}.") if isinstance(value, dict) and not is_price else {name: value}
+        )
+    return flat
+
+
+def _say_saved(folder: Path, result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        options.print_json({"folder": str(folder), **result})
+        return
+    lines = [f"{name}: {json.dumps(value)}" for name, value in result.items()]
+    Console().print("\n".join([f"policy written to {folder}", *lines]), markup=False)
+
+
+def _figures(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in result.items():
+        if isinstance(value, dict) and "low" not in value:
+            rows += [(f"{name} {below}", item) for below, item in _figures(value)]
+        elif isinstance(value, int | float | dict):
+            rows.append((name, value))
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,71 @@
+"""The policy as its page shows it, from the folder that `moestro policy` wrote and the live watch.
+
+Next: api/policy_view.py, gateway_app.py.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from moestro.api.policy_view import CurvePoint, FloorView, PolicyView, WatchView
+from moestro.gateway.current import CurrentGateway
+
+if TYPE_CHECKING:
+    from moestro.cli.gateway_app import LivePolicies
+
+
+class PolicyPage:
+    """Tells how the policy does."""
+
+    def __init__(self, gateway: CurrentGateway, live: "LivePolicies") -> None:
+        self._gateway = gateway
+        self._live = live
+
+    def view(self) -> PolicyView | None:
+        """Return how it is now, None without a policy."""
+        policy, config = self._live.policy, self._gateway.fleet.policy
+        if policy is None or config is None:
+            return None
+        watch = self._live.watch
+        watches = []
+        if watch is not None:
+            monitor = watch.monitor
+            watches.append(
+                WatchView(
+                    name="floor",
+                    is_held=monitor.is_held,
+                    evidence=monitor.evidence,
+                    alarm_at=1 / monitor.false_alarm,
+                    num_observed=monitor.num_audits,
+                )
+            )
+        return PolicyView(
+            name=config.path.name,
+            digest=self._live.digest,
+            models=policy.models,
+            strongest=policy.strongest,
+            curve=tuple(map(_point, policy.curve)),
+            curve_rows=policy.training.get("num_rows"),
+            has_cascade=policy.cascade is not None,
+            threshold=policy.threshold,
+            floor=_floor(policy.evidence),
+            watches=tuple(watches),
+            audit_share=config.audit.share,
+            judge=config.audit.judge,
+            recalibrate=f"moestro policy calibrate {config.path} OUTCOMES",
+        )
+
+
+def _point(point: Mapping[str, Any]) -> CurvePoint:
+    # Of 1,000 requests, as people think of them.
+    return CurvePoint(
+        strong_share=point["shares"][-1],
+        quality=point["score"],
+        cost_usd=1000 * point["cost_usd"],
+        threshold=point.get("threshold"),
+    )
+
+
+def _floor(evidence: Mapping[str, Any]) -> FloorView | None:
+    names = FloorView.__dataclass_fields__
+    known = {name: evidence[name] for name in names if name in evidence}
+    return FloorView(**known) if "floor" in known else None

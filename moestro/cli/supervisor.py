@@ -1,0 +1,154 @@
+"""The processes of a gateway: one per local model, and workers that share the port.
+
+Starts them, starts them again, tells workers of a new configuration on SIGHUP, ends them in good
+order on SIGINT or SIGTERM: workers first, so that what is under way still has its models. Knows
+processes and sockets, not requests. Next: keeper.py, worker.py, local_model.py.
+"""
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from typing import Any
+
+from moestro.cli.keeper import USER_MISTAKE, Keeper
+from moestro.errors import MoestroError
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# For what is left to do when the requests under way have ended.
+_LEAVE_S = 5.0
+
+
+class Supervisor:
+    """Keeps `models` and `workers`, by name, until a signal ends them."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Keeper],
+        workers: Mapping[str, Keeper],
+        *,
+        drain_s: float,
+        reload: Callable[[], None],
+        on_death: Callable[[str], None],
+    ) -> None:
+        """`reload` is called on SIGHUP, `on_death` with the name of a worker that died."""
+        self.models = dict(models)
+        self.workers = dict(workers)
+        self._leaving: list[Keeper] = []
+        self._drain_s = drain_s
+        self._reload = reload
+        self._on_death = on_death
+        self._heard: list[int] = []
+
+    def run(self) -> int:
+        """Keep everything until told to stop; return the exit status."""
+        with _heard_signals(self._heard) as waker:
+            for keeper in self._keepers():
+                keeper.start()
+            status = self._keep(waker)
+            is_hurried = False
+            for group in (self.workers.values(), [*self.models.values(), *self._leaving]):
+                is_hurried = self._end(list(group), waker, is_hurried=is_hurried)
+        return status
+
+    def adopt(self, keeper: Keeper) -> None:
+        """Keep one more model."""
+        self.models[keeper.name] = keeper
+        keeper.start()
+
+    def retire(self, name: str) -> None:
+        """Let a model's process end that no worker needs any more."""
+        keeper = self.models.pop(name)
+        keeper.ask_to_end()
+        self._leaving.append(keeper)
+
+    def _keep(self, waker: socket.socket) -> int:
+        while True:
+            for number in self._take_signals(waker):
+                if number != signal.SIGHUP:
+                    return 0
+                self._try_reload()
+            for keeper in self._keepers():
+                self._look(keeper)
+            if all(each.is_over for each in self.workers.values()):
+                log.error("no worker can run: see why above")
+                return USER_MISTAKE
+            wait([waker, *self._sentinels(self._keepers())], self._until_due())
+
+    def _look(self, keeper: Keeper) -> None:
+        status = keeper.look()
+        if status is None:
+            return
+        if keeper in self._leaving:
+            self._leaving.remove(keeper)
+            return
+        again = "not started again" if keeper.is_over else "starting it again"
+        log.error("%s ended with %d: %s", keeper.name, status, again)
+        if keeper.name in self.workers:
+            self._on_death(keeper.name)
+
+    def _try_reload(self) -> None:
+        try:
+            self._reload()
+        except MoestroError as error:
+            log.error("the configuration stays as it was: %s", error)
+        else:
+            log.info("the new configuration holds from now on")
+
+    def _end(self, keepers: list[Keeper], waker: socket.socket, *, is_hurried: bool) -> bool:
+        """End a group by the deadline, or at once when told a second time; return whether."""
+        deadline = time.monotonic() + self._drain_s + _LEAVE_S
+        for keeper in keepers:
+            keeper.ask_to_end()
+        while not is_hurried and (left := [each for each in keepers if each.is_alive]):
+            if time.monotonic() >= deadline:
+                break
+            wait([waker, *self._sentinels(left)], deadline - time.monotonic())
+            is_hurried = any(each != signal.SIGHUP for each in self._take_signals(waker))
+        for keeper in keepers:
+            keeper.end()
+        return is_hurried
+
+    def _take_signals(self, waker: socket.socket) -> list[int]:
+        with suppress(BlockingIOError):
+            while waker.recv(4096):
+                pass
+        heard, self._heard[:] = list(self._heard), []
+        return heard
+
+    def _keepers(self) -> list[Keeper]:
+        return [*self.models.values(), *self._leaving, *self.workers.values()]
+
+    def _sentinels(self, keepers: list[Keeper]) -> list[int]:
+        return [each.sentinel for each in keepers if each.sentinel is not None]
+
+    def _until_due(self) -> float | None:
+        due = [each.due_at for each in self._keepers() if each.due_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+
+@contextmanager
+def _heard_signals(heard: list[int]) -> Iterator[socket.socket]:
+    """Collect signals in a list; the socket becomes readable when one comes."""
+    waker, far_end = socket.socketpair()
+    waker.setblocking(False)
+    far_end.setblocking(False)
+
+    def hear(number: int, frame: Any) -> None:  # noqa: ANN401 (what signal handlers are given)
+        heard.append(number)
+
+    before = {name: signal.signal(name, hear) for name in _SIGNALS}
+    old = signal.set_wakeup_fd(far_end.fileno())
+    try:
+        yield waker
+    finally:
+        signal.set_wakeup_fd(old)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        waker.close()
+        far_end.close()

@@ -1,0 +1,157 @@
+"""How a request begins and ends on paper: let in at the door, written down once it is over.
+
+Knows what it may cost, not who keeps the books. Next: trace.py, gateway.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from moestro.api.record import OnFinished, Outcome, Record
+from moestro.errors import (
+    CapacityError,
+    ForbiddenError,
+    QuotaError,
+    UnknownKeyError,
+    UnknownModelError,
+)
+from moestro.gateway.asked import Asked
+from moestro.gateway.choosing import Choice, Chooser
+from moestro.gateway.fleet import Price
+from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, tell_all
+
+_BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
+_STATUS: Mapping[type[BaseException], int] = {
+    CapacityError: 429,
+    QuotaError: 429,
+    UnknownKeyError: 401,
+    ForbiddenError: 403,
+    UnknownModelError: 404,
+}
+_NO_PRICE = Price()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What an answer may become: its tokens, None where nothing limits them, and their price.
+
+    `price` is the dearest of the models that may be asked.
+    """
+
+    max_tokens: int | None
+    price: Price
+
+
+class Door(Protocol):
+    """Whether a request may begin, by what its key may spend; and what it did spend."""
+
+    def admit(
+        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+    ) -> None:
+        """Let it in, or raise what the caller is told."""
+
+    def finish(self, record: Record, *, prompt: str, answer: str) -> None:
+        """Settle and keep it; must return at once and must not raise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A request that was answered: what was asked and chosen, and the answer's text."""
+
+    record: Record
+    asked: Asked
+    choice: Choice
+    answer: str
+
+
+class Books:
+    """Opens and closes each request's account."""
+
+    def __init__(
+        self,
+        prices: Mapping[str, Price],
+        chooser: Chooser,
+        *,
+        listeners: tuple[OnFinished, ...],
+        door: Door | None,
+        after: Sequence[Callable[[Finished], None]],
+    ) -> None:
+        """`after` are told of answers, with their texts."""
+        self._prices = prices
+        self._chooser = chooser
+        self._listeners = listeners
+        self._door = door
+        self._after = after
+        self.num_open = 0
+
+    def open(self) -> None:
+        """Count a request that has come."""
+        self.num_open += 1
+
+    def admit(self, trace: Trace) -> None:
+        """Ask at the door whether it may begin."""
+        if self._door is None:
+            return
+        asked, choice, call = trace.asked, trace.choice, trace.call
+        assert asked is not None
+        assert choice is not None
+        limits = (asked.number(name) for name in ("max_completion_tokens", "max_tokens"))
+        limit = next((each for each in limits if each is not None and each >= 0), None)
+        dearest = max(
+            (self._prices[model] for model in choice.models),
+            key=lambda price: price.input_usd_per_mtok + price.output_usd_per_mtok,
+        )
+        self._door.admit(
+            call.caller,
+            choice.models[0],
+            call.request_id,
+            num_prompt=len(call.body) // BYTES_PER_TOKEN,
+            answer=Answer(max_tokens=limit, price=dearest),
+        )
+
+    def close(
+        self, trace: Trace, outcome: Outcome, status: int, error: str | None, answer: str = ""
+    ) -> None:
+        """Make the record of a request and give it to all who want it, once."""
+        if trace.is_finished:
+            return
+        trace.is_finished = True
+        self.num_open -= 1
+        strongest = self._chooser.strongest
+        price = self._prices.get(trace.model, _NO_PRICE)
+        best = None if strongest is None else self._prices[strongest]
+        record = trace.record(outcome, status, price, best, error)
+        tell_all(self._listeners, record)
+        asked, choice = trace.asked, trace.choice
+        if self._door is not None:
+            prompt = "" if asked is None else asked.prompt
+            self._door.finish(record, prompt=prompt, answer=answer)
+        if outcome == "answered" and asked is not None and choice is not None:
+            for tell in self._after:
+                tell(Finished(record=record, asked=asked, choice=choice, answer=answer))
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether anybody wants an answer's text."""
+        return self._door is not None or bool(self._after)
+
+
+def text_of(body: bytes) -> str:
+    """Return what a whole answer's first choice says, nothing where it has none."""
+    try:
+        found: Any = msgspec.json.decode(body)
+        choice = found["choices"][0] if "choices" in found else found["content"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return ""
+    return text if isinstance(text, str) else ""
+
+
+def status_of(error: BaseException, outcome: Outcome) -> int:
+    """Return the status that the server will give an error, for the record."""
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            return status
+    return _BROKEN_STATUS.get(outcome, 500)

@@ -1,0 +1,77 @@
+"""Betting on the mean of bounded numbers: wealth that nobody can expect to make by chance.
+
+Whoever bets, before each number is seen, that a mean is above zero while it is not, gains nothing
+on average; so wealth of 1/a has a chance of at most a, for any distribution and any number of rows
+(Waudby-Smith and Ramdas, arXiv 2010.09686). `bet` stakes so as to be rich at the last row, in the
+spirit of bets that recalculate their target (Voracek and Orabona, arXiv 2505.22422); `Fortune`
+never knows which row is the last. Next: monitor.py.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Of what a single number can lose at most; all of it would end the game on one bad row.
+LARGEST_STAKE = 0.9
+_LOG_CHANCES = np.linspace(math.log(1e-12), math.log(1 - 1e-9), 512)
+# The stake, per standard deviation, that pays 1 with a given chance under the normal law.
+_DELTAS = np.array(
+    [NormalDist().pdf(NormalDist().inv_cdf(math.exp(c))) / math.exp(c) for c in _LOG_CHANCES]
+)
+
+
+def bet(values_NG: Floats, worst: float, level: float) -> Floats:
+    """Return, for each of G columns, a p-value for "the mean is zero or less".
+
+    No value is below -`worst`. Rows are used in the order given. What is staked depends on the past
+    only, so the p-value is valid whatever the stake; the stake itself is the one that replicates,
+    for normal numbers, a payment of 1/`level` if the sum is in its upper `level` tail.
+    """
+    num_rows, num_columns = values_NG.shape
+    goal = -math.log(level)
+    wealth_G, best_G = np.zeros(num_columns), np.zeros(num_columns)
+    # A few made-up squares, of a quarter each, stand for those not seen yet.
+    squares_G = np.full(num_columns, 0.25)
+    for row in range(num_rows):
+        spread_G = np.sqrt(squares_G / (row + 1) * (num_rows - row))
+        stake_G = np.interp(wealth_G - goal, _LOG_CHANCES, _DELTAS) / np.maximum(spread_G, 1e-9)
+        # Who has won stops.
+        stake_G = np.where(wealth_G >= goal, 0.0, np.minimum(stake_G, LARGEST_STAKE / worst))
+        wealth_G = wealth_G + np.log1p(stake_G * values_NG[row])
+        best_G = np.maximum(best_G, wealth_G)
+        squares_G += values_NG[row] ** 2
+    return np.exp(-best_G)
+
+
+class Fortune:
+    """Wealth of bettors who each stake a fixed fraction, and who start at every row.
+
+    Its `log_wealth` is that of an e-process: the chance that it ever reaches log(1/a) is at most a.
+    Row t is given 1/(t(t+1)) of the first coin, so that a change after a long good time is seen
+    too, at the price of a few rows.
+    """
+
+    def __init__(self, num_bettors: int, logs: Sequence[float] = (), num_rows: int = 0) -> None:
+        self.logs = list(logs) or [-math.inf] * num_bettors
+        self.num_rows = num_rows
+
+    def play(self, factors: Sequence[float]) -> None:
+        """Multiply each bettor's wealth by what a row made of it."""
+        self.num_rows += 1
+        start = -math.log(self.num_rows * (self.num_rows + 1.0))
+        share = start - math.log(len(self.logs))
+        self.logs = [
+            float(np.logaddexp(log, share)) + math.log(factor)
+            for log, factor in zip(self.logs, factors, strict=True)
+        ]
+
+    @property
+    def log_wealth(self) -> float:
+        """The logarithm of all wealth, the coins not yet staked among it."""
+        unspent = -math.log(self.num_rows + 1.0)
+        return float(np.logaddexp.reduce([*self.logs, unspent]))

@@ -1,0 +1,215 @@
+"""Outcomes: prompts, and how well each model answered them, from CSV or JSON lines.
+
+Knows files and columns, not what is learned from them. Next: features.py.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.errors import ConfigError, DataError
+
+Floats = NDArray[np.float64]
+# What recordings carry beside scores.
+_BESIDE = ("_response", "_answer", "_output", "_tokens", "_latency", "_logprobs")
+_NAMELESS = {"", "id", "index", "subject", "task", "task_name", "dataset", "split", "source"}
+_WORDS = {"true": 1.0, "false": 0.0}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """N prompts and the scores, 0 to 1, of M models; costs where they were recorded, else nan.
+
+    `groups_N` says which file a row is from.
+    """
+
+    prompts: tuple[str, ...]
+    models: tuple[str, ...]
+    scores_NM: Floats
+    costs_NM: Floats
+    groups_N: NDArray[np.int64]
+
+    def of(self, models: Sequence[str]) -> "Outcomes":
+        """Return these models' columns, in this order; an unknown name raises ConfigError."""
+        for name in models:
+            if name not in self.models:
+                raise ConfigError(
+                    f"{name}: no such model in the outcomes: they have {', '.join(self.models)}"
+                )
+        places = [self.models.index(name) for name in models]
+        return replace(
+            self,
+            models=tuple(models),
+            scores_NM=self.scores_NM[:, places],
+            costs_NM=self.costs_NM[:, places],
+        )
+
+    def rows(self, places: NDArray[Any]) -> "Outcomes":
+        """Return these rows."""
+        return Outcomes(
+            tuple(self.prompts[place] for place in places),
+            self.models,
+            self.scores_NM[places],
+            self.costs_NM[places],
+            self.groups_N[places],
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    prompt: str
+    scores: dict[str, float]
+    costs: dict[str, float]
+
+
+def read_outcomes(paths: Sequence[Path]) -> Outcomes:
+    """Read CSV and JSON lines files as one set; every row must score every model."""
+    rows: list[_Row] = []
+    groups: list[int] = []
+    for group, path in enumerate(paths):
+        before = len(rows)
+        rows += list(_read_file(path))
+        groups += [group] * (len(rows) - before)
+        if len(rows) == before:
+            raise DataError(f"{path}: holds no outcomes: give a file with rows")
+    if not rows:
+        raise DataError("no outcomes: give at least one file")
+    models = tuple(rows[0].scores)
+    for row in rows:
+        if set(row.scores) != set(models):
+            odd = sorted(set(row.scores) ^ set(models))[0]
+            raise DataError(
+                f"{row.where}: {odd} has a score in some rows only: score every model in every row"
+            )
+    return Outcomes(
+        tuple(row.prompt for row in rows),
+        models,
+        np.array([[row.scores[name] for name in models] for row in rows]),
+        np.array([[row.costs.get(name, math.nan) for name in models] for row in rows]),
+        np.array(groups),
+    )
+
+
+def _read_file(path: Path) -> Iterator[_Row]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file of outcomes") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): give CSV or JSON lines") from error
+    is_json = path.suffix in (".jsonl", ".ndjson", ".json") or text.lstrip()[:1] == "{"
+    return _read_json_lines(path, text) if is_json else _read_csv(path, text)
+
+
+def _read_json_lines(path: Path, text: str) -> Iterator[_Row]:
+    # Not splitlines(), which also breaks at characters that may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not valid JSON ({error})") from error
+        if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
+            raise DataError(f"{where}: expected an object with prompt and scores")
+        costs = record.get("costs") or {}
+        if not isinstance(costs, dict):
+            raise DataError(f"{where}: costs are {costs!r}: give a number for each model")
+        yield _row(where, record.get("prompt"), record["scores"], costs)
+
+
+def _read_csv(path: Path, text: str) -> Iterator[_Row]:
+    csv.field_size_limit(1 << 30)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = reader.fieldnames or []
+    if not columns:
+        return
+    if "prompt" not in columns:
+        raise DataError(f"{path}: has no column prompt: it has {', '.join(columns)}")
+    doubled = [name for name in columns if columns.count(name) > 1]
+    if doubled:
+        raise DataError(f"{path}: has two columns {doubled[0]}: name each model once")
+    scored, costed = _columns(columns)
+    if not scored:
+        raise DataError(f"{path}: has no column of scores: give one for each model")
+    try:
+        for record in reader:
+            yield _row(
+                f"{path}, line {reader.line_num}",
+                record["prompt"],
+                {name: record[name] for name in scored},
+                {model: record[name] for model, name in costed.items() if record[name]},
+            )
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+
+
+def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Tell columns of scores from columns of costs: `cost:NAME`, or NAME with `_cost` or `|cost`.
+
+    Columns that recordings keep beside scores, like NAME_response, are neither.
+    """
+    costed = {}
+    for name in columns:
+        if name.startswith("cost:"):
+            costed[name.removeprefix("cost:")] = name
+        for ending in ("_cost", "|total_cost", "|cost"):
+            if name.endswith(ending):
+                costed[name.removesuffix(ending)] = name
+    scored = [
+        name
+        for name in columns
+        if name != "prompt"
+        and name not in costed.values()
+        and name.lower() not in _NAMELESS
+        and not name.endswith(_BESIDE)
+        and "|" not in name
+    ]
+    return scored, costed
+
+
+def _row(where: str, prompt: object, scores: Mapping[str, Any], costs: Mapping[str, Any]) -> _Row:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}: has no prompt: remove the row or fill it in")
+    if not scores:
+        raise DataError(f"{where}: has no scores: give one for each model")
+    return _Row(
+        where,
+        prompt,
+        {name: _score(f"{where}, {name}", value) for name, value in scores.items()},
+        {name: _cost(f"{where}, cost of {name}", value) for name, value in costs.items()},
+    )
+
+
+def _score(where: str, value: object) -> float:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(f"{where}: the score is missing: score every model, or remove the row")
+    number = _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+    number = _number(value) if number is None else number
+    if number is None or not 0.0 <= number <= 1.0:
+        raise DataError(f"{where}: {value!r} is not a score: give True, False or 0 to 1")
+    return number
+
+
+def _cost(where: str, value: object) -> float:
+    number = _number(value)
+    if number is None or not 0.0 <= number < math.inf:
+        raise DataError(f"{where}: {value!r} is not a cost: give a number from 0 on")
+    return number
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None

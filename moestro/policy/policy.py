@@ -1,0 +1,139 @@
+"""The policy: a prompt in, a decision out, in less than a millisecond. Read first.
+
+A pair sends a request to the strong model if its estimated gain reaches the threshold; a pool takes
+the cheapest model whose estimated loss against the strongest stays below it. Without a threshold
+(before `moestro policy calibrate`) a pair always asks the strongest, and a pool the model with the
+highest estimate. A prompt unlike all it learned from goes to the strongest. Next: features.py.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.errors import ConfigError
+from moestro.policy.estimate import Estimator
+from moestro.policy.features import Features, read
+from moestro.policy.prices import Price
+
+Floats = NDArray[np.float64]
+
+# The gain of an unfamiliar prompt: above every threshold.
+UNFAMILIAR = 2.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which model answers, and why; `scores` are estimates, `fallbacks` the best first."""
+
+    model: str
+    reason: str
+    scores: Mapping[str, float]
+    threshold: float | None
+    digest: str
+    fallbacks: tuple[str, ...]
+    cascade: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What was learned. Immutable, so that threads may share it; the strongest model is last.
+
+    `evidence` is what the threshold rests on, `curve` the cost and quality of other choices.
+    """
+
+    kind: str
+    models: tuple[str, ...]
+    estimator: Estimator
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    threshold: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    curve: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    cascade: Any = None
+
+    @property
+    def strongest(self) -> str:
+        """The model that all others are compared with."""
+        return self.models[-1]
+
+    def decide(self, prompt: str, allowed: Collection[str]) -> Decision:
+        """Choose one of the models allowed."""
+        places = [place for place, name in enumerate(self.models) if name in allowed]
+        if not places:
+            raise ConfigError(
+                f"none of {', '.join(sorted(allowed)) or 'no models'} is known to the policy: it "
+                f"knows {', '.join(self.models)}"
+            )
+        features = read(prompt)
+        scores_M = self.estimator.estimate(features)
+        distance = self.estimator.encoder.distance(features)
+        place, reason = self._choose(scores_M, distance, places, len(prompt))
+        others = sorted((p for p in places if p != place), key=lambda p: -scores_M[p])
+        return Decision(
+            model=self.models[place],
+            reason=reason,
+            scores={self.models[p]: round(float(scores_M[p]), 4) for p in places},
+            threshold=self.threshold,
+            digest=features.digest,
+            fallbacks=tuple(self.models[p] for p in others),
+            cascade=self.cascade if place == 0 and self.kind == "pair" else None,
+        )
+
+    def gains(self, prompts: Sequence[str]) -> Floats:
+        """Return, by prompt and model, what the strongest is estimated to score more.
+
+        Rows of prompts unlike the training data hold UNFAMILIAR, but 0 for the strongest itself.
+        """
+        rows = [read(prompt) for prompt in prompts]
+        scores_NM = np.array([self.estimator.estimate(row) for row in rows])
+        gains_NM: Floats = scores_NM[:, -1:] - scores_NM
+        far_N = np.array([self.is_unfamiliar(row) for row in rows], dtype=bool)
+        gains_NM[far_N, :-1] = UNFAMILIAR
+        return gains_NM
+
+    def is_unfamiliar(self, features: Features) -> bool:
+        """Tell whether a prompt is unlike all that the policy learned from."""
+        return self.estimator.encoder.distance(features) > 1.0
+
+    def costs_usd(self, num_chars: int) -> Floats:
+        """Return what a prompt of this length costs with each model; 0 where no price is known."""
+        free = Price()
+        return np.array([self.prices.get(m, free).cost_usd(num_chars) for m in self.models])
+
+    def with_threshold(self, threshold: float, evidence: Mapping[str, Any]) -> "Policy":
+        """Return a policy with a calibrated threshold."""
+        return replace(self, threshold=threshold, evidence=evidence)
+
+    def _choose(
+        self, scores_M: Floats, distance: float, places: Sequence[int], num_chars: int
+    ) -> tuple[int, str]:
+        strongest = places[-1]
+        if len(places) == 1:
+            return strongest, "the only model allowed"
+        if distance > 1.0:
+            return strongest, (
+                f"the prompt is unlike the training data ({distance:.1f} times as far as the "
+                "border): the strongest model allowed"
+            )
+        if self.threshold is None:
+            if self.kind == "pair":
+                return strongest, "the policy is not calibrated: the strongest model allowed"
+            best = max(places, key=lambda p: scores_M[p])
+            return best, f"highest estimated score, {scores_M[best]:.2f}"
+        gains = {place: scores_M[strongest] - scores_M[place] for place in places}
+        near = [p for p in places if p != strongest and gains[p] < self.threshold]
+        if not near:
+            gain = min(gains[p] for p in places if p != strongest)
+            return (
+                strongest,
+                f"estimated gain {gain:.3f} reaches the threshold {self.threshold:.3f}",
+            )
+        costs_M = self.costs_usd(num_chars)
+        place = min(near, key=lambda p: (costs_M[p], gains[p]))
+        return place, (
+            f"cheapest with an estimated loss of {gains[place]:.3f}, below the threshold "
+            f"{self.threshold:.3f}"
+        )

@@ -1,0 +1,109 @@
+"""A policy's folder: `policy.json` for people and pages, `weights.npz` for the estimator.
+
+No pickle, at most 5 MB. Knows the format, not what the numbers mean. Next: report.py.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.errors import CheckpointError, ConfigError
+from moestro.files import read_json, storage_errors, write_atomic, write_json
+from moestro.policy.estimate import Encoder, Estimator
+from moestro.policy.features import NUM_BUCKETS, SHAPE
+from moestro.policy.policy import Policy
+from moestro.policy.prices import Price
+
+FORMAT = 1
+POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
+MAX_BYTES = 5_000_000
+_HALF = ("rarity_D", "text_DM")
+_ENCODER = ("rarity_D", "center_S", "spread_S", "waves_SR", "phases_R", "whiten_SS")
+_HEADS = ("text_DM", "shape_RM", "bias_M")
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write a policy's folder; what is there is replaced, the weights first."""
+    estimator = policy.estimator
+    arrays = {name: getattr(estimator.encoder, name) for name in _ENCODER}
+    arrays |= {name: getattr(estimator, name) for name in _HEADS}
+    arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    if len(packed.getvalue()) > MAX_BYTES:
+        raise ConfigError(
+            f"a policy of {len(policy.models)} models takes {len(packed.getvalue()):,} bytes, "
+            f"limit {MAX_BYTES:,}: fit fewer models"
+        )
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / WEIGHTS_FILE, packed.getvalue())
+    write_json(folder / POLICY_FILE, _describe(policy))
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy's folder, or raise CheckpointError saying what is wrong with it."""
+    if not (path / POLICY_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: holds no {POLICY_FILE}: give a folder that `moestro policy fit` wrote"
+        )
+    saved = read_json(path / POLICY_FILE)
+    if saved.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path / POLICY_FILE}: format {saved.get('format')!r} is not {FORMAT}: fit again"
+        )
+    try:
+        return _build(saved, path / WEIGHTS_FILE)
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}): fit the policy again") from error
+
+
+def _describe(policy: Policy) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "kind": policy.kind,
+        "models": list(policy.models),
+        "strongest": policy.strongest,
+        "prices": {name: asdict(price) for name, price in policy.prices.items()},
+        "threshold": policy.threshold,
+        "evidence": dict(policy.evidence),
+        "far": policy.estimator.encoder.far,
+        "curve": [dict(point) for point in policy.curve],
+        "training": dict(policy.training),
+    }
+
+
+def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
+    with zipfile.ZipFile(weights) as packed:
+        tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS)}
+    models = tuple(map(str, saved["models"]))
+    expected = (NUM_BUCKETS, len(models))
+    if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
+        raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
+    encoder = Encoder(**{name: tensors[name] for name in _ENCODER}, far=float(saved["far"]))
+    threshold = saved["threshold"]
+    return Policy(
+        kind=str(saved["kind"]),
+        models=models,
+        estimator=Estimator(encoder=encoder, **{name: tensors[name] for name in _HEADS}),
+        prices={name: Price(**price) for name, price in saved["prices"].items()},
+        threshold=None if threshold is None else float(threshold),
+        evidence=dict(saved["evidence"]),
+        curve=list(saved["curve"]),
+        training=dict(saved["training"]),
+    )
+
+
+def _read_array(packed: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
+    with packed.open(f"{name}.npy") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    tensor: NDArray[np.float32] = array.astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{name} holds what is not a number")
+    return tensor

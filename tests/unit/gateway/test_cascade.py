@@ -1,0 +1,135 @@
+"""A small model's answer is kept or not by its own log-probabilities, which nobody else sees."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from tests.unit.gateway.test_choosing import ScriptedPolicy
+from tests.unit.gateway.test_failover import run
+from tests.unit.gateway.upstreams import (
+    QUICK,
+    Asking,
+    Behavior,
+    answer_of,
+    breaks,
+    events_of,
+    gateway_over,
+    read_stream,
+    replies,
+    reset,
+    well,
+    whole_text,
+)
+
+
+@dataclass
+class Above:
+    """Keeps what is on average above a limit."""
+
+    limit: float = -1.0
+
+    def accepts(self, logprobs: Sequence[float]) -> bool:
+        return sum(logprobs) / len(logprobs) > self.limit
+
+
+def says(logprob: float) -> Behavior:
+    """Answer as one should, with this log-probability for every token, if it was asked for."""
+
+    async def behave(asking: Asking) -> None:
+        wanted = asking.body.get("logprobs")
+        entry = {"content": [{"token": "w", "logprob": logprob}]}
+        if not asking.body.get("stream"):
+            answer = answer_of(asking.body)
+            answer["choices"][0]["logprobs"] = entry if wanted else None
+            await asking.whole(answer)
+            return
+        written = []
+        for event in events_of(asking.body):
+            if wanted and b"content" in event and b"role" not in event:
+                said = json.loads(event[6:])
+                said["choices"][0]["logprobs"] = entry
+                event = b"data: " + json.dumps(said).encode() + b"\n\n"
+            written.append(event)
+        await asking.events(written)
+        await asking.end()
+
+    return behave
+
+
+async def _ask(small: Any, *, is_stream: bool, **fields: Any) -> tuple[Any, Any]:
+    policy = ScriptedPolicy(cascade=Above())
+    behaviors = {"weak": [small], "strong": [well]}
+    async with gateway_over(behaviors, policy=policy) as running:
+        if is_stream:
+            data = await running.stream(model="auto", **fields)
+            return data, running
+        return (await running.ask(model="auto", **fields)).body, running
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_is_sure_is_kept_and_shows_no_logprobs(is_stream: bool) -> None:
+    data, running = run(_ask(says(-0.1), is_stream=is_stream))
+    assert b"logprob" not in data
+    record = running.records[0]
+    assert (record.model, record.reason, record.wasted_tokens) == ("weak", "cascade: kept", 0)
+    assert not running.servers["strong"][0].asked
+    if is_stream:
+        assert read_stream(data)[0] == whole_text()
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_is_not_sure_is_asked_of_the_stronger(is_stream: bool) -> None:
+    data, running = run(_ask(says(-3), is_stream=is_stream))
+    record = running.records[0]
+    assert (record.model, record.reason) == ("strong", "cascade: not sure enough")
+    assert record.wasted_tokens > 0
+    assert record.cost_usd > record.strongest_cost_usd
+    if is_stream:
+        assert read_stream(data)[0] == whole_text()
+        assert b"logprob" not in data
+
+
+@pytest.mark.parametrize(
+    "small", [replies(500), [breaks(3, reset), replies(500)], well], ids=["500", "breaks", "none"]
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_who_says_nothing_of_itself_is_not_kept(small: Any, is_stream: bool) -> None:
+    _, running = run(_ask(small, is_stream=is_stream))
+    assert running.records[0].model == "strong"
+    assert running.records[0].outcome == "answered"
+
+
+def test_who_asks_for_logprobs_gets_them() -> None:
+    data, _ = run(_ask(says(-0.1), is_stream=True, logprobs=True))
+    assert data.count(b"logprob") == 24
+
+
+def test_a_kept_stream_that_breaks_goes_on_without_logprobs() -> None:
+    async def begin(asking: Asking) -> None:
+        said = [json.loads(event[6:]) for event in events_of(asking.body)[:6]]
+        for event in said[1:]:
+            event["choices"][0]["logprobs"] = {"content": [{"token": "w", "logprob": -0.1}]}
+        await asking.events([b"data: " + json.dumps(each).encode() + b"\n\n" for each in said])
+        await asyncio.sleep(0.05)
+        asking.reset()
+
+    async def work() -> Any:
+        behaviors: Any = {"weak": [[begin, says(-0.1)]], "strong": [well]}
+        config = replace(QUICK, cascade_tokens=2)
+        policy = ScriptedPolicy(cascade=Above())
+        async with gateway_over(behaviors, config, policy=policy) as running:
+            return await running.stream(model="auto"), running
+
+    data, running = run(work())
+    assert read_stream(data)[0] == whole_text()
+    assert b"logprob" not in data
+    assert running.records[0].num_failovers == 1
+
+
+def test_several_answers_are_not_cascaded() -> None:
+    _, running = run(_ask(says(-3), is_stream=False, n=2))
+    assert running.records[0].model == "weak"

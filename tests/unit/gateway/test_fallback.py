@@ -1,0 +1,96 @@
+"""Another model instead of one that cannot answer: always before the first word, later if declared.
+
+Next: test_failover.py.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from moestro.errors import BackendError
+from tests.unit.gateway.test_choosing import ScriptedPolicy
+from tests.unit.gateway.test_failover import run
+from tests.unit.gateway.upstreams import (
+    QUICK,
+    Behavior,
+    breaks,
+    gateway_over,
+    read_stream,
+    replies,
+    reset,
+    well,
+    whole_text,
+)
+
+
+async def _ask(*small: Behavior, model: str = "auto", **settings: Any) -> Any:
+    behaviors: Any = {"weak": [list(small)], "strong": [well]}
+    config = replace(QUICK, retries=1, **settings)
+    async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
+        return await running.stream(model=model), running
+
+
+def test_before_the_first_byte_another_model_answers() -> None:
+    data, running = run(_ask(replies(500)))
+    assert read_stream(data)[0] == whole_text()
+    record = running.records[0]
+    assert record.model == "strong"
+    assert record.reason == "gain 0.1 < 0.2; weak did not answer"
+    assert record.num_attempts == 3
+
+
+def test_a_name_is_not_answered_by_another_model() -> None:
+    with pytest.raises(BackendError, match="weak/0 answered with status 500"):
+        run(_ask(replies(500), model="weak"))
+
+
+def test_before_the_first_word_another_model_begins_anew() -> None:
+    data, running = run(_ask(breaks(1, reset), replies(500)))
+    text, events = read_stream(data)
+    assert text == whole_text()
+    assert {event["id"] for event in events} == {"id-broken"}
+    assert running.records[0].model == "strong"
+    assert running.servers["strong"][0].asked[0].body["messages"][-1]["role"] == "user"
+
+
+def test_after_it_another_model_does_not_go_on() -> None:
+    data, running = run(_ask(breaks(5, reset), replies(500)))
+    text, events = read_stream(data)
+    assert text == whole_text(4)
+    assert "error" in events[-1]
+    assert not running.servers["strong"][0].asked
+
+
+def test_unless_it_may_and_then_it_says_so() -> None:
+    data, running = run(_ask(breaks(5, reset), replies(500), continues_across_models=True))
+    text, events = read_stream(data)
+    assert text == whole_text()
+    assert b": moestro continued by strong\n\n" in data
+    assert [event["model"] for event in events][4:6] == ["weak", "strong"]
+    record = running.records[0]
+    assert (record.model, record.num_failovers, record.outcome) == ("strong", 1, "answered")
+
+
+def test_a_conversation_moves_to_the_model_that_answered() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [[replies(500), replies(500), well]], "strong": [well]}
+        config = replace(QUICK, retries=1)
+        async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
+            await running.ask(model="auto")
+            await running.ask(model="auto")
+            return [(record.model, record.reason) for record in running.records]
+
+    seen = run(work())
+    assert [model for model, _ in seen] == ["strong", "strong"]
+    assert seen[1][1] == "conversation"
+
+
+def test_shares_costs_and_counts_are_shown() -> None:
+    _, running = run(_ask(well))
+    weak, strong = running.gateway.view().models
+    assert (weak.share, weak.num_auto, strong.num_requests) == (1, 1, 0)
+    assert weak.cost_usd > 0
+    assert weak.backends[0].latency.first_p50_s is not None
+    assert weak.latency.whole_p95_s is not None
+    assert running.gateway.view().strongest == "strong"
