@@ -9,8 +9,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row
 
 from moestro.api.key_terms import KeyTerms
+from moestro.errors import ConfigError
 from moestro.records.database import Database
 from moestro.records.keys import hash_key, list_keys, read_stamp, read_terms
 
@@ -86,13 +90,20 @@ class KeyRing:
             # or shut one: who wants its keys starts the server again.
             log.error("%s: knows fewer changes of keys than before: ignored", database.name)
             return False
-        keys = [
-            KnownKey(bytes.fromhex(row.digest), read_terms(row), row.revoked_at is not None)
-            for row in rows
-        ]
+        keys = [key for row in rows if (key := _read_key(row)) is not None]
         self._snapshot = _Snapshot(
             stamp=stamp,
             by_digest={key.digest: key for key in keys},
             by_name={key.terms.name: key for key in keys},
         )
         return True
+
+
+def _read_key(row: Row[Any]) -> KnownKey | None:
+    try:
+        digest = bytes.fromhex(row.digest)
+        return KnownKey(digest, read_terms(row), row.revoked_at is not None)
+    except (ConfigError, ValueError) as error:
+        # One row that somebody wrote by hand must not keep all others from being revoked.
+        log.error("the key %r opens nothing, because its terms cannot be read: %s", row.name, error)
+        return None

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 
-from moestro.errors import StorageError
+from moestro.errors import MoestroError
 from moestro.records.database import Database
 from moestro.records.decisions import Entry, insert_entries
 from moestro.records.schema import WRITERS
@@ -78,7 +78,7 @@ class Ledger:
             try:
                 self._write_all()
                 pause_s, self.trouble = self._flush_s, None
-            except StorageError as error:
+            except MoestroError as error:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 if self.trouble is None:
                     log.error("records wait, and are lost if this goes on: %s", error)

@@ -63,7 +63,14 @@ class Records:
             self.database, max_waiting=config.max_waiting_records, flush_s=config.flush_s
         )
         self.remembered = Remembered(self.database, config.cache)
-        self.poll = Poll(config, self.database, self.ring, self.meters, is_keeper=is_keeper)
+        self.poll = Poll(
+            config,
+            self.database,
+            self.ring,
+            self.meters,
+            self.remembered.flush,
+            is_keeper=is_keeper,
+        )
         self._under_way: dict[tuple[str, str], list[Admission]] = {}
 
     def start(self) -> None:

@@ -70,7 +70,7 @@ def test_keys_share_answers_only_where_the_operator_says_so() -> None:
 
 
 def test_an_answer_comes_back_as_the_same_bytes_and_is_marked(
-    start: Callable[..., Records],
+    start: Callable[..., Records], wait_until: Callable[..., None]
 ) -> None:
     records = start(settings={"cache": ON})
     remembered = records.remembered
@@ -92,6 +92,8 @@ def test_an_answer_comes_back_as_the_same_bytes_and_is_marked(
     assert found.headers == {"content-type": "text/event-stream", "x-moestro-cache": "hit"}
     assert found.usage == {"total": 3}
     assert records.health().cache == {"hits": 1, "misses": 1, "faults": 0}
+    wait_until(lambda: not remembered._untold)
+    wait_until(lambda: asyncio.run(remembered.stored())["hits"] == 1)
     stored = asyncio.run(remembered.stored())
     assert stored == {"answers": 1, "bytes": len(body), "hits": 1}
 
@@ -101,7 +103,7 @@ def test_those_unused_for_longest_make_room(database: Database) -> None:
     with database.write() as connection:
         for each in ("a", "b", "c"):
             assert answers.keep_answer(connection, each, Answer(body=bytes(100)), config)
-        assert answers.find_answer(connection, "a", config) is not None
+        answers.note_hits(connection, {"a": 1})
         assert answers.keep_answer(connection, "d", Answer(body=bytes(150)), config)
         found = {each: answers.find_answer(connection, each, config) for each in "abcd"}
     assert [each for each, answer in found.items() if answer is not None] == ["a", "d"]

@@ -1,5 +1,6 @@
 """Users' keys: shown once, found in memory, gone soon after they were revoked."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from moestro.records.database import Database
 from moestro.records.key_ring import KeyRing
 from moestro.records.records import Records
 from moestro.records.schema import KEYS, STAMPS
+from moestro.records.view import View
 
 TERMS = KeyTerms(
     name="alice",
@@ -140,6 +142,18 @@ def test_a_database_that_forgot_its_keys_opens_no_door(database: Database) -> No
     assert ring.find_name([key]) == "alice"
 
 
+def test_one_row_that_cannot_be_read_stops_no_other(database: Database) -> None:
+    for name in ("alice", "bob", "carol"):
+        key = add(database, KeyTerms(name=name))
+    with database.write() as connection:
+        connection.execute(update(KEYS).where(KEYS.c.name == "alice").values(budget_usd=-1.0))
+        connection.execute(update(KEYS).where(KEYS.c.name == "bob").values(allowed_models="["))
+    ring = KeyRing()
+    ring.refresh(database)
+    assert ring.names() == ["carol"]
+    assert ring.find_name([key]) == "carol"
+
+
 def test_every_change_is_stamped(database: Database) -> None:
     stamps = []
     add(database, TERMS)
@@ -171,3 +185,17 @@ def test_every_change_is_stamped(database: Database) -> None:
 def test_impossible_terms_are_refused(terms: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         KeyTerms(**terms)  # type: ignore[arg-type]
+
+
+def test_pages_change_keys_too(start: Callable[..., Records]) -> None:
+    view = View(start())
+    key = asyncio.run(view.add_key(KeyTerms(name="alice")))
+    asyncio.run(view.change_key(TERMS))
+    (shown,) = asyncio.run(view.keys())
+    assert (shown.terms, shown.is_usable) == (TERMS, True)
+    assert key not in repr(shown)
+    asyncio.run(view.revoke_key("alice"))
+    (shown,) = asyncio.run(view.keys())
+    assert not shown.is_usable
+    assert shown.revoked_at is not None
+    assert view.health().is_reachable
