@@ -17,6 +17,9 @@ from moestro.records.schema import SPENT, USAGE
 
 Spending = tuple[float, int]
 
+# A statement takes a limited number of values.
+_MOST_PAIRS = 500
+
 
 def add_usage(connection: Connection, records: Sequence[Record]) -> None:
     """Add records to what was used and spent."""
@@ -36,11 +39,12 @@ def find_spent(
 ) -> dict[tuple[str, str], Spending]:
     """Return what callers spent in periods, by (caller, period); what is missing spent nothing."""
     pairs = list(asked)
-    if not pairs:
-        return {}
-    chosen = tuple_(SPENT.c.caller, SPENT.c.period).in_(pairs)
-    rows = connection.execute(select(SPENT).where(chosen))
-    return {(row.caller, row.period): (row.cost_usd, row.num_tokens) for row in rows}
+    found: dict[tuple[str, str], Spending] = {}
+    for start in range(0, len(pairs), _MOST_PAIRS):
+        chosen = tuple_(SPENT.c.caller, SPENT.c.period).in_(pairs[start : start + _MOST_PAIRS])
+        for row in connection.execute(select(SPENT).where(chosen)):
+            found[row.caller, row.period] = (row.cost_usd, row.num_tokens)
+    return found
 
 
 def find_usage(
