@@ -130,16 +130,23 @@ def test_a_running_worker_learns_of_keys_and_of_their_end(
     assert time.monotonic() - began < 10
 
 
-def test_a_database_that_forgot_its_keys_opens_no_door(database: Database) -> None:
+@pytest.mark.parametrize("stamps", [{"keys": 0}, {"identity": 5}, {"identity": 5, "keys": 99}])
+def test_a_database_that_forgot_its_keys_opens_no_door(
+    database: Database, caplog: pytest.LogCaptureFixture, stamps: dict[str, int]
+) -> None:
     key = add(database, TERMS)
     ring = KeyRing()
     ring.refresh(database)
     with database.write() as connection:
         connection.execute(delete(KEYS))
-        connection.execute(update(STAMPS).values(value=0))
-    assert not ring.refresh(database)
+        for name, value in stamps.items():
+            connection.execute(update(STAMPS).where(STAMPS.c.name == name).values(value=value))
+    for _ in range(3):
+        assert not ring.refresh(database)
     assert ring
     assert ring.find_name([key]) == "alice"
+    assert len(caplog.records) == 1
+    assert "an older copy" in caplog.text
 
 
 def test_one_row_that_cannot_be_read_stops_no_other(database: Database) -> None:
@@ -164,7 +171,7 @@ def test_every_change_is_stamped(database: Database) -> None:
             lambda: keys.revoke_key(connection, "alice"),
         ):
             act()
-            stamps.append(keys.read_stamp(connection))
+            stamps.append(keys.read_stamp(connection)[1])
         row = connection.execute(select(KEYS)).one()
     assert stamps == [1, 2, 3]
     assert row.revoked_at is not None
