@@ -4,13 +4,14 @@ A mock backend (nginx for whole answers, a small server for streams) is asked di
 bare nginx, through Moestro with 1 and 2 workers, and through LiteLLM's proxy if `.venv-litellm` is
 there; in turns, medians over repeats. All access logs go to the null device.
 
-    python benchmarks/gateway.py [--repeats 3] [--requests 4000] [--soak 100000]
+    python benchmarks/gateway.py [--repeats 3] [--seconds 2] [--soak 100000]
 """
 
 import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import write_result
-from gateway_load import at_rate, closed, streams
+from gateway_load import at_rate, closed, closed_for, streams
 from rich.console import Console
 from rich.table import Table
 
@@ -49,16 +50,16 @@ def main() -> None:
     """Start all, load them in turns, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of the fixed rate")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     parser.add_argument("--soak", type=int, default=0, help="requests to watch memory over")
     parser.add_argument("--without-litellm", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         contestants = start(Path(scratch), stack, arguments)
         results = compare(contestants, arguments)
+        show(results)
         soaked = soak(contestants["moestro"], arguments.soak) if arguments.soak else None
-    show(results)
     absent = [] if "litellm" in results else ["litellm"]
     payload = {"arguments": vars(arguments), "results": results, "absent": absent, "soak": soaked}
     print(write_result("gateway", payload))
@@ -169,15 +170,13 @@ def compare(contestants: Contestants, arguments: argparse.Namespace) -> dict[str
     for _ in range(arguments.repeats):
         for name, (whole, stream, _) in contestants.items():
             slow = name == "litellm"
-            requests = arguments.requests // 10 if slow else arguments.requests
-            found = closed(whole, CLIENTS, requests)
+            seconds = arguments.seconds
+            found = closed_for(whole, CLIENTS, seconds)
             measures: list[tuple[str, Callable[[], dict[str, float]]]] = [
-                ("streams", lambda port=stream: streams(port, CLIENTS, NUM_CHUNKS))
+                ("streams", lambda port=stream: streams(port, CLIENTS, NUM_CHUNKS, seconds))
             ]
             if not slow:
-                measures.append(
-                    ("rate", lambda port=whole: at_rate(port, RATE, arguments.seconds, 64))
-                )
+                measures.append(("rate", lambda port=whole: at_rate(port, RATE, seconds, 64)))
             for label, measure in measures:
                 found |= {f"{label}_{key}": value for key, value in measure().items()}
             rounds[name].append(added(found, rounds["direct"]))
@@ -216,7 +215,13 @@ def resident_bytes(pid: int) -> int:
 def show(results: dict[str, Any]) -> None:
     """Print one row for each contestant."""
     keys = ("requests_per_s", "p50_ms", "p99_ms", "added_p99_ms")
-    keys += ("rate_requests_per_s", "rate_p99_ms", "added_rate_p99_ms", "streams_chunks_per_s")
+    keys += (
+        "rate_requests_per_s",
+        "rate_p99_ms",
+        "added_rate_p99_ms",
+        "streams_chunks_per_s",
+        "streams_chunks_per_read",
+    )
     table = Table("through", *keys)
     for name, found in results.items():
         table.add_row(name, *(f"{found[key]:.1f}" if key in found else "-" for key in keys))

@@ -36,20 +36,31 @@ def at_rate(port: int, rate: float, seconds: float, clients: int) -> dict[str, f
     return uvloop.run(_at_rate(port, rate, seconds, clients))
 
 
-def streams(port: int, number: int, num_chunks: int) -> dict[str, float]:
-    """Open streams at once; return chunks relayed per second."""
-    return uvloop.run(_streams(port, number, num_chunks))
+def closed_for(port: int, clients: int, seconds: float) -> dict[str, float]:
+    """Let each client ask again as soon as it is answered, for `seconds`."""
+    return uvloop.run(_closed(port, clients, 0, seconds))
 
 
-async def _closed(port: int, clients: int, requests: int) -> dict[str, float]:
+def streams(port: int, number: int, num_chunks: int, seconds: float) -> dict[str, float]:
+    """Keep `number` streams open for `seconds`; return chunks per second and per read.
+
+    Many chunks in one read say that a sender or the system joined them on the way.
+    """
+    return uvloop.run(_streams(port, number, num_chunks, seconds))
+
+
+async def _closed(port: int, clients: int, requests: int, seconds: float = 0.0) -> dict[str, float]:
     request, latencies = request_bytes(port, False), []
+    end_s = time.perf_counter() + seconds
 
     async def client() -> None:
         pair = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(requests // clients):
+        asked = 0
+        while asked < requests // clients or time.perf_counter() < end_s:
             begun_s = time.perf_counter()
             await _ask(pair, request)
             latencies.append(time.perf_counter() - begun_s)
+            asked += 1
         pair[1].close()
 
     return await _timed([client() for _ in range(clients)], latencies)
@@ -78,28 +89,35 @@ async def _at_rate(port: int, rate: float, seconds: float, clients: int) -> dict
     return await _timed([arrivals(), *(client() for _ in range(clients))], latencies)
 
 
-async def _streams(port: int, number: int, num_chunks: int) -> dict[str, float]:
+async def _streams(port: int, number: int, num_chunks: int, seconds: float) -> dict[str, float]:
     request, counts = request_bytes(port, True), []
+    begun_s = time.perf_counter()
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        tail, count = b"", 0
-        while b"[DONE]" not in tail:
-            data = await reader.read(65536)
-            if not data:
-                raise RuntimeError(f"port {port}: a stream ended early: {tail[-300:]!r}")
-            count += (tail[-5:] + data).count(b"data: ") - tail[-5:].count(b"data: ")
-            tail = tail[-16:] + data
-        counts.append(count)
-        writer.close()
+        while time.perf_counter() < begun_s + seconds:
+            counts.append(await _one_stream(port, request))
 
-    begun_s = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(number)))
     taken_s = time.perf_counter() - begun_s
-    if min(counts) < num_chunks:
-        raise RuntimeError(f"port {port}: {min(counts)} chunks arrived, not {num_chunks}")
-    return {"chunks_per_s": sum(counts) / taken_s}
+    if min(chunks for chunks, _ in counts) < num_chunks:
+        raise RuntimeError(f"port {port}: a stream had fewer than {num_chunks} chunks")
+    chunks, reads = (sum(column) for column in zip(*counts, strict=True))
+    return {"chunks_per_s": chunks / taken_s, "chunks_per_read": chunks / reads}
+
+
+async def _one_stream(port: int, request: bytes) -> tuple[int, int]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    tail, chunks, reads = b"", 0, 0
+    while b"[DONE]" not in tail:
+        data = await reader.read(65536)
+        if not data:
+            raise RuntimeError(f"port {port}: a stream ended early: {tail[-300:]!r}")
+        chunks += (tail[-5:] + data).count(b"data: ")
+        reads += 1
+        tail = tail[-16:] + data
+    writer.close()
+    return chunks, reads
 
 
 async def _ask(pair: Pair, request: bytes) -> None:
