@@ -173,10 +173,17 @@ def compare(contestants: Contestants, arguments: argparse.Namespace) -> dict[str
             seconds = arguments.seconds
             found = closed_for(whole, CLIENTS, seconds)
             measures: list[tuple[str, Callable[[], dict[str, float]]]] = [
-                ("streams", lambda port=stream: streams(port, CLIENTS, NUM_CHUNKS, seconds))
+                (
+                    "streams",
+                    lambda port=stream, seconds=seconds: streams(
+                        port, CLIENTS, NUM_CHUNKS, seconds
+                    ),
+                )
             ]
             if not slow:
-                measures.append(("rate", lambda port=whole: at_rate(port, RATE, seconds, 64)))
+                measures.append(
+                    ("rate", lambda port=whole, seconds=seconds: at_rate(port, RATE, seconds, 64))
+                )
             for label, measure in measures:
                 found |= {f"{label}_{key}": value for key, value in measure().items()}
             rounds[name].append(added(found, rounds["direct"]))

@@ -1,6 +1,6 @@
 """Load on gateways through raw sockets: closed loops, arrivals at a fixed rate, and streams.
 
-An answer with another status than 200, or a stream without its last line, stops the benchmark.
+An answer with another status than 200 stops the benchmark; streams that end early are counted.
 """
 
 import asyncio
@@ -99,10 +99,14 @@ async def _streams(port: int, number: int, num_chunks: int, seconds: float) -> d
 
     await asyncio.gather(*(client() for _ in range(number)))
     taken_s = time.perf_counter() - begun_s
-    if min(chunks for chunks, _ in counts) < num_chunks:
-        raise RuntimeError(f"port {port}: a stream had fewer than {num_chunks} chunks")
+    broken = sum(chunks < num_chunks + 2 for chunks, _ in counts)
     chunks, reads = (sum(column) for column in zip(*counts, strict=True))
-    return {"chunks_per_s": chunks / taken_s, "chunks_per_read": chunks / reads}
+    return {
+        "chunks_per_s": chunks / taken_s,
+        "chunks_per_read": chunks / reads,
+        "number": len(counts),
+        "broken": broken,
+    }
 
 
 async def _one_stream(port: int, request: bytes) -> tuple[int, int]:
@@ -112,7 +116,7 @@ async def _one_stream(port: int, request: bytes) -> tuple[int, int]:
     while b"[DONE]" not in tail:
         data = await reader.read(65536)
         if not data:
-            raise RuntimeError(f"port {port}: a stream ended early: {tail[-300:]!r}")
+            break
         chunks += (tail[-5:] + data).count(b"data: ")
         reads += 1
         tail = tail[-16:] + data
