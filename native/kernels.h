@@ -19,6 +19,8 @@ constexpr int64_t STRIP = 2;
 constexpr int64_t BLOCK_ROWS = 6;
 // Panels of one task. Four panels of gate and up make 32 hidden columns: one group.
 constexpr int64_t TASK_PANELS = 4;
+// Panels of a task that takes them from many experts, for few rows: some 100 kB of each.
+constexpr int64_t LONG_PANELS = 16, FEW_ROWS = 16;
 // Inputs of a quantized matrix that share a scale.
 constexpr int64_t GROUP = 32;
 

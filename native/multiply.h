@@ -82,11 +82,17 @@ struct Blocks {
 };
 
 // Panels are shared out in groups: as many as pay, unless that leaves threads without work.
+// `most` is more than usual where a task goes from matrix to matrix and long reads pay.
 struct PanelGroups {
-  PanelGroups(int64_t panels, int64_t num_rows, int num_threads)
+  PanelGroups(int64_t panels, int64_t num_rows, int num_threads, int64_t most = TASK_PANELS)
       : num_panels(panels),
-        size(panels >= 4 * TASK_PANELS * num_threads || num_rows <= 3 ? TASK_PANELS : 2),
+        size(find_size(panels, num_rows, num_threads, most)),
         number(divide_up(panels, size)) {}
+
+  static int64_t find_size(int64_t panels, int64_t num_rows, int num_threads, int64_t most) {
+    while (most > TASK_PANELS && panels < 2 * most * num_threads) most /= 2;
+    return panels >= 4 * TASK_PANELS * num_threads || num_rows <= 3 ? most : STRIP;
+  }
 
   int64_t first(int64_t g) const { return g * size; }
   int64_t count(int64_t g) const { return smaller(size, num_panels - first(g)); }

@@ -313,7 +313,8 @@ class Run {
       fill_hidden<Isa>(i < routed_tasks ? routed : shared, i < routed_tasks ? i : i - routed_tasks);
     });
     team.barrier();
-    const PanelGroups groups(num_panels(shape_.hidden), rows_, team.size());
+    const PanelGroups groups(num_panels(shape_.hidden), rows_, team.size(),
+                             rows_ <= FEW_ROWS ? LONG_PANELS : TASK_PANELS);
     team.each(groups.number, [&](int64_t g) {
       if (has_routed) add_down<Isa>(routed, groups.first(g), groups.count(g), step_.x);
       if (has_shared) add_down<Isa>(shared, groups.first(g), groups.count(g), step_.x);

@@ -1,4 +1,4 @@
-"""Does the floor still hold? Two watches over live traffic that may be looked at after every request.
+"""Does the floor still hold? Two watches over live traffic, to be looked at after every request.
 
 `FloorMonitor` bets on audited requests, which the strongest model answered too, that the policy's
 quality is below the floor: an e-process, so false alarms have a stated chance however often one

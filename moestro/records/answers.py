@@ -49,15 +49,19 @@ def name_question(
 
 
 def find_answer(connection: Connection, name: str, config: CacheConfig) -> Answer | None:
-    """Return an answer that is kept and not too old, and note that it was used."""
-    now = time.time()
+    """Return an answer that is kept and not too old."""
     row = connection.execute(select(ANSWERS).where(ANSWERS.c.digest == name)).one_or_none()
-    if row is None or now - row.created_at > config.max_age_s:
+    if row is None or time.time() - row.created_at > config.max_age_s:
         return None
-    changed = {"used_at": now, "num_hits": ANSWERS.c.num_hits + 1}
-    connection.execute(update(ANSWERS).where(ANSWERS.c.digest == name).values(changed))
     usage = None if row.usage is None else json.loads(row.usage)
     return Answer(body=bytes(row.body), headers=json.loads(row.headers), usage=usage)
+
+
+def note_hits(connection: Connection, hits: Mapping[str, int]) -> None:
+    """Note that answers were just given again, and how often."""
+    for name, count in sorted(hits.items()):
+        changed = {"used_at": time.time(), "num_hits": ANSWERS.c.num_hits + count}
+        connection.execute(update(ANSWERS).where(ANSWERS.c.digest == name).values(changed))
 
 
 def keep_answer(connection: Connection, name: str, answer: Answer, config: CacheConfig) -> bool:

@@ -104,6 +104,9 @@ class Database:
                 raise
             reason = str(error.orig).strip().partition("\n")[0]
             raise StorageError(f"database {self.name}: {reason}") from error
+        except sqlite3.Error as error:
+            # What a new connection is set up with does not go through SQLAlchemy.
+            raise StorageError(f"database {self.name}: {error}") from error
         except StatementError:
             raise
         except SQLAlchemyError as error:

@@ -6,6 +6,7 @@ Knows no queue. Next: ledger.py.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, select
@@ -16,6 +17,7 @@ from moestro.records.schema import DECISIONS
 
 _MOST = 1000
 _FIELDS = tuple(field.name for field in fields(Record))
+_VALUES = attrgetter(*_FIELDS)
 _LISTED = [column for column in DECISIONS.c if column.name not in ("prompt", "answer")]
 _EQUAL = ("caller", "asked", "model", "backend", "outcome", "request_id", "conversation")
 
@@ -79,7 +81,7 @@ def delete_older(connection: Connection, before: float, limit: int) -> int:
 
 def _to_row(entry: Entry) -> dict[str, Any]:
     record = entry.record
-    row = {name: getattr(record, name) for name in _FIELDS}
+    row = dict(zip(_FIELDS, _VALUES(record), strict=True))
     row["scores"] = json.dumps(dict(record.scores)) if record.scores else None
     row["prompt"], row["answer"] = entry.prompt, entry.answer
     return row

@@ -9,8 +9,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row
 
 from moestro.api.key_terms import KeyTerms
+from moestro.errors import ConfigError
 from moestro.records.database import Database
 from moestro.records.keys import hash_key, list_keys, read_stamp, read_terms
 
@@ -33,6 +37,7 @@ class KnownKey:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
+    identity: int | None = None
     stamp: int = -1
     by_digest: Mapping[bytes, KnownKey] = field(default_factory=dict)
     by_name: Mapping[str, KnownKey] = field(default_factory=dict)
@@ -43,6 +48,7 @@ class KeyRing:
 
     def __init__(self) -> None:
         self._snapshot = _Snapshot()
+        self._ignored: tuple[int, int] | None = None
 
     def __bool__(self) -> bool:
         """Tell whether a key is asked for at all: once there was one, always."""
@@ -77,22 +83,35 @@ class KeyRing:
         """Read the keys if any changed, and tell whether they were read."""
         known = self._snapshot
         with database.read() as connection:
-            stamp = read_stamp(connection)
-            if stamp == known.stamp:
+            identity, stamp = read_stamp(connection)
+            if (identity, stamp) in ((known.identity, known.stamp), self._ignored):
                 return False
             rows = list_keys(connection)
-        if stamp < known.stamp:
+        if known.identity not in (None, identity) or stamp < known.stamp:
             # A database that was deleted or put back knows less. Its silence must not open a door
             # or shut one: who wants its keys starts the server again.
-            log.error("%s: knows fewer changes of keys than before: ignored", database.name)
+            log.error(
+                "%s: is another database than before, or an older copy: the keys known until now"
+                " hold, until the server is started again",
+                database.name,
+            )
+            self._ignored = identity, stamp
             return False
-        keys = [
-            KnownKey(bytes.fromhex(row.digest), read_terms(row), row.revoked_at is not None)
-            for row in rows
-        ]
+        keys = [key for row in rows if (key := _read_key(row)) is not None]
         self._snapshot = _Snapshot(
+            identity=identity,
             stamp=stamp,
             by_digest={key.digest: key for key in keys},
             by_name={key.terms.name: key for key in keys},
         )
         return True
+
+
+def _read_key(row: Row[Any]) -> KnownKey | None:
+    try:
+        digest = bytes.fromhex(row.digest)
+        return KnownKey(digest, read_terms(row), row.revoked_at is not None)
+    except (ConfigError, ValueError) as error:
+        # One row that somebody wrote by hand must not keep all others from being revoked.
+        log.error("the key %r opens nothing, because its terms cannot be read: %s", row.name, error)
+        return None

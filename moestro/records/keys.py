@@ -75,12 +75,10 @@ def find_terms(connection: Connection, name: str) -> KeyTerms:
     return read_terms(_require(connection, name))
 
 
-def read_stamp(connection: Connection) -> int:
-    """Return a number that grows whenever a key changes."""
-    stamp: int = connection.execute(
-        select(STAMPS.c.value).where(STAMPS.c.name == "keys")
-    ).scalar_one()
-    return stamp
+def read_stamp(connection: Connection) -> tuple[int, int]:
+    """Return which database it is, and a number that grows whenever a key changes."""
+    stamps = {row.name: row.value for row in connection.execute(select(STAMPS))}
+    return stamps["identity"], stamps["keys"]
 
 
 def read_terms(row: Row[Any]) -> KeyTerms:

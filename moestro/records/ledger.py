@@ -10,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 
-from moestro.errors import StorageError
+from moestro.errors import MoestroError
 from moestro.records.database import Database
 from moestro.records.decisions import Entry, insert_entries
 from moestro.records.schema import WRITERS
@@ -24,7 +25,7 @@ from moestro.records.usage import add_usage
 log = logging.getLogger(__name__)
 
 # Small, so that the thread never holds Python's lock long enough for a request to notice.
-_BATCH = 64
+_BATCH = 32
 _LONGEST_PAUSE_S = 2.0
 # What a row raises that no database takes: a number too long, text that is not Unicode.
 _BAD_ROW = (StatementError, ValueError, OverflowError, TypeError)
@@ -77,7 +78,7 @@ class Ledger:
             try:
                 self._write_all()
                 pause_s, self.trouble = self._flush_s, None
-            except StorageError as error:
+            except MoestroError as error:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 if self.trouble is None:
                     log.error("records wait, and are lost if this goes on: %s", error)
@@ -94,6 +95,8 @@ class Ledger:
                 self._num_suspects = max(0, self._num_suspects - size)
             self._write_batch()
             self._batch = []
+            # Requests first.
+            time.sleep(0)
 
     def _write_batch(self) -> None:
         try:
@@ -129,7 +132,13 @@ def _last_batch(connection: Connection, name: str) -> int:
 
 
 def _note_batch(connection: Connection, name: str, number: int) -> None:
-    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = kind.insert(WRITERS).values(name=name, batch=number, at=time.time())
+    values = {"name": name, "batch": number, "at": time.time()}
+    connection.execute(_note_statement(connection.dialect.name), values)
+
+
+@lru_cache
+def _note_statement(dialect: str) -> Insert:
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(WRITERS)
     changed = {"batch": statement.excluded.batch, "at": statement.excluded.at}
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
+    upsert: Insert = statement.on_conflict_do_update(index_elements=["name"], set_=changed)
+    return upsert

@@ -5,6 +5,7 @@ rows of its own. Next: database.py.
 """
 
 import logging
+import secrets
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -52,8 +53,10 @@ def _advance(connection: Connection, version: int) -> None:
         if table is not SCHEMA:
             _advance_table(connection, table, version)
     if version == 1:
-        names = [{"name": name, "value": 0} for name in ("keys", "outcomes")]
-        connection.execute(STAMPS.insert(), names)
+        # By its identity a new database is told from an old one whose file it took.
+        values = {"keys": 0, "outcomes": 0, "identity": secrets.randbits(62)}
+        stamps = [{"name": name, "value": value} for name, value in values.items()]
+        connection.execute(STAMPS.insert(), stamps)
     STEPS.get(version, _change_no_rows)(connection)
 
 

@@ -4,27 +4,25 @@ The keeper's also deletes what is too old, in small steps. Knows no requests. Ne
 retention.py.
 """
 
-import logging
 import threading
 import time
+from collections.abc import Callable
 
 from moestro.api.key_terms import KeyTerms
-from moestro.errors import StorageError
+from moestro.errors import MoestroError
 from moestro.records.config import RecordsConfig
 from moestro.records.database import Database
 from moestro.records.key_ring import KeyRing
 from moestro.records.meters import Meters
-from moestro.records.periods import period_of
+from moestro.records.periods import period_of, periods_of
 from moestro.records.retention import delete_outdated
 from moestro.records.usage import Spending, find_spent
-
-log = logging.getLogger(__name__)
 
 _KEEPING_S = 60.0
 
 
 class Poll:
-    """Refreshes keys and what they spent."""
+    """Refreshes keys and what they spent; `flush` writes what others left for a quiet moment."""
 
     def __init__(
         self,
@@ -32,6 +30,7 @@ class Poll:
         database: Database,
         ring: KeyRing,
         meters: Meters,
+        flush: Callable[[], None],
         *,
         is_keeper: bool,
     ) -> None:
@@ -39,6 +38,7 @@ class Poll:
         self._database = database
         self._ring = ring
         self._meters = meters
+        self._flush = flush
         self._is_keeper = is_keeper
         self._kept_at = 0.0
         self._spent: dict[tuple[str, str], Spending] = {}
@@ -73,9 +73,10 @@ class Poll:
         while not self._is_stopping.wait(self._config.poll_s):
             try:
                 self.refresh()
+                self._flush()
                 self._keep()
                 self.trouble = None
-            except StorageError as error:
+            except MoestroError as error:
                 self.trouble = str(error)
 
     def _refresh_spent(self, names: "set[str] | list[str]") -> None:
@@ -87,7 +88,9 @@ class Poll:
         asked = [(terms.name, period_of(terms.budget_period, moment)) for terms in limited]
         with self._database.read() as connection:
             found = find_spent(connection, asked)
-        self._spent.update(found)
+        present = set(periods_of(moment))
+        kept = {pair: each for pair, each in self._spent.items() if pair[1] in present}
+        self._spent = {**kept, **found}
         for (name, period), (cost_usd, num_tokens) in found.items():
             self._meters.raise_spent(name, period, cost_usd, num_tokens)
 

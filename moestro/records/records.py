@@ -26,6 +26,8 @@ from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile, create_shared
 
 _STOP_S = 5.0
+# Fewer than English has, so that an estimate is seldom too low.
+_BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +63,14 @@ class Records:
             self.database, max_waiting=config.max_waiting_records, flush_s=config.flush_s
         )
         self.remembered = Remembered(self.database, config.cache)
-        self.poll = Poll(config, self.database, self.ring, self.meters, is_keeper=is_keeper)
+        self.poll = Poll(
+            config,
+            self.database,
+            self.ring,
+            self.meters,
+            self.remembered.flush,
+            is_keeper=is_keeper,
+        )
         self._under_way: dict[tuple[str, str], list[Admission]] = {}
 
     def start(self) -> None:
@@ -90,6 +99,20 @@ class Records:
         """Return the models that a caller may use, None for all."""
         known = None if caller is None else self.ring.find(caller)
         return None if known is None else known.terms.allowed_models
+
+    def estimate(
+        self, *, body_bytes: int, max_tokens: int | None, input_usd: float, output_usd: float
+    ) -> Estimate:
+        """Return what a request of this size may take; prices are per million tokens.
+
+        An answer without `max_tokens` is taken to have `assumed_answer_tokens`: what it has beyond
+        them, and what a prompt's text has beyond a token for every three bytes, is how far a
+        request under way can pass its key's budget.
+        """
+        prompt = -(-body_bytes // _BYTES_PER_TOKEN)
+        answer = self.config.assumed_answer_tokens if max_tokens is None else max_tokens
+        cost_usd = (prompt * input_usd + answer * output_usd) / 1e6
+        return Estimate(num_tokens=prompt + answer, cost_usd=cost_usd)
 
     def admit(
         self,

@@ -5,11 +5,19 @@ kept. Next: answers.py.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from moestro.errors import StorageError
-from moestro.records.answers import Answer, count_answers, find_answer, keep_answer, name_question
+from moestro.records.answers import (
+    Answer,
+    count_answers,
+    find_answer,
+    keep_answer,
+    name_question,
+    note_hits,
+)
 from moestro.records.config import CacheConfig
 from moestro.records.database import Database
 
@@ -23,6 +31,8 @@ class Remembered:
     def __init__(self, database: Database, config: CacheConfig) -> None:
         self._database = database
         self._config = config
+        # Hits that the database has not been told of: finding must not have to write.
+        self._untold: Counter[str] = Counter()
         self.num_hits = 0
         self.num_misses = 0
         self.num_faults = 0
@@ -40,6 +50,7 @@ class Remembered:
             self.num_misses += 1
             return None
         self.num_hits += 1
+        self._untold[name] += 1
         header, value = HIT_HEADER
         return Answer(
             body=answer.body, headers={**answer.headers, header: value}, usage=answer.usage
@@ -48,6 +59,13 @@ class Remembered:
     async def keep(self, name: str, answer: Answer) -> bool:
         """Keep an answer that came whole; tell whether it was kept."""
         return await asyncio.to_thread(self._keep, name, answer)
+
+    def flush(self) -> None:
+        """Tell the database what was given again; for the thread that polls."""
+        if self._untold:
+            untold, self._untold = self._untold, Counter()
+            with self._database.write() as connection:
+                note_hits(connection, untold)
 
     def counts(self) -> dict[str, int]:
         """Return what happened in this process."""
@@ -64,7 +82,7 @@ class Remembered:
 
     def _find(self, name: str) -> Answer | None:
         try:
-            with self._database.write() as connection:
+            with self._database.read() as connection:
                 return find_answer(connection, name, self._config)
         except StorageError:
             self.num_faults += 1

@@ -37,7 +37,8 @@ def _number(name: str, kind: Any = BigInteger, since: int = 1) -> "Column[Any]":
 
 SCHEMA = Table("moestro_schema", METADATA, Column("version", Integer, nullable=False))
 
-# Counters that only grow: "keys" whenever any key changed, "outcomes" for their numbers.
+# Counters that only grow: "keys" whenever any key changed, "outcomes" for their numbers; and the
+# database's "identity", which never changes.
 STAMPS = Table(
     "moestro_stamps",
     METADATA,

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from moestro.errors import CapacityError, ConfigError, StorageError
 
-_MAGIC = 4.0
-_HEADER = 4
+_MAGIC = 5.0
+_HEADER = 5
 _DIGEST_BYTES = 16
 _NUMBER_BYTES = 8
 _DIGEST_CELLS = _DIGEST_BYTES // _NUMBER_BYTES
@@ -29,9 +29,17 @@ BACKENDS, KEYS = 0, 1
 # Per row: numbers that all workers write, and numbers of each worker.
 _COMMON = (8, 10)
 _OWN = (1, 3)
+# A conversation's digest, until when it is kept, and the name of its model.
+CONVERSATION_CELLS = 8
 
 
-def create_shared(num_workers: int, *, num_backends: int = 256, num_keys: int = 4096) -> Path:
+def create_shared(
+    num_workers: int,
+    *,
+    num_backends: int = 256,
+    num_keys: int = 4096,
+    num_conversations: int = 32_768,
+) -> Path:
     """Make an empty file for so many workers and return its path; whoever made it deletes it."""
     if not 1 <= num_workers <= _MOST_WORKERS:
         raise ConfigError(f"{num_workers} workers: they must be 1 to {_MOST_WORKERS}")
@@ -40,12 +48,14 @@ def create_shared(num_workers: int, *, num_backends: int = 256, num_keys: int = 
     path = folder / f"moestro-{secrets.token_hex(8)}"
     counts = (num_backends, num_keys)
     size = _HEADER + sum(counts[kind] * _row_cells(kind, num_workers) for kind in (BACKENDS, KEYS))
+    size += num_conversations * CONVERSATION_CELLS
     try:
         with open(path, "xb", opener=_open_private) as file:
             # Now, not when a worker first writes there: then a full disk would kill it.
             os.posix_fallocate(file.fileno(), 0, size * _NUMBER_BYTES)
             header = memoryview(bytearray(_HEADER * _NUMBER_BYTES)).cast("d")
             header[0], header[1], header[2], header[3] = _MAGIC, num_workers, *counts
+            header[4] = num_conversations
             file.write(header)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -77,6 +87,8 @@ class SharedFile:
         keys = backends + int(self.cells[2]) * _row_cells(BACKENDS, self.num_workers)
         self.backends = Rows(self, BACKENDS, backends, int(self.cells[2]))
         self.keys = Rows(self, KEYS, keys, int(self.cells[3]))
+        self.num_conversations = int(self.cells[4])
+        self._conversations = keys + int(self.cells[3]) * _row_cells(KEYS, self.num_workers)
 
     def clear_worker(self, worker: int) -> None:
         """Forget what a dead worker had under way; for the supervisor, before it starts another."""
@@ -84,12 +96,24 @@ class SharedFile:
             for rows in (self.backends, self.keys):
                 rows.clear_worker(worker)
 
+    def conversations(self) -> memoryview:
+        """Return the bytes in which conversations stand."""
+        start = self._conversations * _NUMBER_BYTES
+        size = self.num_conversations * CONVERSATION_CELLS * _NUMBER_BYTES
+        return memoryview(self._memory)[start : start + size]
+
     def digests(self, start: int, count: int, stride: int) -> list[bytes]:
         """Return the names' digests of rows that begin at a cell, `stride` cells apart."""
         first = start * _NUMBER_BYTES
         step = stride * _NUMBER_BYTES
         places = range(first, first + count * step, step)
         return [self._memory[place : place + _DIGEST_BYTES] for place in places]
+
+    def find_digest(self, digest: bytes, start: int, end: int) -> int | None:
+        """Return the cell where a digest stands among those from `start` to `end`."""
+        # Numbers never look like one but by a chance of 2 to the power of -128.
+        place = self._memory.find(digest, start * _NUMBER_BYTES, end * _NUMBER_BYTES)
+        return None if place < 0 else place // _NUMBER_BYTES
 
     def read_digest(self, cell: int) -> bytes:
         """Return the digest that begins at a cell."""
@@ -120,10 +144,10 @@ class Rows:
         if known is not None and self._file.read_digest(known[0] - _DIGEST_CELLS) == known[1]:
             return known[0]
         digest = _digest(name)
-        digests = self._file.digests(self._start, self._count, self._stride)
-        if digest not in digests:
+        cell = self._file.find_digest(digest, self._start, self._end())
+        if cell is None:
             return None
-        place = self._start + digests.index(digest) * self._stride + _DIGEST_CELLS
+        place = cell + _DIGEST_CELLS
         self._known[name] = (place, digest)
         return place
 

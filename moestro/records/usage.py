@@ -4,9 +4,10 @@ Knows no budgets. Next: meters.py.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select, tuple_
+from sqlalchemy import Connection, Insert, Table, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from moestro.api.record import Record
@@ -15,6 +16,9 @@ from moestro.records.periods import day_of, periods_of
 from moestro.records.schema import SPENT, USAGE
 
 Spending = tuple[float, int]
+
+# A statement takes a limited number of values.
+_MOST_PAIRS = 500
 
 
 def add_usage(connection: Connection, records: Sequence[Record]) -> None:
@@ -35,11 +39,12 @@ def find_spent(
 ) -> dict[tuple[str, str], Spending]:
     """Return what callers spent in periods, by (caller, period); what is missing spent nothing."""
     pairs = list(asked)
-    if not pairs:
-        return {}
-    chosen = tuple_(SPENT.c.caller, SPENT.c.period).in_(pairs)
-    rows = connection.execute(select(SPENT).where(chosen))
-    return {(row.caller, row.period): (row.cost_usd, row.num_tokens) for row in rows}
+    found: dict[tuple[str, str], Spending] = {}
+    for start in range(0, len(pairs), _MOST_PAIRS):
+        chosen = tuple_(SPENT.c.caller, SPENT.c.period).in_(pairs[start : start + _MOST_PAIRS])
+        for row in connection.execute(select(SPENT).where(chosen)):
+            found[row.caller, row.period] = (row.cost_usd, row.num_tokens)
+    return found
 
 
 def find_usage(
@@ -115,10 +120,17 @@ def _upsert(
 ) -> None:
     if not sums:
         return
-    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
+    # Always in one order: two workers that each hold a row the other one wants would wait forever.
+    rows = [dict(zip(names, key, strict=True)) | counts for key, counts in sorted(sums.items())]
+    connection.execute(_upsert_statement(table, names, connection.dialect.name), rows)
+
+
+@lru_cache
+def _upsert_statement(table: Table, names: tuple[str, ...], dialect: str) -> Insert:
+    # Building one takes a millisecond, in which a worker answers nobody.
+    kind = postgresql if dialect == "postgresql" else sqlite
     statement = kind.insert(table)
     counts = [column.name for column in table.c if column.name not in names]
     added = {name: table.c[name] + statement.excluded[name] for name in counts}
-    # Always in one order: two workers that each hold a row the other one wants would wait forever.
-    rows = [dict(zip(names, key, strict=True)) | counts for key, counts in sorted(sums.items())]
-    connection.execute(statement.on_conflict_do_update(index_elements=names, set_=added), rows)
+    upsert: Insert = statement.on_conflict_do_update(index_elements=names, set_=added)
+    return upsert

@@ -1,5 +1,6 @@
 """Users' keys: shown once, found in memory, gone soon after they were revoked."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from moestro.records.database import Database
 from moestro.records.key_ring import KeyRing
 from moestro.records.records import Records
 from moestro.records.schema import KEYS, STAMPS
+from moestro.records.view import View
 
 TERMS = KeyTerms(
     name="alice",
@@ -128,16 +130,35 @@ def test_a_running_worker_learns_of_keys_and_of_their_end(
     assert time.monotonic() - began < 10
 
 
-def test_a_database_that_forgot_its_keys_opens_no_door(database: Database) -> None:
+@pytest.mark.parametrize("stamps", [{"keys": 0}, {"identity": 5}, {"identity": 5, "keys": 99}])
+def test_a_database_that_forgot_its_keys_opens_no_door(
+    database: Database, caplog: pytest.LogCaptureFixture, stamps: dict[str, int]
+) -> None:
     key = add(database, TERMS)
     ring = KeyRing()
     ring.refresh(database)
     with database.write() as connection:
         connection.execute(delete(KEYS))
-        connection.execute(update(STAMPS).values(value=0))
-    assert not ring.refresh(database)
+        for name, value in stamps.items():
+            connection.execute(update(STAMPS).where(STAMPS.c.name == name).values(value=value))
+    for _ in range(3):
+        assert not ring.refresh(database)
     assert ring
     assert ring.find_name([key]) == "alice"
+    assert len(caplog.records) == 1
+    assert "an older copy" in caplog.text
+
+
+def test_one_row_that_cannot_be_read_stops_no_other(database: Database) -> None:
+    for name in ("alice", "bob", "carol"):
+        key = add(database, KeyTerms(name=name))
+    with database.write() as connection:
+        connection.execute(update(KEYS).where(KEYS.c.name == "alice").values(budget_usd=-1.0))
+        connection.execute(update(KEYS).where(KEYS.c.name == "bob").values(allowed_models="["))
+    ring = KeyRing()
+    ring.refresh(database)
+    assert ring.names() == ["carol"]
+    assert ring.find_name([key]) == "carol"
 
 
 def test_every_change_is_stamped(database: Database) -> None:
@@ -150,7 +171,7 @@ def test_every_change_is_stamped(database: Database) -> None:
             lambda: keys.revoke_key(connection, "alice"),
         ):
             act()
-            stamps.append(keys.read_stamp(connection))
+            stamps.append(keys.read_stamp(connection)[1])
         row = connection.execute(select(KEYS)).one()
     assert stamps == [1, 2, 3]
     assert row.revoked_at is not None
@@ -171,3 +192,17 @@ def test_every_change_is_stamped(database: Database) -> None:
 def test_impossible_terms_are_refused(terms: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         KeyTerms(**terms)  # type: ignore[arg-type]
+
+
+def test_pages_change_keys_too(start: Callable[..., Records]) -> None:
+    view = View(start())
+    key = asyncio.run(view.add_key(KeyTerms(name="alice")))
+    asyncio.run(view.change_key(TERMS))
+    (shown,) = asyncio.run(view.keys())
+    assert (shown.terms, shown.is_usable) == (TERMS, True)
+    assert key not in repr(shown)
+    asyncio.run(view.revoke_key("alice"))
+    (shown,) = asyncio.run(view.keys())
+    assert not shown.is_usable
+    assert shown.revoked_at is not None
+    assert view.health().is_reachable

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moestro.api.record_view import DecisionFilter
 from moestro.errors import StorageError
+from moestro.records import usage
 from moestro.records.config import RecordsConfig
 from moestro.records.database import Database
 from moestro.records.decisions import Entry
@@ -123,6 +124,16 @@ def test_usage_adds_up_by_key_model_and_day(start: Start, wait_until: Wait) -> N
     assert [(row.model, row.num_requests) for row in traffic] == [("small", 150), ("large", 1)]
     assert sum(row.share for row in traffic) == pytest.approx(1)
     assert asyncio.run(view.traffic(since="2027-01-01")) == []
+
+
+def test_what_many_keys_spent_is_found_at_once(database: Database) -> None:
+    count = 1200
+    with database.write() as connection:
+        usage.add_usage(connection, [make_record(0, caller=f"k{n}") for n in range(count)])
+        usage.add_usage(connection, [])
+        asked = [(f"k{n}", "2026-11-26") for n in range(count)]
+        assert usage.find_spent(connection, asked) == dict.fromkeys(asked, (0.5, 30))
+        assert usage.find_spent(connection, []) == {}
 
 
 def test_what_a_full_queue_cannot_hold_is_counted_and_nobody_waits(url: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Double, MetaData, Table, Text, create_engine, inspect, text
+from sqlalchemy.exc import StatementError
 
 from moestro.api.record_view import DecisionFilter
 from moestro.errors import ConfigError, StorageError
@@ -140,6 +141,33 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
         Database(RecordsConfig(url=f"sqlite:///{path}")).open()
     with pytest.raises(StorageError, match="unable to open"):
         Database(RecordsConfig(url=f"sqlite:///{tmp_path}/none/records.db")).open()
+
+
+def test_a_log_that_cannot_be_kept_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE theirs (id INTEGER)")
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM theirs").fetchall()
+    monkeypatch.setattr("moestro.records.database._BUSY_S", 0.0)
+    monkeypatch.setattr("moestro.records.database._WAL_TRIES", 2)
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with closing(Database(RecordsConfig(url=f"sqlite:///{path}"))) as database:
+        with pytest.raises(StorageError, match="write-ahead log: database is locked"):
+            database.open()
+        assert len(waits) == 1
+        other.close()
+        database.open()
+
+
+def test_what_fails_outside_of_the_database_is_told_as_well(database: Database) -> None:
+    with pytest.raises(StatementError), database.read() as connection:
+        connection.execute(text("SELECT :missing"), {})
+    with pytest.raises(StorageError, match="InvalidRequestError"), database.read() as connection:
+        connection.begin()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ CREATE TABLE moestro_writers (
 	at DOUBLE NOT NULL, 
 	PRIMARY KEY (name)
 );
-INSERT INTO moestro_stamps VALUES ('keys', 1), ('outcomes', 1);
+INSERT INTO moestro_stamps VALUES ('keys', 1), ('outcomes', 1), ('identity', 77);
 INSERT INTO moestro_keys VALUES (
   'alice', 'aa55', 1795694400.0, NULL, NULL, 5.0, NULL, 'month', 60, NULL, NULL, '["small"]', 0
 );

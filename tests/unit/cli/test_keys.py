@@ -1,0 +1,102 @@
+"""`moestro keys`: a key is shown once, its terms can be changed, and it ends for good."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moestro.cli.main import main
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "fleet.toml"
+    path.write_text(f'[records]\nurl = "sqlite:///{tmp_path}/records.db"\n')
+    return path
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run `moestro keys` and return its status, output and complaint."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["moestro", "keys", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+def test_a_key_is_shown_once_and_never_again(keys: Any, config: Path, tmp_path: Path) -> None:
+    status, out, err = keys("add", config, "alice")
+    assert status == 0
+    key = out.strip()
+    assert key.startswith("mo-")
+    assert "not shown again" in err
+    assert key not in keys("list", config)[1]
+    assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_life_of_a_key_in_json(keys: Any, config: Path) -> None:
+    limits = ["budget_usd=5", 'allowed_models=["small"]', "requests_per_minute=60"]
+    options = [word for limit in limits for word in ("--set", limit)]
+    made = json.loads(keys("add", config, "alice", "--days", 2, "--json", *options)[1])
+    assert made["key"].startswith("mo-")
+    (shown,) = json.loads(keys("list", config, "--json")[1])["keys"]
+    assert (shown["budget_usd"], shown["allowed_models"]) == (5.0, ["small"])
+    assert (shown["spent_usd"], shown["is_usable"]) == (0.0, True)
+    assert shown["expires_at"] == pytest.approx(shown["created_at"] + 2 * 86_400, abs=60)
+    changed = keys("set", config, "alice", "--set", "budget_usd=none", "--json")[1]
+    assert json.loads(changed)["budget_usd"] is None
+    assert json.loads(changed)["requests_per_minute"] == 60
+    assert json.loads(keys("revoke", config, "alice", "--json")[1])["revoked"] is True
+    (ended,) = json.loads(keys("list", config, "--json")[1])["keys"]
+    assert not ended["is_usable"]
+
+
+def test_a_table_says_how_each_key_stands(
+    keys: Any, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    keys("add", config, "alice", "--set", "budget_usd=5", "--set", "budget_tokens=1000")
+    keys("add", config, "bob", "--days", 0, "--set", 'allowed_models=["small"]')
+    keys("add", config, "carol")
+    assert keys("set", config, "carol")[0] == 0
+    assert keys("revoke", config, "carol")[0] == 0
+    lines = [line.split() for line in keys("list", config)[1].splitlines()]
+    states = {line[0]: line[1] for line in lines}
+    assert states == {"name": "state", "alice": "usable", "bob": "expired", "carol": "revoked"}
+    assert lines[1][-7:] == ["$5", "and", "1,000", "tokens", "/", "month", "all"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["revoke", "{config}", "bob"], "there is no key named bob"),
+        (["set", "{config}", "bob"], "there is no key named bob"),
+        (["add", "{config}", "bob", "--set", "budget_eur=5"], "budget_eur: unknown setting"),
+        (["add", "{config}", "bob", "--set", "budget_usd=-1"], "budget_usd is -1"),
+        (["list", "{config}.none"], "no such configuration file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    keys: Any, config: Path, arguments: list[str], complaint: str
+) -> None:
+    status, _, err = keys(*(word.format(config=config) for word in arguments))
+    assert status == 2
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_name_twice_is_a_mistake(keys: Any, config: Path) -> None:
+    assert keys("add", config, "alice")[0] == 0
+    status, _, err = keys("add", config, "alice")
+    assert status == 2
+    assert "exists" in err
