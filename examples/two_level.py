@@ -29,18 +29,15 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from moestro.policy.guarantee import Promise, calibrate_pair
-from moestro.policy.outcomes import read_outcomes
-from moestro.policy.store import load_policy, save_policy
-
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MODELS = {"small": CONFIGS / "small-dense.toml", "large": CONFIGS / "demo.toml"}
 FLOOR = 0.95
 MAX_TOKENS = 12
 PROMPT_CHARS = 600
-TRUTH_CHARS = 16
+TRUTH_CHARS = 12
 CONCURRENCY = 8
 PATIENCE_S = 120.0
+NEVER_KEPT = -100.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,8 @@ def active_parameters(run: Path) -> int:
         moestro("inspect", run, "--json"), check=True, capture_output=True, text=True
     )
     # By number of experts; a request that does not ask for fewer gets the most.
-    return max(json.loads(found.stdout)["active_parameters"].values())
+    counts: dict[str, int] = json.loads(found.stdout)["active_parameters"]
+    return max(counts.values())
 
 
 def write_fleet(out: Path, prices: dict[str, int], policy: Path | None = None) -> None:
@@ -138,13 +136,17 @@ def write_fleet(out: Path, prices: dict[str, int], policy: Path | None = None) -
 
 
 def draw_questions(held_out: Path, number: int) -> list[Question]:
-    """Draw places inside lines of code that was never trained on, each line at most once."""
+    """Draw beginnings of words inside lines of code never trained on, each line at most once."""
     documents = [json.loads(line)["text"] for line in held_out.read_text().splitlines()]
     draw = random.Random(0)
     found = []
     for text in documents:
         for line in re.finditer(r"[^\n]*\S[^\n]{23,}", text):
-            place = draw.randrange(line.start() + 8, line.end() - 8)
+            words = re.compile(r" ?\b\w").finditer(text, line.start() + 8, line.end() - 8)
+            places = [word.start() for word in words]
+            if not places:
+                continue
+            place = draw.choice(places)
             prompt, truth = text[:place], text[place : line.end()][:TRUTH_CHARS]
             if len(prompt) >= PROMPT_CHARS and truth.strip():
                 found.append(Question(prompt[-PROMPT_CHARS:], truth))
@@ -237,7 +239,8 @@ def learn_policy(
     subprocess.run(
         moestro("policy", "fit", out / "fit.jsonl", *pair, "--out", out / "policy"), check=True
     )
-    calibrate(out / "policy", out / "calibration.jsonl")
+    calibration = (out / "policy", out / "calibration.jsonl", "--floor", FLOOR)
+    subprocess.run(moestro("policy", "calibrate", *calibration), check=True)
 
 
 def outcome(question: Question, recorded: dict[str, list[Answer]], row: int) -> dict[str, Any]:
@@ -247,19 +250,9 @@ def outcome(question: Question, recorded: dict[str, list[Answer]], row: int) -> 
         "prompt": question.prompt,
         "scores": {name: answer.score for name, answer in answers.items()},
         "costs": {name: answer.cost for name, answer in answers.items()},
-        "logprobs": {name: answer.logprobs for name, answer in answers.items()},
+        # Nothing speaks for an answer without a token, so that a cascade never keeps it.
+        "logprobs": {name: answer.logprobs or [NEVER_KEPT] for name, answer in answers.items()},
     }
-
-
-def calibrate(folder: Path, outcomes: Path) -> None:
-    """Choose the threshold that keeps the floor on outcomes the fit never saw."""
-    policy = load_policy(folder)
-    recorded = read_outcomes([outcomes]).of(policy.models)
-    gains_N = policy.gains(recorded.prompts)[:, 0]
-    weak_N, strong_N = recorded.scores_NM.T
-    floor = calibrate_pair(gains_N, weak_N, strong_N, Promise(floor=FLOOR))
-    save_policy(policy.with_threshold(floor.threshold, floor.to_dict()), folder)
-    print(floor.say())
 
 
 def print_table(small: list[Answer], large: list[Answer], auto: list[Answer]) -> None:
