@@ -15,6 +15,7 @@ import typer.main
 from moestro import __version__, logs
 from moestro.cli import (
     bench,
+    calibrate,
     convert,
     demo,
     generate,
@@ -44,6 +45,7 @@ app.command("score", rich_help_panel="Use a model")(score.score)
 app.command("bench", rich_help_panel="Look into a model")(bench.bench)
 app.command("inspect", rich_help_panel="Look into a model")(inspect.inspect)
 app.command("xray", rich_help_panel="Look into a model")(xray.xray)
+policy.app.command("calibrate")(calibrate.calibrate)
 app.add_typer(policy.app, name="policy", rich_help_panel="Choose among models")
 app.command("convert", rich_help_panel="Make a model")(convert.convert)
 app.add_typer(keys.app, name="keys", rich_help_panel="Choose among models")

@@ -27,6 +27,7 @@ class PolicyPage:
             return None
         watch = self._live.watch
         watches = []
+        floor = policy.evidence.get("floor", 0.95)
         if watch is not None:
             monitor = watch.monitor
             watches.append(
@@ -51,7 +52,7 @@ class PolicyPage:
             watches=tuple(watches),
             audit_share=config.audit.share,
             judge=config.audit.judge,
-            recalibrate=f"moestro policy calibrate {config.path} OUTCOMES",
+            recalibrate=f"moestro policy calibrate {config.path} OUTCOMES --floor {floor}",
         )
 
 

@@ -15,7 +15,7 @@ from moestro.policy.learn import MIN_ROWS, LearnConfig, learn
 from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price
-from moestro.policy.trade import pool_curve
+from moestro.policy.trade import pair_curve, pool_curve
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +127,11 @@ def _build(
         },
     )
     costs_NM = request_costs(policy, outcomes)
-    curve = pool_curve(learned.unseen_NM, outcomes.scores_NM, costs_NM)
+    if kind == "pair":
+        gains_N = learned.unseen_NM[:, 1] - learned.unseen_NM[:, 0]
+        curve = pair_curve(gains_N, outcomes.scores_NM, costs_NM)
+    else:
+        curve = pool_curve(learned.unseen_NM, outcomes.scores_NM, costs_NM)
     return replace(policy, curve=[point.to_dict() for point in curve])
 
 

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moestro.errors import ConfigError, DataError
+from moestro.policy.cascade import mean_logprob
 
 Floats = NDArray[np.float64]
 # What recordings carry beside scores.
-_BESIDE = ("_response", "_answer", "_output", "_tokens", "_latency", "_logprobs")
+_BESIDE = ("_response", "_answer", "_output", "_tokens", "_latency")
+_LOGPROB = "_logprob"
 _NAMELESS = {"", "id", "index", "subject", "task", "task_name", "dataset", "split", "source"}
 _WORDS = {"true": 1.0, "false": 0.0}
 
@@ -28,7 +30,8 @@ _WORDS = {"true": 1.0, "false": 0.0}
 class Outcomes:
     """N prompts and the scores, 0 to 1, of M models; costs where they were recorded, else nan.
 
-    `groups_N` says which file a row is from.
+    `groups_N` says which file a row is from. `logprobs_NM` are mean log-probabilities of answers'
+    first tokens (see cascade.py), nan where they were not recorded.
     """
 
     prompts: tuple[str, ...]
@@ -36,6 +39,7 @@ class Outcomes:
     scores_NM: Floats
     costs_NM: Floats
     groups_N: NDArray[np.int64]
+    logprobs_NM: Floats
 
     def of(self, models: Sequence[str]) -> "Outcomes":
         """Return these models' columns, in this order; an unknown name raises ConfigError."""
@@ -50,6 +54,7 @@ class Outcomes:
             models=tuple(models),
             scores_NM=self.scores_NM[:, places],
             costs_NM=self.costs_NM[:, places],
+            logprobs_NM=self.logprobs_NM[:, places],
         )
 
     def rows(self, places: NDArray[Any]) -> "Outcomes":
@@ -60,6 +65,7 @@ class Outcomes:
             self.scores_NM[places],
             self.costs_NM[places],
             self.groups_N[places],
+            self.logprobs_NM[places],
         )
 
 
@@ -69,6 +75,7 @@ class _Row:
     prompt: str
     scores: dict[str, float]
     costs: dict[str, float]
+    logprobs: dict[str, float]
 
 
 def read_outcomes(paths: Sequence[Path]) -> Outcomes:
@@ -96,6 +103,7 @@ def read_outcomes(paths: Sequence[Path]) -> Outcomes:
         np.array([[row.scores[name] for name in models] for row in rows]),
         np.array([[row.costs.get(name, math.nan) for name in models] for row in rows]),
         np.array(groups),
+        np.array([[row.logprobs.get(name, math.nan) for name in models] for row in rows]),
     )
 
 
@@ -122,10 +130,11 @@ def _read_json_lines(path: Path, text: str) -> Iterator[_Row]:
             raise DataError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
             raise DataError(f"{where}: expected an object with prompt and scores")
-        costs = record.get("costs") or {}
-        if not isinstance(costs, dict):
-            raise DataError(f"{where}: costs are {costs!r}: give a number for each model")
-        yield _row(where, record.get("prompt"), record["scores"], costs)
+        costs, logprobs = record.get("costs") or {}, record.get("logprobs") or {}
+        for name, value in (("costs", costs), ("logprobs", logprobs)):
+            if not isinstance(value, dict):
+                raise DataError(f"{where}: {name} are {value!r}: give those of each model")
+        yield _row(where, record.get("prompt"), record["scores"], costs, logprobs)
 
 
 def _read_csv(path: Path, text: str) -> Iterator[_Row]:
@@ -139,7 +148,7 @@ def _read_csv(path: Path, text: str) -> Iterator[_Row]:
     doubled = [name for name in columns if columns.count(name) > 1]
     if doubled:
         raise DataError(f"{path}: has two columns {doubled[0]}: name each model once")
-    scored, costed = _columns(columns)
+    scored, costed, logged = _columns(columns)
     if not scored:
         raise DataError(f"{path}: has no column of scores: give one for each model")
     try:
@@ -149,14 +158,16 @@ def _read_csv(path: Path, text: str) -> Iterator[_Row]:
                 record["prompt"],
                 {name: record[name] for name in scored},
                 {model: record[name] for model, name in costed.items() if record[name]},
+                {model: record[name] for model, name in logged.items() if record[name]},
             )
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
-def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Tell columns of scores from columns of costs: `cost:NAME`, or NAME with `_cost` or `|cost`.
+def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Tell columns of scores from those of costs and log-probabilities.
 
+    Costs are `cost:NAME`, or NAME with `_cost` or `|cost`; mean log-probabilities NAME_logprob.
     Columns that recordings keep beside scores, like NAME_response, are neither.
     """
     costed = {}
@@ -166,19 +177,26 @@ def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         for ending in ("_cost", "|total_cost", "|cost"):
             if name.endswith(ending):
                 costed[name.removesuffix(ending)] = name
+    logged = {name.removesuffix(_LOGPROB): name for name in columns if name.endswith(_LOGPROB)}
     scored = [
         name
         for name in columns
         if name != "prompt"
-        and name not in costed.values()
+        and name not in (*costed.values(), *logged.values())
         and name.lower() not in _NAMELESS
         and not name.endswith(_BESIDE)
         and "|" not in name
     ]
-    return scored, costed
+    return scored, costed, logged
 
 
-def _row(where: str, prompt: object, scores: Mapping[str, Any], costs: Mapping[str, Any]) -> _Row:
+def _row(
+    where: str,
+    prompt: object,
+    scores: Mapping[str, Any],
+    costs: Mapping[str, Any],
+    logprobs: Mapping[str, Any],
+) -> _Row:
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{where}: has no prompt: remove the row or fill it in")
     if not scores:
@@ -188,6 +206,7 @@ def _row(where: str, prompt: object, scores: Mapping[str, Any], costs: Mapping[s
         prompt,
         {name: _score(f"{where}, {name}", value) for name, value in scores.items()},
         {name: _cost(f"{where}, cost of {name}", value) for name, value in costs.items()},
+        {name: _logprob(f"{where}, {name}", value) for name, value in logprobs.items()},
     )
 
 
@@ -206,6 +225,18 @@ def _cost(where: str, value: object) -> float:
     if number is None or not 0.0 <= number < math.inf:
         raise DataError(f"{where}: {value!r} is not a cost: give a number from 0 on")
     return number
+
+
+def _logprob(where: str, value: object) -> float:
+    tokens = value if isinstance(value, list) else [value]
+    numbers = [_number(token) for token in tokens]
+    known = [number for number in numbers if number is not None and number <= 0.0]
+    if not known or len(known) != len(numbers):
+        raise DataError(
+            f"{where}: {str(value)[:60]} is no log-probability: give the mean of an answer's"
+            " tokens, 0 or below, or a list of them"
+        )
+    return mean_logprob(known)
 
 
 def _number(value: object) -> float | None:

@@ -3,7 +3,8 @@
 A pair sends a request to the strong model if its estimated gain reaches the threshold; a pool takes
 the cheapest model whose estimated loss against the strongest stays below it. Without a threshold
 (before `moestro policy calibrate`) a pair always asks the strongest, and a pool the model with the
-highest estimate. A prompt unlike all it learned from goes to the strongest. Next: features.py.
+highest estimate. A prompt unlike all it learned from goes to the strongest. With a cascade the weak
+model of a pair answers first, whatever the prompt. Next: features.py.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moestro.errors import ConfigError
+from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import Estimator
 from moestro.policy.features import Features, read
 from moestro.policy.prices import Price
@@ -34,7 +36,7 @@ class Decision:
     threshold: float | None
     digest: str
     fallbacks: tuple[str, ...]
-    cascade: Any = None
+    cascade: CascadeRule | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Policy:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[Mapping[str, Any]] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
-    cascade: Any = None
+    cascade: CascadeRule | None = None
 
     @property
     def strongest(self) -> str:
@@ -79,7 +81,7 @@ class Policy:
             threshold=self.threshold,
             digest=features.digest,
             fallbacks=tuple(self.models[p] for p in others),
-            cascade=self.cascade if place == 0 and self.kind == "pair" else None,
+            cascade=self.cascade if place == 0 else None,
         )
 
     def gains(self, prompts: Sequence[str]) -> Floats:
@@ -103,14 +105,18 @@ class Policy:
         free = Price()
         return np.array([self.prices.get(m, free).cost_usd(num_chars) for m in self.models])
 
-    def with_threshold(self, threshold: float, evidence: Mapping[str, Any]) -> "Policy":
-        """Return a policy with a calibrated threshold."""
-        return replace(self, threshold=threshold, evidence=evidence)
+    def with_threshold(
+        self, threshold: float, evidence: Mapping[str, Any], cascade: CascadeRule | None = None
+    ) -> "Policy":
+        """Return a policy with a calibrated threshold, on gains or on the doubt of a cascade."""
+        return replace(self, threshold=threshold, evidence=evidence, cascade=cascade)
 
     def _choose(
         self, scores_M: Floats, distance: float, places: Sequence[int], num_chars: int
     ) -> tuple[int, str]:
         strongest = places[-1]
+        if self.cascade is not None and len(places) == len(self.models):
+            return 0, "cascade: the weak model first"
         if len(places) == 1:
             return strongest, "the only model allowed"
         if distance > 1.0:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moestro.errors import CheckpointError, ConfigError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
+from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import Encoder, Estimator
 from moestro.policy.features import NUM_BUCKETS, SHAPE
 from moestro.policy.policy import Policy
@@ -74,6 +75,7 @@ def _describe(policy: Policy) -> dict[str, Any]:
         "threshold": policy.threshold,
         "evidence": dict(policy.evidence),
         "far": policy.estimator.encoder.far,
+        "cascade": None if policy.cascade is None else policy.cascade.to_dict(),
         "curve": [dict(point) for point in policy.curve],
         "training": dict(policy.training),
     }
@@ -87,7 +89,7 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
         raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
     encoder = Encoder(**{name: tensors[name] for name in _ENCODER}, far=float(saved["far"]))
-    threshold = saved["threshold"]
+    threshold, cascade = saved["threshold"], saved.get("cascade")
     return Policy(
         kind=str(saved["kind"]),
         models=models,
@@ -97,6 +99,7 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         evidence=dict(saved["evidence"]),
         curve=list(saved["curve"]),
         training=dict(saved["training"]),
+        cascade=None if cascade is None else CascadeRule.from_dict(cascade),
     )
 
 

@@ -28,6 +28,7 @@ def make_outcomes(num_rows: int = 120, num_models: int = 2, seed: int = 0) -> Ou
         np.array(scores),
         np.full((num_rows, num_models), np.nan),
         np.zeros(num_rows, dtype=np.int64),
+        np.full((num_rows, num_models), np.nan),
     )
 
 
