@@ -69,17 +69,18 @@ def main() -> None:
     prices = {name: active_parameters(out / name) for name in MODELS}
     write_fleet(out, prices)
     questions = draw_questions(out / "large/data/held_out.jsonl", options.questions)
-    third = len(questions) // 3
+    # A third to learn from, half to calibrate on: a promise takes more rows than a guess.
+    num_fit, num_known = len(questions) // 3, len(questions) * 5 // 6
     with serving(out) as (server, url):
         wait_for(url, "large")
         wait_for(url, "small")
         recorded = {name: ask_all(url, name, questions, prices) for name in MODELS}
-        learn_policy(out, questions[: 2 * third], recorded, third)
+        learn_policy(out, questions[:num_known], recorded, num_fit)
         write_fleet(out, prices, policy=out / "policy")
         server.send_signal(signal.SIGHUP)
         wait_for(url, "auto")
-        auto = ask_all(url, "auto", questions[2 * third :], prices)
-    unseen = {name: answers[2 * third :] for name, answers in recorded.items()}
+        auto = ask_all(url, "auto", questions[num_known:], prices)
+    unseen = {name: answers[num_known:] for name, answers in recorded.items()}
     print_table(unseen["small"], unseen["large"], auto)
 
 
@@ -88,7 +89,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/two-level"), help="where all goes")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of each model")
-    parser.add_argument("--questions", type=int, default=3000, help="a third for each purpose")
+    parser.add_argument("--questions", type=int, default=4800, help="how many places in code")
     return parser.parse_args()
 
 
@@ -228,11 +229,11 @@ def shared_start(text: str, truth: str) -> int:
 
 
 def learn_policy(
-    out: Path, questions: Sequence[Question], recorded: dict[str, list[Answer]], third: int
+    out: Path, questions: Sequence[Question], recorded: dict[str, list[Answer]], num_fit: int
 ) -> None:
-    """Fit on the first third of the questions, choose the threshold on the second."""
-    for name, start in (("fit", 0), ("calibration", third)):
-        rows = range(start, start + third)
+    """Fit on the first questions, choose the threshold on the others."""
+    parts = {"fit": range(num_fit), "calibration": range(num_fit, len(questions))}
+    for name, rows in parts.items():
         lines = [json.dumps(outcome(questions[row], recorded, row)) for row in rows]
         (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     pair = ("--weak", "small", "--strong", "large")

@@ -34,16 +34,16 @@ def test_the_example_trains_serves_learns_and_asks_auto_and_keeps_what_it_traine
 ) -> None:
     said = run_example(tmp_path)
     rows = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
-    assert "20 requests that neither the fit nor the calibration saw" in said
+    assert "10 requests that neither the fit nor the calibration saw" in said
     assert rows["large"][-2:] == ["0.0%", "0.0%"]
     assert rows["small"][-2] == "100.0%"
     assert 0.0 <= float(rows["auto"][1]) <= 1.0
 
     lines = (tmp_path / "calibration.jsonl").read_text().splitlines()
     outcomes = [json.loads(line) for line in lines]
-    assert len(outcomes) == 20
+    assert len(outcomes) == 30
     assert all(outcome["logprobs"]["small"] for outcome in outcomes)
-    # A floor of 95 % cannot be shown with 20 rows, so that the policy has to be careful.
+    # A floor of 95 % cannot be shown with 30 rows, so that the policy has to be careful.
     policy = json.loads((tmp_path / "policy/policy.json").read_text())
     assert policy["evidence"]["is_always_strongest"]
     assert rows["auto"][1] == rows["large"][1]
