@@ -76,6 +76,22 @@ async def ask(worker: Parts, model: str = "weak", text: str = "say", **of: Any) 
     return await ask_async(worker.app, "POST", CHAT, json=body)
 
 
+async def check_given_again(one: Parts, other: Parts, server: FakeServer, is_stream: bool) -> None:
+    first = await ask(one, temperature=0, stream=is_stream)
+    assert "x-moestro-cache" not in first.headers
+    # Keeping takes a moment.
+    again = first
+    async with asyncio.timeout(20):
+        while again.headers.get("x-moestro-cache") != "hit":
+            again = await ask(other, temperature=0, stream=is_stream)
+    assert again.content == first.content
+    assert again.headers["content-type"] == first.headers["content-type"]
+    assert again.headers["x-moestro-reason"] == "cache"
+    num_asked = len(server.asked)
+    assert (await ask(one, temperature=0, stream=is_stream)).content == first.content
+    assert len(server.asked) == num_asked
+
+
 def test_an_answer_that_one_worker_got_is_given_again_by_the_other(
     tmp_path: Path, shared: Path
 ) -> None:
@@ -86,20 +102,7 @@ def test_an_answer_that_one_worker_got_is_given_again_by_the_other(
             two_workers(tmp_path, shared, server, cache=cache) as (one, other),
         ):
             for is_stream in (False, True):
-                first = await ask(one, temperature=0, stream=is_stream)
-                assert "x-moestro-cache" not in first.headers
-                # Keeping takes a moment.
-                async with asyncio.timeout(20):
-                    while True:
-                        again = await ask(other, temperature=0, stream=is_stream)
-                        if again.headers.get("x-moestro-cache") == "hit":
-                            break
-                assert again.content == first.content
-                assert again.headers["content-type"] == first.headers["content-type"]
-                assert again.headers["x-moestro-reason"] == "cache"
-                num_asked = len(server.asked)
-                assert (await ask(one, temperature=0, stream=is_stream)).content == first.content
-                assert len(server.asked) == num_asked
+                await check_given_again(one, other, server, is_stream)
 
     run(work())
 
