@@ -17,7 +17,8 @@ class Record:
     """One request, written once, when it has ended.
 
     `asked` is the model as the client named it ("auto" among them), `model` the fleet's model that
-    answered and `backend` which of its servers; both are "" where nobody did. `reason` is a short
+    answered and `backend` which of its servers; both are "" where nobody did. An answer given again
+    has its model, no backend, the reason "cache", no tokens and no cost. `reason` is a short
     phrase, the same that the header x-moestro-reason has. `digest`, `scores` and `threshold` are
     the policy's decision, None or empty where a name was fixed. Prices are those of the model at
     the time, in dollars per million tokens; `cost_usd` follows from them, and includes what tries

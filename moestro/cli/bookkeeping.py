@@ -1,18 +1,23 @@
-"""Records as a gateway's worker sees them: a door, keys, and what workers share of backends.
+"""Records as a gateway's worker sees them: a door, keys, answers kept, and what workers share.
 
 Ties moestro/records to the protocols of moestro/gateway and moestro/server, which do not know each
 other. Next: gateway_app.py.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from typing import Any
 
 from moestro.api.record import Record
 from moestro.gateway.books import Answer
 from moestro.gateway.breaker import Breaker
+from moestro.gateway.remembering import Kept
+from moestro.records import answers
 from moestro.records.busy import BusyBackends
 from moestro.records.meters import Estimate
 from moestro.records.records import Records
+from moestro.records.remembered import Remembered
 from moestro.server.keys import Keys
 
 
@@ -37,6 +42,33 @@ class RecordsDoor:
     def finish(self, record: Record, *, prompt: str, answer: str) -> None:
         """Settle and keep it."""
         self._records.finish(record, prompt=prompt, answer=answer)
+
+
+class KeptAnswers:
+    """Answers that the records keep, where their configuration asks for it."""
+
+    def __init__(self, remembered: Remembered, max_answer_bytes: int) -> None:
+        self.max_answer_bytes = max_answer_bytes
+        self._remembered = remembered
+        self._tasks: set[asyncio.Task[bool]] = set()
+
+    def name(
+        self, path: str, body: Mapping[str, Any], model: str, caller: str | None
+    ) -> str | None:
+        """Return the name of a question, None where its answer must not be given twice."""
+        return self._remembered.name(path, body, model, caller)
+
+    async def find(self, name: str) -> Kept | None:
+        """Return the answer to a question of this name."""
+        found = await self._remembered.find(name)
+        return None if found is None else Kept(body=found.body, headers=found.headers)
+
+    def keep(self, name: str, kept: Kept) -> None:
+        """Keep an answer, beside whatever comes next."""
+        answer = answers.Answer(body=kept.body, headers=kept.headers)
+        task = asyncio.get_running_loop().create_task(self._remembered.keep(name, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class FleetKeys:

@@ -5,7 +5,6 @@ Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
 from moestro.api.outcome import PostedOutcome
-from moestro.cli.bookkeeping import FleetKeys, RecordsDoor, SharedBackends
+from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
 from moestro.cli.floor_watch import Auditor, FloorWatch
 from moestro.cli.policy_view import PolicyPage
 from moestro.cli.worker import Plan
@@ -24,12 +23,12 @@ from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
 from moestro.gateway.gateway import Gateway, Surroundings
 from moestro.gateway.metrics import GatewayMetrics
-from moestro.gateway.shared import RecentConversations
 from moestro.gateway.translated import Translated
 from moestro.policy.audit import AuditPlan
 from moestro.policy.policy import Policy
 from moestro.policy.store import POLICY_FILE, load_policy
 from moestro.records.busy import BusyBackends
+from moestro.records.conversations import SharedConversations
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
 from moestro.records.view import View
@@ -113,7 +112,8 @@ def build_gateway_app(plan: Plan) -> Parts:
     )
     records.start()
     live = LivePolicies(records, registry)
-    conversations = RecentConversations(plan.fleet.gateway.sticky_s, time.monotonic)
+    cache = plan.records.cache
+    kept = KeptAnswers(records.remembered, cache.max_answer_bytes) if cache.enabled else None
 
     def build(fleet: Fleet) -> Gateway:
         policy = live.load(fleet)
@@ -121,7 +121,8 @@ def build_gateway_app(plan: Plan) -> Parts:
             after=() if live.auditor is None else (live.auditor,),
             door=RecordsDoor(records),
             shared=SharedBackends(BusyBackends(records.shared)),
-            conversations=conversations,
+            conversations=SharedConversations(records.shared, fleet.gateway.sticky_s),
+            cache=kept,
             floor=live.watch,
             permits=records,
             metrics=counts,

@@ -128,7 +128,9 @@ class Books:
         if self._door is not None:
             prompt = "" if asked is None else asked.prompt
             self._door.finish(record, prompt=prompt, answer=answer)
-        if outcome == "answered" and asked is not None and choice is not None:
+        # An answer that was kept has been told of when it was made.
+        is_new = outcome == "answered" and trace.member is not None
+        if is_new and asked is not None and choice is not None:
             for tell in self._after:
                 tell(Finished(record=record, asked=asked, choice=choice, answer=answer))
 

@@ -21,7 +21,7 @@ class CurrentGateway:
     def __init__(self, build: Callable[[Fleet], Gateway], fleet: Fleet) -> None:
         self._build = build
         self._gateway = build(fleet)
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Gateway] = {}
 
     @property
     def fleet(self) -> Fleet:
@@ -43,10 +43,13 @@ class CurrentGateway:
 
     async def stop(self) -> None:
         """Close all connections; what is under way breaks off."""
-        for task in self._leaving:
+        leaving = dict(self._leaving)
+        for task in leaving:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
-        await self._gateway.stop()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        # A task that was ended before it began has closed nothing.
+        for gateway in (*leaving.values(), self._gateway):
+            await gateway.stop()
 
     async def relay(self, call: Call) -> Reply | None:
         """Answer a call; None where it must be translated first."""
@@ -58,13 +61,11 @@ class CurrentGateway:
         await gateway.start()
         old, self._gateway = self._gateway, gateway
         task = asyncio.create_task(_retire(old))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving[task] = old
+        task.add_done_callback(self._leaving.pop)
 
 
 async def _retire(gateway: Gateway) -> None:
-    try:
-        while gateway.num_open:
-            await asyncio.sleep(_LOOK_S)
-    finally:
-        await gateway.stop()
+    while gateway.num_open:
+        await asyncio.sleep(_LOOK_S)
+    await gateway.stop()

@@ -52,11 +52,20 @@ class Passage:
         return self.leg.events.told
 
     async def relay(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream; closing it ends the backend's work at once."""
+        """Yield nothing once, then the stream; closing it ends the backend's work at once.
+
+        Whoever makes it takes the first piece: a generator that never began cannot end anything.
+        """
         outcome: Outcome = "left"
+        tape = self.trace.tape
         try:
+            yield b""
+            if tape is not None:
+                tape.add(self.leg.body)
             yield self.leg.body
             async for block in self._follow():
+                if tape is not None:
+                    tape.add(block)
                 yield block
             outcome = "answered" if self.error is None else "failed"
         finally:

@@ -27,6 +27,7 @@ from moestro.gateway.metrics import GatewayMetrics
 from moestro.gateway.probe import Probes
 from moestro.gateway.queue import Line, Member
 from moestro.gateway.refused import pass_refusal
+from moestro.gateway.remembering import STREAM_HEADERS, Cache, Memory, repeat
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
@@ -38,9 +39,10 @@ from moestro.gateway.upstream import Connections, build_upstream
 class Surroundings:
     """What a gateway has around it; left out, it is one worker on its own.
 
-    `listeners` get each request's record, `after` each answer with its text; `door` lets requests
-    in and keeps what became of them. `shared` and `conversations` are what several workers
-    have in common. `floor` tells whether a policy may be trusted, `permits` what callers may ask.
+    `listeners` get each request's record, `after` each new answer with its text; `door` lets
+    requests in and keeps what became of them. `shared` and `conversations` are what several workers
+    have in common. `cache` keeps answers, `floor` tells whether a policy may be trusted, `permits`
+    what callers may ask.
     """
 
     listeners: Sequence[OnFinished] = ()
@@ -48,6 +50,7 @@ class Surroundings:
     door: Door | None = None
     shared: Shared | None = None
     conversations: Conversations | None = None
+    cache: Cache | None = None
     floor: Floor | None = None
     permits: Permits | None = None
     metrics: GatewayMetrics | None = None
@@ -86,6 +89,7 @@ class Gateway:
             door=around.door,
             after=around.after,
         )
+        self._memory = Memory(around.cache)
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
@@ -147,6 +151,12 @@ class Gateway:
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
         trace.reason = choice.reason
         self._books.admit(trace)
+        kept = await self._memory.find(trace)
+        if kept is not None:
+            trace.first_s = trace.elapsed_s()
+            self._chooser.settle(asked, choice, trace.model)
+            self._books.close(trace, "answered", 200, None)
+            return repeat(trace, kept)
         outgoing = Outgoing(asked=asked)
         leg = await self._cascade(trace, choice) if self._is_cascade(trace) else None
         if leg is None:
@@ -156,7 +166,7 @@ class Gateway:
         if leg.status != 200:
             return self._refuse(trace, leg)
         if asked.is_stream:
-            return self._pass_stream(trace, outgoing, leg)
+            return await self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
 
     def _is_cascade(self, trace: Trace) -> bool:
@@ -218,9 +228,10 @@ class Gateway:
         leg.member.health.note_success(trace.first_s, trace.elapsed_s())
         answer = text_of(leg.body) if self._books.reads_answers else ""
         self._books.close(trace, "answered", 200, None, answer)
+        self._memory.keep(trace, {"content-type": headers["content-type"]}, leg.body)
         return Reply(status=200, headers=headers, body=leg.body, spent=trace.spent)
 
-    def _pass_stream(self, trace: Trace, outgoing: Outgoing, leg: Leg) -> Reply:
+    async def _pass_stream(self, trace: Trace, outgoing: Outgoing, leg: Leg) -> Reply:
         assert trace.choice is not None
         assert self._attempts is not None
         leg.member.health.note_success(trace.first_s)
@@ -236,9 +247,10 @@ class Gateway:
             on_end=self._end_stream,
             on_failover=self._metrics.count_failover,
         )
-        headers = trace.headers("text/event-stream; charset=utf-8")
-        headers |= {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return Reply(status=200, headers=headers, body=passage.relay(), spent=trace.spent)
+        headers = {**trace.headers(""), **STREAM_HEADERS}
+        body = passage.relay()
+        await anext(body)
+        return Reply(status=200, headers=headers, body=body, spent=trace.spent)
 
     def _refuse(self, trace: Trace, leg: Leg) -> Reply:
         leg.close()
@@ -256,6 +268,8 @@ class Gateway:
             passage.leg.member.health.latency.whole.add(trace.elapsed_s())
         self._metrics.count_events(trace.model, told.num_tokens)
         self._books.close(trace, outcome, 200, passage.error, told.text)
+        if outcome == "answered":
+            self._memory.keep(trace, STREAM_HEADERS)
 
     def _is_raw(self, call: Call) -> bool:
         """Tell whether a call to /v1/messages names a model whose backends all speak that."""

@@ -89,6 +89,6 @@ def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
 def _kind_of(record: Record) -> str:
     """Return a reason without the numbers that would make a series of every few requests."""
     first = record.reason.partition(";")[0]
-    if first.startswith("cascade") or record.digest is None:
+    if first == "cache" or first.startswith("cascade") or record.digest is None:
         return first
     return "policy"

@@ -23,6 +23,7 @@ from moestro.gateway.choosing import Choice
 from moestro.gateway.events import Usage
 from moestro.gateway.fleet import Price
 from moestro.gateway.queue import Member
+from moestro.gateway.tape import Tape
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Trace:
     member: Member | None = None
     usage: Usage | None = None
     num_events: int = 0
+    tape: Tape | None = None
     wasted_tokens: int = 0
     wasted_usd: float = 0.0
     first_s: float | None = None

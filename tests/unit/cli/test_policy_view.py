@@ -1,0 +1,80 @@
+"""What the policy's page is told: nothing without one, else its curve, its floor and its watch."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from moestro.cli.policy_view import PolicyPage
+from moestro.gateway.fleet import AuditConfig, PolicyConfig
+from moestro.policy.monitor import FloorMonitor
+
+EVIDENCE = {
+    "floor": 0.95,
+    "confidence": 0.9,
+    "method": "exact",
+    "promise": "at least 95 %",
+    "num_rows": 500,
+    "threshold": 0.2,
+    "strong_share": 0.4,
+    "quality_kept": 0.97,
+    "what the page does not know": 1,
+}
+
+
+def page(config: PolicyConfig | None, watch: object = None, **changes: Any) -> PolicyPage:
+    values: dict[str, Any] = {
+        "models": ("small", "large"),
+        "strongest": "large",
+        "curve": ({"shares": [0.6, 0.4], "score": 0.8, "cost_usd": 0.002, "threshold": 0.2},),
+        "training": {"num_rows": 900},
+        "threshold": 0.2,
+        "evidence": EVIDENCE,
+        "cascade": None,
+        **changes,
+    }
+    policy = None if config is None else SimpleNamespace(**values)
+    live = SimpleNamespace(policy=policy, digest="d1", watch=watch)
+    gateway = SimpleNamespace(fleet=SimpleNamespace(policy=config))
+    return PolicyPage(gateway, live)  # type: ignore[arg-type]
+
+
+CONFIG = PolicyConfig(path=Path("policies/mine"), audit=AuditConfig(share=0.02, judge="match"))
+
+
+def test_without_a_policy_there_is_no_view() -> None:
+    assert page(None).view() is None
+
+
+def test_a_policy_is_shown_with_its_curve_and_its_floor() -> None:
+    view = page(CONFIG).view()
+    assert view is not None
+    assert (view.name, view.digest, view.strongest) == ("mine", "d1", "large")
+    [point] = view.curve
+    assert (point.strong_share, point.quality, point.threshold) == (0.4, 0.8, 0.2)
+    assert point.cost_usd == 2.0
+    assert view.curve_rows == 900
+    assert view.floor is not None
+    assert (view.floor.floor, view.floor.quality_kept) == (0.95, 0.97)
+    assert (view.audit_share, view.judge) == (0.02, "match")
+    assert view.recalibrate == "moestro policy calibrate policies/mine OUTCOMES"
+    assert (view.watches, view.has_cascade) == ((), False)
+
+
+def test_a_policy_that_was_not_calibrated_has_no_floor() -> None:
+    view = page(CONFIG, evidence={}, cascade=object()).view()
+    assert view is not None
+    assert view.floor is None
+    assert view.has_cascade
+
+
+def test_the_watch_is_shown_as_it_is_now() -> None:
+    monitor = FloorMonitor(0.95)
+    shown = page(CONFIG, SimpleNamespace(monitor=monitor))
+    for _ in range(40):
+        monitor.observe(0.0, 1.0)
+    view = shown.view()
+    assert view is not None
+    [watch] = view.watches
+    assert (watch.name, watch.is_held) == ("floor", False)
+    assert watch.evidence >= watch.alarm_at == 20
+    assert watch.num_observed == monitor.num_audits
