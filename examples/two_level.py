@@ -32,9 +32,9 @@ import tomli_w
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MODELS = {"small": CONFIGS / "small-dense.toml", "large": CONFIGS / "demo.toml"}
 FLOOR = 0.95
-MAX_TOKENS = 12
+MAX_TOKENS = 4
 PROMPT_CHARS = 600
-TRUTH_CHARS = 12
+TRUTH_CHARS = 4
 CONCURRENCY = 8
 PATIENCE_S = 600.0
 NEVER_KEPT = -100.0
@@ -162,15 +162,21 @@ def serving(out: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     command = moestro("serve", out / "fleet.toml", "--port", 0)
     with log.open("wb") as written, subprocess.Popen(command, stderr=written) as server:
         try:
-            end = time.monotonic() + PATIENCE_S
-            while not (at := re.search(r"at (http://\S+)/v1", log.read_text())):
-                if server.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"the fleet does not start: see {log}")
-                time.sleep(0.1)
-            print(f"serving at {at[1]}")
-            yield server, at[1]
+            url = find_address(server, log)
+            print(f"serving at {url}")
+            yield server, url
         finally:
             server.terminate()
+
+
+def find_address(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    """Wait until the server says where it is."""
+    end = time.monotonic() + PATIENCE_S
+    while not (at := re.search(r"at (http://\S+)/v1", log.read_text())):
+        if server.poll() is not None or time.monotonic() > end:
+            raise SystemExit(f"the fleet does not start: see {log}")
+        time.sleep(0.1)
+    return at[1]
 
 
 def wait_for(url: str, model: str) -> None:
