@@ -34,17 +34,22 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
     """
     num_rows, num_columns = values_NG.shape
     goal = -math.log(level)
-    wealth_G, best_G = np.zeros(num_columns), np.zeros(num_columns)
+    best_G, open_G = np.zeros(num_columns), np.arange(num_columns)
     # A few made-up squares, of a quarter each, stand for those not seen yet.
-    squares_G = np.full(num_columns, 0.25)
+    wealth_G, squares_G = np.zeros(num_columns), np.full(num_columns, 0.25)
     for row in range(num_rows):
-        spread_G = np.sqrt(squares_G / (row + 1) * (num_rows - row))
+        values_G = values_NG[row, open_G]
+        spread_G = np.sqrt(squares_G * ((num_rows - row) / (row + 1)))
         stake_G = np.interp(wealth_G - goal, _LOG_CHANCES, _DELTAS) / np.maximum(spread_G, 1e-9)
-        # Who has won stops.
-        stake_G = np.where(wealth_G >= goal, 0.0, np.minimum(stake_G, LARGEST_STAKE / worst))
-        wealth_G = wealth_G + np.log1p(stake_G * values_NG[row])
-        best_G = np.maximum(best_G, wealth_G)
-        squares_G += values_NG[row] ** 2
+        wealth_G += np.log1p(np.minimum(stake_G, LARGEST_STAKE / worst) * values_G)
+        best_G[open_G] = np.maximum(best_G[open_G], wealth_G)
+        squares_G += values_G**2
+        has_won_G = wealth_G >= goal
+        if has_won_G.any():
+            # Who has won stops.
+            open_G, wealth_G, squares_G = (a[~has_won_G] for a in (open_G, wealth_G, squares_G))
+            if not len(open_G):
+                break
     return np.exp(-best_G)
 
 

@@ -184,10 +184,15 @@ def _walk(
     # Whoever orders their file by subject shall not order the bets by it.
     order_N = np.random.default_rng(num_rows).permutation(num_rows)
     chosen, p_value, rows_needed = 0, 0.0, math.inf
+    last_N1, last_p = np.full((num_rows, 1), math.nan), 1.0
     for start in range(1, len(grid), _STRIDE):
         served_NG, _ = served(start, start + _STRIDE)
         margin_NG = served_NG - promise.floor * strong_N[:, None]
-        p_values_G = bet(margin_NG[order_N], promise.floor, level)
+        # Thresholds that part no rows anew have the p-value of the one before.
+        is_new_G = (served_NG != np.hstack([last_N1, served_NG[:, :-1]])).any(0)
+        found = bet(margin_NG[np.ix_(order_N, is_new_G)], promise.floor, level)
+        p_values_G = np.append(last_p, found)[np.cumsum(is_new_G)]
+        last_N1, last_p = served_NG[:, -1:], float(p_values_G[-1])
         failed = np.flatnonzero(p_values_G > level)
         num_passed = int(failed[0]) if len(failed) else len(p_values_G)
         if num_passed:
