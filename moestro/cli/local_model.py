@@ -35,7 +35,7 @@ def main(pipe: Connection, listener: socket.socket, config: wiring.ServeConfig) 
 
         signals = (signal.SIGTERM,)
         serve = serving.serve(app, watched, config.server, listener, beside, signals=signals)
-        asyncio.run(serve)
+        serving.run(serve)
         if loading.fault is not None:
             raise loading.fault
     except MoestroError as error:

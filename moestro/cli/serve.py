@@ -66,8 +66,6 @@ def load_tables(
 
 
 def _serve_model(tables: Mapping[str, Any]) -> None:
-    import asyncio
-
     from moestro.cli import serving, wiring
     from moestro.cli.loading import Loading
     from moestro.errors import CheckpointError
@@ -79,7 +77,7 @@ def _serve_model(tables: Mapping[str, Any]) -> None:
         app, watched = wiring.build_server(backend, config.server)
         announce(config.server, listener.getsockname()[1], [backend.cards()[0].id])
         loading = Loading(backend)
-        asyncio.run(serving.serve(app, watched, config.server, listener, loading.watch))
+        serving.run(serving.serve(app, watched, config.server, listener, loading.watch))
     if loading.fault is not None:
         raise CheckpointError(str(loading.fault))
 

@@ -68,6 +68,21 @@ def check_tls(config: ServerConfig) -> None:
         ) from error
 
 
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end in an event loop of its own: uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_find_loop()) as runner:
+        runner.run(work)
+
+
+def _find_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
 def is_private(host: str) -> bool:
     """Tell whether only this machine can reach an address."""
     with suppress(ValueError):

@@ -51,7 +51,7 @@ def main(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.apply()
     try:
-        asyncio.run(_serve(pipe, listener, plan))
+        serving.run(_serve(pipe, listener, plan))
     except MoestroError as error:
         print(f"moestro: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)

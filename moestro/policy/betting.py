@@ -47,7 +47,8 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
         has_won_G = wealth_G >= goal
         if has_won_G.any():
             # Who has won stops.
-            open_G, wealth_G, squares_G = (a[~has_won_G] for a in (open_G, wealth_G, squares_G))
+            stays_G = ~has_won_G
+            open_G, wealth_G, squares_G = open_G[stays_G], wealth_G[stays_G], squares_G[stays_G]
             if not len(open_G):
                 break
     return np.exp(-best_G)
