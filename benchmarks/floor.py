@@ -102,9 +102,7 @@ class PairServed:
 
     def hindsight(self, rows: Rows, floor: float) -> float:
         """Return the least share of strong calls that keeps the floor, knowing the scores."""
-        return hindsight_pair(
-            self.signal_N[rows], self.weak_N[rows], self.strong_N[rows], floor
-        )[1]
+        return hindsight_pair(self.signal_N[rows], self.weak_N[rows], self.strong_N[rows], floor)[1]
 
 
 class PoolServed:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from moestro.errors import ConfigError, DataError
 
 # What a verdict of one judge may say, so that text around it cannot be taken for a score.
-_SCORE = re.compile(r"score\s*[:=]\s*([01](?:\.\d+)?|\.\d+)(?![\d.])", re.IGNORECASE)
+_SCORE = re.compile(r"score\s*[:=]\s*([01](?:\.\d+)?|\.\d+)(?!\.?\d)", re.IGNORECASE)
 _ANSWER_CHARACTERS = 12_000
 
 
@@ -103,5 +103,7 @@ def _normal(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold()
     # A point or a comma between digits is part of a number.
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    text = re.sub(r"(?<!\d)[^\w\s]|[^\w\s](?!\d)", " ", text)
-    return " ".join(text.split())
+    # So is what stands before its first digit: -5 is not 5, nor .5.
+    bare = re.sub(r"(?<!\d)(?!(?<!\w)-?\.?\d)[^\w\s]|[^\w\s](?!\.?\d)", " ", text)
+    # An answer of signs only is what they are.
+    return " ".join((bare if bare.strip() else text).split())

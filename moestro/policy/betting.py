@@ -34,9 +34,11 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
     """
     num_rows, num_columns = values_NG.shape
     goal = -math.log(level)
-    best_G, open_G = np.zeros(num_columns), np.arange(num_columns)
+    best_G = np.zeros(num_columns)
+    open_G: NDArray[np.int64] = np.arange(num_columns)
     # A few made-up squares, of a quarter each, stand for those not seen yet.
-    wealth_G, squares_G = np.zeros(num_columns), np.full(num_columns, 0.25)
+    wealth_G: Floats = np.zeros(num_columns)
+    squares_G: Floats = np.full(num_columns, 0.25)
     for row in range(num_rows):
         values_G = values_NG[row, open_G]
         spread_G = np.sqrt(squares_G * ((num_rows - row) / (row + 1)))
@@ -47,8 +49,8 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
         has_won_G = wealth_G >= goal
         if has_won_G.any():
             # Who has won stops.
-            stays_G = ~has_won_G
-            open_G, wealth_G, squares_G = open_G[stays_G], wealth_G[stays_G], squares_G[stays_G]
+            open_G = open_G[~has_won_G]
+            wealth_G, squares_G = wealth_G[~has_won_G], squares_G[~has_won_G]
             if not len(open_G):
                 break
     return np.exp(-best_G)

@@ -94,7 +94,7 @@ class ShiftMonitor:
     def __init__(
         self, counts: Mapping[str, Sequence[int]], false_alarm: float = 0.01, is_held: bool = True
     ) -> None:
-        if not counts or any(len(bins) != _NUM_BINS for bins in counts.values()):
+        if not counts or any(len(b) != _NUM_BINS or min(b) < 0 for b in counts.values()):
             raise DataError(f"a reference needs {_NUM_BINS} counts for each of its signs")
         self.false_alarm = _checked_chance(false_alarm)
         self.is_held = is_held
@@ -196,6 +196,9 @@ def _unpack(state: Mapping[str, Any], num_bettors: int) -> Fortune:
     return Fortune(num_bettors, logs, int(state["num"]))
 
 
+_DAMAGE = (AttributeError, KeyError, TypeError, ValueError, OverflowError, ConfigError)
+
+
 class _StateErrors:
     """Turns what a damaged state raises into one line."""
 
@@ -206,7 +209,7 @@ class _StateErrors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
-        if kind is not None and issubclass(kind, KeyError | TypeError | ValueError):
+        if kind is not None and issubclass(kind, _DAMAGE):
             raise DataError(
                 f"the {self.name} monitor's state is damaged ({kind.__name__}: {error}): start anew"
             )

@@ -1,0 +1,219 @@
+"""Both watches keep quiet while all is well, speak soon when it is not, and share their state."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moestro.errors import ConfigError, DataError
+from moestro.policy.monitor import FloorMonitor, ShiftMonitor, bin_of, count_signs
+
+# Two standard errors of the stated chance among the runs made.
+RUNS = 120
+TOLERANCE = 0.04
+
+
+def audits(
+    draw: np.random.Generator, num: int, strong: float, kept: float
+) -> list[tuple[float, float]]:
+    """The strongest is right with chance `strong`, the policy with `kept` of that, apart from it."""
+    policy = draw.random(num) < strong * kept
+    return list(zip(policy.tolist(), (draw.random(num) < strong).tolist(), strict=True))
+
+
+def requests(draw: np.random.Generator, num: int, mean: float = 0.1) -> list[dict[str, float]]:
+    """Two signs that hang together."""
+    gains = np.clip(draw.normal(mean, 0.2, num), -1, 1)
+    scores = np.clip(0.7 - gains + draw.normal(0, 0.1, num), -1, 1)
+    return [{"gain": float(g), "score": float(s)} for g, s in zip(gains, scores, strict=True)]
+
+
+def alarm_after(monitor: FloorMonitor, seen: list[tuple[float, float]]) -> float:
+    for place, (policy, strongest) in enumerate(seen, 1):
+        monitor.observe(policy, strongest)
+        if not monitor.is_held:
+            return place
+    return math.inf
+
+
+def shift_after(draw: np.random.Generator, num_reference: int, seen: list[Any]) -> float:
+    monitor = ShiftMonitor(count_signs(requests(draw, num_reference)))
+    for place, signs in enumerate(seen, 1):
+        monitor.observe(signs, draw.random())
+        if not monitor.is_held:
+            return place
+    return math.inf
+
+
+@pytest.mark.parametrize(("strong", "floor"), [(0.8, 0.95), (1.0, 0.95), (0.5, 0.7)])
+def test_a_floor_held_exactly_is_doubted_no_more_often_than_stated(
+    strong: float, floor: float
+) -> None:
+    draw = np.random.default_rng(0)
+    alarms = [
+        alarm_after(FloorMonitor(floor), audits(draw, 300, strong, floor)) for _ in range(RUNS)
+    ]
+    assert np.isfinite(alarms).mean() <= 0.05 + TOLERANCE
+
+
+def test_a_clear_drop_is_found_within_300_audits() -> None:
+    draw = np.random.default_rng(1)
+    delays = [alarm_after(FloorMonitor(0.95), audits(draw, 300, 0.9, 0.6)) for _ in range(60)]
+    assert np.isfinite(delays).mean() >= 0.95
+    assert np.median(delays) < 100
+
+
+def test_a_drop_after_a_good_time_is_found_too() -> None:
+    draw = np.random.default_rng(2)
+    monitor = FloorMonitor(0.95).merge(audits(draw, 1000, 0.9, 1.0))
+    assert monitor.is_held
+    assert alarm_after(monitor, audits(draw, 300, 0.9, 0.4)) < 150
+
+
+def test_equal_scores_are_never_evidence() -> None:
+    monitor = FloorMonitor(0.95).merge([(1.0, 1.0), (0.0, 0.0)] * 200)
+    assert monitor.is_held
+    assert monitor.evidence <= 1.0
+
+
+def test_what_alarmed_stays_and_counts_no_more() -> None:
+    monitor = FloorMonitor(1.0).merge([(0.0, 1.0)] * 50)
+    seen = monitor.num_audits
+    assert not monitor.is_held
+    assert monitor.evidence >= 20
+    monitor.merge([(1.0, 1.0)] * 500)
+    assert not monitor.is_held
+    assert monitor.num_audits == seen < 50
+
+
+def test_workers_that_share_the_state_see_what_one_would() -> None:
+    seen = audits(np.random.default_rng(3), 120, 0.9, 0.85)
+    one, shared = FloorMonitor(0.95), FloorMonitor(0.95).to_dict()
+    for start in range(0, 120, 10):
+        one.merge(seen[start : start + 10])
+        worker = FloorMonitor.from_dict(json.loads(json.dumps(shared, allow_nan=False)))
+        for audit in seen[start : start + 10]:
+            worker.observe(*audit)
+        shared = worker.to_dict()
+    assert shared == one.to_dict()
+    assert one.num_audits == 120
+
+
+@pytest.mark.parametrize("reference", [40, 1000])
+def test_traffic_like_the_calibration_rows_is_no_shift(reference: int) -> None:
+    draw = np.random.default_rng(4)
+    alarms = [shift_after(draw, reference, requests(draw, 150)) for _ in range(RUNS)]
+    assert np.isfinite(alarms).mean() <= 0.01 + TOLERANCE
+
+
+def test_signs_that_are_all_the_same_are_no_shift() -> None:
+    draw = np.random.default_rng(5)
+    monitor = ShiftMonitor(count_signs([{"gain": 0.2}] * 30))
+    for _ in range(300):
+        monitor.observe({"gain": 0.2}, draw.random())
+    assert monitor.is_held
+    assert monitor.num_requests == 300
+
+
+@pytest.mark.parametrize("mean", [-0.3, 0.5])
+def test_other_traffic_is_a_shift_within_300_requests(mean: float) -> None:
+    draw = np.random.default_rng(6)
+    for _ in range(20):
+        assert shift_after(draw, 500, requests(draw, 300, mean)) < 150
+
+
+def test_a_shift_that_was_seen_stays_and_its_state_goes_around() -> None:
+    draw = np.random.default_rng(7)
+    monitor = ShiftMonitor(count_signs(requests(draw, 300)), false_alarm=0.05)
+    for signs in requests(draw, 200, 0.9):
+        monitor.observe(signs, draw.random())
+        again = ShiftMonitor.from_dict(json.loads(json.dumps(monitor.to_dict(), allow_nan=False)))
+        assert again.to_dict() == monitor.to_dict()
+    assert not again.is_held
+    assert again.evidence >= 20
+    assert again.num_requests == monitor.num_requests < 200
+
+
+def test_a_state_before_anything_was_seen_is_json() -> None:
+    shift = ShiftMonitor(count_signs(requests(np.random.default_rng(8), 5)))
+    for monitor in (FloorMonitor(0.9), shift):
+        state = json.loads(json.dumps(monitor.to_dict(), allow_nan=False))
+        again = type(monitor).from_dict(state)
+        assert again.to_dict() == monitor.to_dict()
+        assert again.evidence == pytest.approx(1.0)
+
+
+def test_bins_are_finest_around_zero_and_cover_all() -> None:
+    places = [bin_of(value) for value in np.linspace(-1, 1, 20_001)]
+    assert places == sorted(places)
+    assert set(places) == set(range(64))
+    assert places.count(31) < places.count(0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.01])
+def test_a_sign_out_of_bounds_is_one_line(value: float) -> None:
+    with pytest.raises(DataError, match=r"^sign is .*: give a number from -1 to 1$"):
+        bin_of(value)
+
+
+@pytest.mark.parametrize("scores", [(math.nan, 1.0), (1.0, math.nan), (1.1, 1.0), (0.0, -0.1)])
+def test_a_score_out_of_bounds_is_one_line_and_not_counted(scores: tuple[float, float]) -> None:
+    monitor = FloorMonitor(0.95)
+    with pytest.raises(DataError, match=r"score is .*: give a score from 0 to 1$"):
+        monitor.observe(*scores)
+    assert monitor.num_audits == 0
+
+
+@pytest.mark.parametrize("floor", [0.0, 1.01, math.nan])
+def test_a_floor_out_of_bounds_is_refused(floor: float) -> None:
+    with pytest.raises(ConfigError, match=r"^floor is "):
+        FloorMonitor(floor)
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0, math.nan])
+def test_a_chance_out_of_bounds_is_refused(chance: float) -> None:
+    with pytest.raises(ConfigError, match=r"^false_alarm is "):
+        FloorMonitor(0.9, chance)
+
+
+def test_signs_of_other_names_are_refused() -> None:
+    monitor = ShiftMonitor(count_signs([{"gain": 0.0}]))
+    with pytest.raises(DataError, match=r"signs are \['length'\]: give those of \['gain'\]"):
+        monitor.observe({"length": 0.1}, 0.5)
+
+
+@pytest.mark.parametrize("counts", [{}, {"gain": [1, 2]}, {"gain": [-1] * 64}])
+def test_a_reference_of_another_shape_is_refused(counts: dict[str, list[int]]) -> None:
+    with pytest.raises(DataError, match="a reference needs 64 counts"):
+        ShiftMonitor(counts)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"floor": None},
+        {"floor": 2.0},
+        {"false_alarm": "often"},
+        {"logs": [0.0]},
+        {"logs": None},
+        {"num": -1},
+        {"num": math.inf},
+    ],
+)
+def test_a_damaged_floor_state_is_one_line(damage: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"^the floor monitor's state is damaged .*: start anew$"):
+        FloorMonitor.from_dict(FloorMonitor(0.9).to_dict() | damage)
+
+
+@pytest.mark.parametrize("damage", [{"counts": []}, {"counts": {"gain": ["x"]}}, {"num": "x"}])
+def test_a_damaged_shift_state_is_one_line(damage: dict[str, Any]) -> None:
+    state = ShiftMonitor(count_signs([{"gain": 0.0}])).to_dict()
+    with pytest.raises(DataError, match=r"^the shift monitor's state is damaged .*: start anew$"):
+        ShiftMonitor.from_dict(state | damage)
+
+
+def test_a_state_that_lacks_a_part_is_damaged() -> None:
+    with pytest.raises(DataError, match="KeyError"):
+        FloorMonitor.from_dict({})
