@@ -56,7 +56,7 @@ def test_a_policy_is_shown_with_its_curve_and_its_floor() -> None:
     assert view.floor is not None
     assert (view.floor.floor, view.floor.quality_kept) == (0.95, 0.97)
     assert (view.audit_share, view.judge) == (0.02, "match")
-    assert view.recalibrate == "moestro policy calibrate policies/mine OUTCOMES"
+    assert view.recalibrate == "moestro policy calibrate policies/mine OUTCOMES --floor 0.95"
     assert (view.watches, view.has_cascade) == ((), False)
 
 
