@@ -18,7 +18,7 @@ TOLERANCE = 0.04
 def audits(
     draw: np.random.Generator, num: int, strong: float, kept: float
 ) -> list[tuple[float, float]]:
-    """The strongest is right with chance `strong`, the policy with `kept` of that, by itself."""
+    """The strongest is right with chance `strong`, the policy with `kept` of that, apart."""
     policy = draw.random(num) < strong * kept
     return list(zip(policy.tolist(), (draw.random(num) < strong).tolist(), strict=True))
 
