@@ -134,8 +134,11 @@ def litellm(scratch: Path, port: int, backend: int) -> list[str]:
 def running(command: list[str], port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server, silent, until the block ends; wait until its port answers."""
     null = subprocess.DEVNULL
-    # LiteLLM would look for a newer list of prices online, and wait.
-    surroundings = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # LiteLLM would wait for a newer list of prices from the network, and wants a key of its own.
+    surroundings = os.environ | {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env=surroundings)
     try:
         await_port(process, port, command)
