@@ -112,8 +112,7 @@ def _build(
     num_rows = len(outcomes.prompts)
     if num_rows < MIN_ROWS:
         raise DataError(f"{num_rows} rows are too few to learn from: give at least {MIN_ROWS}")
-    features = [read(prompt) for prompt in outcomes.prompts]
-    learned = learn(features, outcomes.scores_NM, config, outcomes.groups_N)
+    learned = learn([read(prompt) for prompt in outcomes.prompts], outcomes.scores_NM, config)
     policy = Policy(
         kind=kind,
         models=outcomes.models,
@@ -122,7 +121,6 @@ def _build(
         training={
             "num_rows": num_rows,
             "strength": learned.strength,
-            "shape_weight": learned.shape_weight,
             "mean_scores": dict(
                 zip(outcomes.models, map(float, outcomes.scores_NM.mean(0)), strict=True)
             ),

@@ -13,9 +13,6 @@ from moestro.policy.features import WORD_BUCKETS, Features
 
 Floats = NDArray[np.float32]
 
-# How much the shape itself counts beside its waves.
-_STEADY_SHARE = 0.2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
@@ -44,12 +41,10 @@ class Encoder:
         return weights
 
     def shape(self, features: Features) -> Floats:
-        """Return the waves of the prompt's shape, and the shape itself for what rises steadily."""
-        standard_S = self.standard(features)
-        waves_R = np.cos(standard_S @ self.waves_SR + self.phases_R)
-        scale = np.sqrt(2.0 / len(waves_R))
-        steady = np.sqrt(_STEADY_SHARE / len(standard_S))
-        return np.concatenate([scale * waves_R, steady * standard_S]).astype(np.float32)
+        """Return the waves of the prompt's shape."""
+        scale = np.float32(np.sqrt(2.0 / len(self.phases_R)))
+        waves: Floats = np.cos(self.standard(features) @ self.waves_SR + self.phases_R)
+        return scale * waves
 
     def standard(self, features: Features) -> Floats:
         """Return the shape in standard deviations from the mean, at most 4."""

@@ -21,7 +21,7 @@ from moestro.policy.features import NUM_BUCKETS, SHAPE
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price
 
-FORMAT = 2
+FORMAT = 1
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
 MAX_BYTES = 5_000_000
 _HALF = ("rarity_D", "text_DM")

@@ -95,8 +95,8 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
         load_policy(tmp_path)
     save_policy(pair, tmp_path)
     text = (tmp_path / "policy.json").read_text()
-    (tmp_path / "policy.json").write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(CheckpointError, match="format 9 is not 2"):
+    (tmp_path / "policy.json").write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(CheckpointError, match="format 9 is not 1"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text(text.replace('"small",', ""))
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -178,7 +178,7 @@ def test_prices_are_read_and_bad_ones_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"strengths": ()}, {"num_folds": 1}, {"num_waves": 0}, {"shape_weights": (-1.0,)}]
+    "values", [{"strengths": ()}, {"num_folds": 1}, {"num_waves": 0}, {"strengths": (-1.0,)}]
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
