@@ -10,26 +10,12 @@ from typing import Any, Protocol
 import msgspec
 
 from moestro.api.record import OnFinished, Outcome, Record
-from moestro.errors import (
-    CapacityError,
-    ForbiddenError,
-    QuotaError,
-    UnknownKeyError,
-    UnknownModelError,
-)
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import Choice, Chooser
 from moestro.gateway.fleet import Price
-from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, tell_all
+from moestro.gateway.trace import BYTES_PER_TOKEN, REFUSALS, Trace, tell_all
 
-_BROKEN_STATUS = {"refused": 400, "failed": 503, "left": 499}
-_STATUS: Mapping[type[BaseException], int] = {
-    CapacityError: 429,
-    QuotaError: 429,
-    UnknownKeyError: 401,
-    ForbiddenError: 403,
-    UnknownModelError: 404,
-}
+_BROKEN_STATUS = {"failed": 503, "left": 499}
 _NO_PRICE = Price()
 
 
@@ -153,7 +139,7 @@ def text_of(body: bytes) -> str:
 
 def status_of(error: BaseException, outcome: Outcome) -> int:
     """Return the status that the server will give an error, for the record."""
-    for kind, status in _STATUS.items():
+    for kind, status in REFUSALS.items():
         if isinstance(error, kind):
             return status
     return _BROKEN_STATUS.get(outcome, 500)

@@ -5,6 +5,7 @@ Next: gateway.py, api/record.py.
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moestro.api.record import OnFinished, Outcome, Record
@@ -29,15 +30,16 @@ log = logging.getLogger(__name__)
 
 # As a rule.
 BYTES_PER_TOKEN = 4
-_REFUSALS = (
-    CapacityError,
-    ConfigError,
-    DataError,
-    ForbiddenError,
-    QuotaError,
-    UnknownKeyError,
-    UnknownModelError,
-)
+# What refuses a request before anybody is asked, and the status that its sender sees.
+REFUSALS: Mapping[type[Exception], int] = {
+    CapacityError: 429,
+    ConfigError: 400,
+    DataError: 400,
+    ForbiddenError: 403,
+    QuotaError: 429,
+    UnknownKeyError: 401,
+    UnknownModelError: 404,
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -133,7 +135,7 @@ class Trace:
 
 def outcome_of(error: BaseException) -> Outcome:
     """Return how a request ended that raised an error before its answer began."""
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, tuple(REFUSALS)):
         return "refused"
     return "failed" if isinstance(error, Exception) else "left"
 

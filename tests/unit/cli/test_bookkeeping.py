@@ -77,6 +77,8 @@ def test_a_finished_request_gives_back_what_it_held(start_records: StartRecords)
     with_key(records, KeyTerms(name="alice", budget_tokens=100))
     door = RecordsDoor(records)
     admit(door, num_prompt=30, max_tokens=60)
+    with pytest.raises(QuotaError):
+        admit(door, num_prompt=30, max_tokens=60)
     door.finish(
         make_record(prompt_tokens=1, completion_tokens=1, cost_usd=0), prompt="p", answer="a"
     )
