@@ -7,12 +7,9 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
-from moestro.errors import DataError, MoestroError
+from moestro.errors import MoestroError
 from moestro.text.grammar import Grammar
 
 # A draft looks back with the MTP module's own latents. Those of steps without drafts are missing;
@@ -48,7 +45,6 @@ class Answer:
         self.sequence = sequence
         self.grammar = grammar
         self.num_missing = 0
-        self._fault: MoestroError | None = None
         sampling = sequence.request.sampling
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
@@ -56,7 +52,7 @@ class Answer:
 
     @property
     def can_draft(self) -> bool:
-        """Whether drafts may be tried; a grammar's next mask needs the token before it."""
+        """Whether drafts may be tried; a grammar does not follow guesses."""
         has_past = self.num_missing <= _MOST_MISSING * len(self.sequence.tokens)
         return self.grammar is None and has_past
 
@@ -74,7 +70,7 @@ class Answer:
                     penalties=self.penalties,
                     drafts=tuple(sequence.drafts[: position - first]),
                     stop_token_ids=request.stop_token_ids,
-                    allowed=self._mask(),
+                    guide=self.grammar,
                     top_logprobs=request.top_logprobs,
                 ),
             )
@@ -99,19 +95,7 @@ class Answer:
                 break
         return verdict
 
-    def _mask(self) -> NDArray[np.bool_] | None:
-        if self.grammar is None:
-            return None
-        try:
-            return self.grammar.mask()
-        except DataError as error:
-            # It may turn out too large for its parser at any token; then its request fails alone.
-            self._fault = error
-            return None
-
     def _accept(self, token_id: int, index: int) -> Finish | None:
-        if self._fault is not None:
-            raise self._fault
         request: EngineRequest = self.sequence.request
         if self.penalties is not None:
             self.penalties.accept(token_id)

@@ -48,7 +48,9 @@ class Drafter:
 
         Prompts always go through the modules: without their latents no later draft is any good.
         """
-        is_drafting = self.is_drafting(len(under_way))
+        # Answers that follow a grammar never take drafts: for them alone the modules need not run.
+        can_pay = any(answer.grammar is None for answer in under_way.values())
+        is_drafting = can_pay and self.is_drafting(len(under_way))
         if not (self._num_modules and (is_drafting or has_prompts)):
             for answer in under_way.values():
                 answer.num_missing += 1

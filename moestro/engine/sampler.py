@@ -11,6 +11,7 @@ Shapes: N rows, V vocabulary, K some of its tokens.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,11 @@ from torch import Tensor
 from moestro.api.sampling import Sampling
 from moestro.engine.noise import LEAST, MOST, winner
 from moestro.engine.request import TokenScore
-from moestro.errors import CheckpointError, ConfigError
+from moestro.errors import CheckpointError, ConfigError, DataError
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Outcome = TokenScore | ConfigError | CheckpointError
+Outcome = TokenScore | ConfigError | CheckpointError | DataError
 
 # A token that lies further below the best one loses to it, whatever the noise of both.
 _REACH = math.ceil(MOST - LEAST)
@@ -76,14 +77,26 @@ class Penalties:
         self._is_in_prompt = np.pad(self._is_in_prompt, (0, room))
 
 
+class Guide(Protocol):
+    """What may come next in one answer, like text/grammar.py's Grammar; may raise DataError."""
+
+    def allows(self, token_id: int) -> bool:
+        """Whether this token may come next."""
+        ...
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each token of the vocabulary may."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """Whose logits a row holds, and how to pick from them.
 
     `position` counts the answer's tokens before this one, drafts included. `penalties` is needed
     where the sampling has any; `drafts` are the tokens that it does not know yet, because they are
-    guesses. The `stop_token_ids` are out of reach until `min_tokens`. `allowed` is the grammar's
-    mask over the vocabulary. Without `top_logprobs` there are no log-probabilities.
+    guesses. The `stop_token_ids` are out of reach until `min_tokens`. The `guide` has accepted all
+    tokens before this one. Without `top_logprobs` there are no log-probabilities.
     """
 
     sampling: Sampling
@@ -92,7 +105,7 @@ class Row:
     penalties: Penalties | None = None
     drafts: tuple[int, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
-    allowed: NDArray[np.bool_] | None = None
+    guide: Guide | None = None
     top_logprobs: int | None = None
 
 
@@ -158,13 +171,17 @@ def _pick_one(logits_V: Floats, best: int, row: Row) -> Outcome:
     edited_V = _edit(logits_V, row)
     if edited_V is not logits_V:
         best = int(edited_V.argmax())
-        if edited_V[best] == -np.inf:
-            return ConfigError(
-                f"no token is left to be token {row.position} of the answer: the grammar and"
-                f" min_tokens {row.sampling.min_tokens} rule out all of them: lower min_tokens or"
-                " relax the grammar"
-            )
-    token_id = best if row.sampling.is_greedy else _draw(edited_V, best, row)
+    try:
+        token_id = _choose(edited_V, best, row)
+    except DataError as error:
+        # It may turn out too large for its parser at any token; then its request fails alone.
+        return error
+    if token_id is None:
+        return ConfigError(
+            f"no token is left to be token {row.position} of the answer: the grammar and"
+            f" min_tokens {row.sampling.min_tokens} rule out all of them: lower min_tokens or"
+            " relax the grammar"
+        )
     if row.top_logprobs is None:
         return TokenScore(token_id=token_id, logprob=None)
     return _score_one(logits_V, token_id, row.top_logprobs)
@@ -178,10 +195,10 @@ def _damaged(place: str) -> CheckpointError:
 
 
 def _edit(logits_V: Floats, row: Row) -> Floats:
-    """Return the logits with bias, penalties, ban and mask; the same array if there are none."""
+    """Return the logits with bias, penalties and ban; the same array if there are none."""
     bias = row.sampling.logit_bias
     is_banned = row.position < row.sampling.min_tokens and bool(row.stop_token_ids)
-    if not (bias or row.penalties or is_banned or row.allowed is not None):
+    if not (bias or row.penalties or is_banned):
         return logits_V
     edited_V = logits_V.copy()
     if bias:
@@ -191,27 +208,47 @@ def _edit(logits_V: Floats, row: Row) -> Floats:
         row.penalties.apply(edited_V, row.drafts)
     if is_banned:
         edited_V[list(row.stop_token_ids)] = -np.inf
-    if row.allowed is not None:
-        edited_V[~row.allowed] = -np.inf
     return edited_V
 
 
-def _draw(logits_V: Floats, best: int, row: Row) -> int:
-    """Take the token whose tempered logit and noise have the greatest sum."""
+def _choose(logits_V: Floats, best: int, row: Row) -> int | None:
+    """Take a token that the guide, if there is one, allows; None where none is left."""
+    is_greedy = row.sampling.is_greedy
+    if logits_V[best] == -np.inf:
+        return None
+    if row.guide is None:
+        return best if is_greedy else _draw(logits_V, best, row)
+    # Asking for one token is cheaper than a mask, and a good model's best one mostly follows.
+    if is_greedy and row.guide.allows(best):
+        return best
+    ids_K = np.flatnonzero(row.guide.mask())
+    logits_K = logits_V[ids_K]
+    if not logits_K.max(initial=-np.inf) > -np.inf:
+        return None
+    best = int(logits_K.argmax())
+    return int(ids_K[best]) if is_greedy else _draw(logits_K, best, row, ids_K)
+
+
+def _draw(logits_K: Floats, best: int, row: Row, ids_K: Ids | None = None) -> int:
+    """Take the token whose tempered logit and noise have the greatest sum.
+
+    The logits belong to `ids_K`, in rising order; without them to the whole vocabulary.
+    """
     # Below the best one all is negative: where a small temperature overflows, it rules out.
     with np.errstate(over="ignore"):
-        tempered_V = (logits_V - logits_V[best]) / np.float32(
+        tempered_K = (logits_K - logits_K[best]) / np.float32(
             max(row.sampling.temperature, _LEAST_TEMPERATURE)
         )
-    ids_K = _keep(tempered_V, row.sampling)
-    return int(ids_K[winner(tempered_V[ids_K], ids_K, row.seed, row.position)])
+    kept = _keep(tempered_K, row.sampling)
+    kept_ids = kept if ids_K is None else ids_K[kept]
+    return int(kept_ids[winner(tempered_K[kept], kept_ids, row.seed, row.position)])
 
 
 def _keep(tempered_V: Floats, sampling: Sampling) -> Ids:
-    """Return the tokens that top-k, then top-p of those, then min-p leave, and that can win.
+    """Return where the tokens are that top-k, then top-p of those, then min-p leave.
 
-    The best tempered logit is 0. Each of the three keeps a run of the likeliest tokens, lower ids
-    first among equals.
+    Those that cannot win are left out. The best tempered logit is 0. Each of the three keeps a run
+    of the likeliest tokens, lower ids first among equals.
     """
     floor = max(-_REACH, math.log(sampling.min_p)) if sampling.min_p > 0 else -_REACH
     vocab_size = len(tempered_V)

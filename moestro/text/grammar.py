@@ -45,7 +45,7 @@ class GrammarSpec:
 
 
 class Grammar:
-    """One answer as it follows a grammar: ask for a mask, accept a token that it allows, repeat."""
+    """One answer as it follows a grammar: ask what may come, accept a token of that, repeat."""
 
     def __init__(
         self, matcher: llguidance.LLMatcher, vocab_size: int, eos_ids: frozenset[int]
@@ -74,8 +74,17 @@ class Grammar:
         self._check()
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
+    def allows(self, token_id: int) -> bool:
+        """Whether one token may come next: what `mask` says of it, for less."""
+        if self.is_finished:
+            self._check()
+            return token_id in self._eos_ids
+        is_allowed = self._matcher.validate_tokens([token_id]) == 1
+        self._check()
+        return is_allowed
+
     def accept(self, token_id: int) -> None:
-        """Take the next token; one that the last mask did not allow raises DataError."""
+        """Take the next token; one that the mask does not allow raises DataError."""
         if self.is_finished and token_id in self._eos_ids:
             self._has_ended = True
             return

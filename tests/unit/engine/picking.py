@@ -5,7 +5,9 @@ Shapes: N rows, V vocabulary.
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moestro.api.sampling import Sampling
@@ -56,3 +58,18 @@ def token(outcome: object) -> int:
 def draws(logits: Sequence[float], sampling: Sampling, num: int, seed: int = 0) -> list[int]:
     rows = [Row(sampling=sampling, seed=seed, position=i) for i in range(num)]
     return tokens(pick(torch.tensor(logits).repeat(num, 1), rows))
+
+
+class Masked:
+    """A guide that allows the same tokens at any place."""
+
+    def __init__(self, allowed: Sequence[bool]) -> None:
+        self._mask_V = np.array(allowed, dtype=np.bool_)
+
+    def allows(self, token_id: int) -> bool:
+        """Whether this token may come next."""
+        return bool(self._mask_V[token_id])
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each token of the vocabulary may."""
+        return self._mask_V

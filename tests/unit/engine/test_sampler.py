@@ -14,7 +14,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Row, draft, pick, score
 from moestro.errors import CheckpointError, ConfigError
-from tests.unit.engine.picking import GREEDY, draws, greedy_row, mixed_rows, tokens
+from tests.unit.engine.picking import GREEDY, Masked, draws, greedy_row, mixed_rows, tokens
 
 
 def test_a_row_alone_gives_the_same_bits_as_among_forty_others() -> None:
@@ -167,13 +167,13 @@ def test_stop_tokens_are_out_of_reach_until_min_tokens() -> None:
 
 def test_the_mask_wins_over_any_bias() -> None:
     sampling = Sampling(temperature=0, logit_bias={0: 100.0})
-    row = Row(sampling=sampling, seed=0, position=0, allowed=np.array([False, True, True]))
+    row = Row(sampling=sampling, seed=0, position=0, guide=Masked([False, True, True]))
     assert tokens(pick(torch.tensor([[5.0, 1.0, 2.0]]), [row])) == [2]
 
 
 def test_a_row_without_any_token_gets_an_error_and_disturbs_nobody() -> None:
-    nothing = np.zeros(4, dtype=np.bool_)
-    rows = [greedy_row(), replace(greedy_row(), position=7, allowed=nothing), greedy_row()]
+    nothing = Masked([False] * 4)
+    rows = [greedy_row(), replace(greedy_row(), position=7, guide=nothing), greedy_row()]
     first, second, third = pick(torch.tensor([[0.0, 1.0, 3.0, 2.0]]).repeat(3, 1), rows)
     assert isinstance(second, ConfigError)
     assert "token 7 of the answer" in str(second)
@@ -186,7 +186,7 @@ def test_min_tokens_and_a_grammar_that_can_only_stop_are_told_apart_from_damage(
         seed=0,
         position=4,
         stop_token_ids=frozenset({1}),
-        allowed=np.array([False, True]),
+        guide=Masked([False, True]),
     )
     [outcome] = pick(torch.zeros(1, 2), [row])
     assert isinstance(outcome, ConfigError)

@@ -18,7 +18,7 @@ from moestro.engine.noise import gumbel
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Penalties, Row, pick
 from moestro.errors import ConfigError
-from tests.unit.engine.picking import token
+from tests.unit.engine.picking import Masked, token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Case:
             penalties=penalties,
             drafts=tuple(self.answer[split:]),
             stop_token_ids=self.stops,
-            allowed=None if self.allowed is None else np.array(self.allowed),
+            guide=None if self.allowed is None else Masked(self.allowed),
         )
 
 

@@ -5,7 +5,6 @@ Shapes: N rows, V vocabulary.
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Row, check, pick, score
 from moestro.errors import ConfigError
-from tests.unit.engine.picking import greedy_row, mixed_rows
+from tests.unit.engine.picking import Masked, greedy_row, mixed_rows
 
 
 def test_logprobs_are_the_raw_models_whatever_the_sampling_does() -> None:
@@ -23,7 +22,7 @@ def test_logprobs_are_the_raw_models_whatever_the_sampling_does() -> None:
         sampling=Sampling(temperature=0.5, top_k=1, logit_bias={2: -50.0, 0: 9.0}),
         seed=0,
         position=0,
-        allowed=np.array([True, False, True, True]),
+        guide=Masked([True, False, True, True]),
         top_logprobs=3,
     )
     [outcome] = pick(logits_V[None], [row])

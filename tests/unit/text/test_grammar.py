@@ -113,6 +113,20 @@ def test_masks_have_the_models_size_and_never_allow_its_padding(
         GrammarFactory(tokenizer, vocab_size=10)
 
 
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_one_token_is_allowed_just_where_the_mask_allows_it(
+    factory: GrammarFactory, tokenizer: Tokenizer, name: str
+) -> None:
+    draw = random.Random(5)
+    grammar = factory.compile(GrammarSpec(kind="json_schema", source=json.dumps(SCHEMAS[name])))
+    for _ in range(12):
+        asked, masked = grammar.copy(), grammar.mask()
+        assert [asked.allows(token_id) for token_id in range(len(masked))] == masked.tolist()
+        grammar.accept(draw.choice(masked.nonzero()[0].tolist()))
+        if grammar.is_finished:
+            break
+
+
 def test_every_token_that_ends_a_text_may_end_it(tokenizer: Tokenizer) -> None:
     grammar = GrammarFactory(tokenizer, eos_ids=(0, 2)).compile(
         GrammarSpec(kind="regex", source="a*")
