@@ -26,7 +26,7 @@ from experiment import said, write_result
 from made_model import make_model
 from rich.console import Console
 from rich.table import Table
-from traffic import Load, closed_loop, disturbed, medians, open_loop
+from traffic import Load, closed_loop, disturbed, first_token_seconds, medians, open_loop
 
 SECONDS_TO_START = 300
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--prompt-words", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--soak", type=int, default=0, help="requests to watch memory over")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--without-peer", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,19 +51,20 @@ def main() -> None:
         results["disturbed"] = measure_stall(folder, arguments)
         results["overhead"] = measure_overhead(folder, arguments)
         if arguments.soak:
-            results["soak"] = measure_soak(folder, arguments.soak)
+            results["soak"] = measure_soak(folder, arguments)
     show(results)
     print(write_result("serve", {"arguments": vars(arguments)} | results))
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run closed loops on all servers in turns, then an open loop on ours."""
+    dtype = arguments.dtype
     commands = {
-        "moestro": ours(folder),
-        "moestro, not batch invariant": ours(folder, "engine.is_batch_invariant=false"),
+        "moestro": ours(folder, dtype),
+        "moestro, not batch invariant": ours(folder, dtype, "engine.is_batch_invariant=false"),
     }
     if not arguments.without_peer:
-        commands["transformers"] = peer(folder)
+        commands["transformers"] = peer(folder, dtype)
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     for repeat, (name, command) in product(range(arguments.repeats), commands.items()):
         with said(f"{name}, repeat {repeat}"), serve(command) as url:
@@ -86,7 +88,7 @@ def measure_stall(folder: Path, arguments: argparse.Namespace) -> dict[str, floa
     """Return the gaps between 4 streams' tokens before and while a 2,048-token prompt comes."""
     runs = []
     for repeat in range(arguments.repeats):
-        with said(f"a long prompt, repeat {repeat}"), serve(ours(folder)) as url:
+        with said(f"a long prompt, repeat {repeat}"), serve(ours(folder, arguments.dtype)) as url:
             name = folder.name
             extra = {"ignore_eos": True}
             streams = Load(url, name, arguments.prompt_words, 400, extra)
@@ -97,16 +99,16 @@ def measure_stall(folder: Path, arguments: argparse.Namespace) -> dict[str, floa
 
 
 def measure_overhead(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the client's time to first token beside the engine's own for the same requests."""
-    with said("overhead"), serve(ours(folder)) as url:
+    """Return the client's mean time to first token beside the engine's for the same requests."""
+    with said("overhead"), serve(ours(folder, arguments.dtype)) as url:
         load = load_for("moestro", url, folder, arguments)
         closed_loop(load, 1, 3, seed=5)
         before = engine_seconds(url)
-        figures = closed_loop(Load(url, load.model, load.prompt_words, 4, load.extra), 1, 30, 900)
+        client_s = first_token_seconds(load, number=60, seed=900)
         after = engine_seconds(url)
     num = after[1] - before[1]
     engine_s = (after[0] - before[0]) / num
-    return {"client_first_s": figures["first_p50_s"], "engine_first_s": engine_s}
+    return {"client_first_s": client_s, "engine_first_s": engine_s, "added_s": client_s - engine_s}
 
 
 def engine_seconds(url: str) -> tuple[float, float]:
@@ -121,9 +123,10 @@ def engine_seconds(url: str) -> tuple[float, float]:
     return seconds, number
 
 
-def measure_soak(folder: Path, number: int) -> dict[str, float]:
+def measure_soak(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Return the memory of server and engine after a tenth of the requests and after all."""
-    with said(f"{number} requests"), serve(ours(folder)) as url:
+    number = arguments.soak
+    with said(f"{number} requests"), serve(ours(folder, arguments.dtype)) as url:
         pid = SERVED[-1]
         load = Load(url, folder.name, 12, 4, {"ignore_eos": True})
         closed_loop(load, 8, number // 80, seed=1)
@@ -171,17 +174,17 @@ def wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     sys.exit(f"the server did not start: {log.read()[-2000:].decode(errors='replace')}")
 
 
-def ours(folder: Path, *settings: str) -> list[str]:
-    """Return the command that serves with Moestro, in float32 like the peer."""
-    sets = [f"--set={setting}" for setting in ("engine.dtype=float32", *settings)]
+def ours(folder: Path, dtype: str, *settings: str) -> list[str]:
+    """Return the command that serves with Moestro."""
+    sets = [f"--set={setting}" for setting in (f"engine.dtype={dtype}", *settings)]
     return [sys.executable, "-m", "moestro", "serve", str(folder), *sets]
 
 
-def peer(folder: Path) -> list[str]:
+def peer(folder: Path, dtype: str) -> list[str]:
     """Return the command that serves with transformers."""
     program = Path(sys.executable).with_name("transformers")
     # Its continuous batching (5.23) fails on keys that are wider than its cache expects.
-    options = ["--device", "cpu", "--dtype", "float32"]
+    options = ["--device", "cpu", "--dtype", dtype]
     return [str(program), "serve", str(folder), *options]
 
 

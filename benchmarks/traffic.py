@@ -4,15 +4,20 @@ Knows HTTP and clocks, not whose server it is. Every time is the client's own.
 """
 
 import asyncio
+import http.client
 import json
 import random
+import socket
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+
+CHAT_PATH = "/v1/chat/completions"
 
 
 @dataclass
@@ -46,16 +51,9 @@ def words(number: int, seed: int) -> str:
 
 async def ask(client: httpx.AsyncClient, load: Load, seed: int) -> Answer:
     """Stream one chat completion to its end."""
-    body = {
-        "model": load.model,
-        "messages": [{"role": "user", "content": words(load.prompt_words, seed)}],
-        "max_tokens": load.max_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    } | load.extra
+    body = _body(load, seed)
     answer, start_s = Answer(), time.perf_counter()
-    async with client.stream("POST", f"{load.url}/v1/chat/completions", json=body) as response:
+    async with client.stream("POST", f"{load.url}{CHAT_PATH}", json=body) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {(await response.aread())[:300]!r}")
         async for line in response.aiter_lines():
@@ -66,6 +64,17 @@ async def ask(client: httpx.AsyncClient, load: Load, seed: int) -> Answer:
     answer.first_s = answer.at_s[0] if answer.at_s else answer.whole_s
     answer.num_tokens = answer.num_tokens or len(answer.at_s)
     return answer
+
+
+def _body(load: Load, seed: int) -> dict[str, Any]:
+    return {
+        "model": load.model,
+        "messages": [{"role": "user", "content": words(load.prompt_words, seed)}],
+        "max_tokens": load.max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    } | load.extra
 
 
 def _note(answer: Answer, chunk: dict[str, Any], at_s: float) -> None:
@@ -141,12 +150,39 @@ def disturbed(load: Load, streams: int, intruder: Load, seed: int = 0) -> dict[s
     return asyncio.run(run())
 
 
+def first_token_seconds(load: Load, number: int, seed: int) -> float:
+    """Return the mean time to the first event of requests one by one, by a client of little cost.
+
+    httpx itself takes some two milliseconds a request, which nobody should blame on a server.
+    """
+    address = urlsplit(load.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    seconds = []
+    for index in range(number):
+        body = json.dumps(_body(load, seed + index) | {"max_tokens": 4})
+        start_s = time.perf_counter()
+        connection.request("POST", CHAT_PATH, body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        if not response.readline().startswith(b"data: {"):
+            raise RuntimeError(f"{response.status}: {response.read(300)!r}")
+        seconds.append(time.perf_counter() - start_s)
+        response.read()
+    connection.close()
+    return statistics.fmean(seconds)
+
+
 def summarize(answers: Sequence[Answer], seconds: float) -> dict[str, float]:
-    """Return tokens per second, and time to first token and between tokens at three quantiles."""
+    """Return tokens per second, and the mean and three quantiles of the times.
+
+    "first" is the time to the first token, "gap" the time between two.
+    """
     gaps_s = [gap for answer in answers for gap in answer.gaps_s]
     firsts_s = [answer.first_s for answer in answers]
     figures = {"tokens_per_s": sum(answer.num_tokens for answer in answers) / seconds}
     for name, values in (("first", firsts_s), ("gap", gaps_s)):
+        figures[f"{name}_mean_s"] = statistics.fmean(values) if values else float("nan")
         for share in (0.5, 0.95, 0.99):
             figures[f"{name}_p{share * 100:.0f}_s"] = quantile(values, share)
     return figures

@@ -80,7 +80,8 @@ class EngineConfig:
 
     `max_batch` sequences run at once, `max_batch_tokens` tokens go through the model in one step.
     `max_stall` bounds how much longer a step may take because of others' prompts: at 2, a stream's
-    tokens come at least half as fast while a long prompt arrives. `is_batch_invariant` gives a
+    tokens come at least half as fast while a long prompt arrives; where more wait for their first
+    token than are being answered, prompts get more in proportion. `is_batch_invariant` gives a
     request the same bits whatever runs beside it. `num_threads` None takes all cores.
     """
 

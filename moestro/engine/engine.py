@@ -109,8 +109,9 @@ class Engine:
         self._draft()
         self._enqueue_ready()
         self._note_queue()
-        most_prefill = self._pace.prefill_tokens(self._scheduler.num_decode_tokens)
-        works = self._scheduler.schedule(most_prefill)
+        scheduler = self._scheduler
+        most_prefill = self._pace.prefill_tokens(scheduler.num_decode_tokens, scheduler.num_prompts)
+        works = scheduler.schedule(most_prefill)
         if works:
             self._run(works, start_s)
         elif len(self._intake):

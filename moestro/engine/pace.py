@@ -19,6 +19,9 @@ _MOST_STALE_STEPS = 32
 class Pace:
     """The stall governor: a step takes at most `max_stall` times as long with prompts as without.
 
+    Where more wait for their first token than are being answered, the time that prompts may add
+    grows in that proportion: else a few answers would run at full speed while a queue stands still.
+
     Three things are learned: the base, which is a step's time without prompts; the price of a
     prompt token; and the toll, which is what a step pays for prompts beyond price times tokens,
     as for experts that the decodes alone would not have visited.
@@ -33,9 +36,10 @@ class Pace:
         self._prices_s: deque[float] = deque(maxlen=_NUM_SAMPLES)
         self._base_age = 0
 
-    def prefill_tokens(self, num_decode_tokens: int) -> int:
+    def prefill_tokens(self, num_decode_tokens: int, num_prompts: int = 1) -> int:
         """Return how many prompt tokens may join a step: 16 at least, in multiples of 16.
 
+        `num_prompts` is how many sequences have no first token yet, wherever they wait.
         Two exceptions: all that is allowed where that is less, or where there are no decodes; and
         none in a first step and in one of 32 later ones, from which the base is learned.
         """
@@ -43,7 +47,8 @@ class Pace:
             return self._max_tokens
         if not self._bases_s or self._base_age >= _MOST_STALE_STEPS:
             return 0
-        num_tokens = self._affordable_tokens(num_decode_tokens) if self._extras else _GRAIN
+        stall = (self._max_stall - 1) * max(num_prompts / num_decode_tokens, 1.0)
+        num_tokens = self._affordable_tokens(num_decode_tokens, stall) if self._extras else _GRAIN
         return min(max(num_tokens // _GRAIN * _GRAIN, _GRAIN), self._max_tokens)
 
     def observe(self, num_decode_tokens: int, num_prefill_tokens: int, seconds: float) -> None:
@@ -61,12 +66,12 @@ class Pace:
                 extra_s = max(seconds - self._base_s(num_decode_tokens), 0.0)
                 _append(self._extras, num_decode_tokens, (num_prefill_tokens, extra_s))
 
-    def _affordable_tokens(self, num_decode_tokens: int) -> int:
+    def _affordable_tokens(self, num_decode_tokens: int, stall: float) -> int:
         nearest = min(self._extras, key=lambda known: abs(known - num_decode_tokens))
         samples = self._extras[nearest]
         price_s = self._price_s(samples)
         toll_s = median(extra_s - price_s * num_tokens for num_tokens, extra_s in samples)
-        left_s = (self._max_stall - 1) * self._base_s(num_decode_tokens) - toll_s
+        left_s = stall * self._base_s(num_decode_tokens) - toll_s
         # Compared first: a price of 0 must not divide.
         if left_s >= price_s * self._max_tokens:
             return self._max_tokens

@@ -58,6 +58,12 @@ class Scheduler:
         return sum(1 + len(sequence.drafts) for sequence in self._running if _is_decoding(sequence))
 
     @property
+    def num_prompts(self) -> int:
+        """How many sequences have tokens to compute before they get another, placed or not."""
+        num_decoding = sum(map(_is_decoding, self._running))
+        return self.num_waiting + self.num_running - num_decoding
+
+    @property
     def has_work(self) -> bool:
         """Whether any sequence has not ended."""
         return bool(self._requests)

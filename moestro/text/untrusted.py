@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from jinja2 import nodes
@@ -157,7 +158,7 @@ def _choose_marks(texts: Iterable[str]) -> tuple[str, str]:
         # JSON that a template writes may hold a mark in this form.
         taken.update(text, (chr(int(code, 16)) for code in _ESCAPE.findall(text)))
     for area in _PRIVATE_USE:
-        free = [chr(code) for code in area if chr(code) not in taken]
-        if len(free) >= 2:
+        free = [*islice((chr(code) for code in area if chr(code) not in taken), 2)]
+        if len(free) == 2:
             return free[0], free[1]
     raise DataError("the messages use every private character of Unicode: remove some")

@@ -35,6 +35,19 @@ def test_a_step_with_prompts_takes_at_most_the_stall_and_makes_use_of_it(
     assert stalls[-1] > 1.6
 
 
+@pytest.mark.parametrize("num_prompts", [1, 4, 8])
+def test_a_queue_longer_than_those_answered_stalls_them_in_that_proportion(
+    num_prompts: int,
+) -> None:
+    pace = Pace(1.8, 512)
+    pace.observe(0, 512, machine(0, 512))
+    learn(pace, machine, [4], [64])
+    size = pace.prefill_tokens(4, num_prompts)
+    added = machine(4, size) / machine(4, 0) - 1
+    most = 0.8 * max(num_prompts / 4, 1.0)
+    assert 0.75 * most < added <= most
+
+
 def test_the_first_step_and_one_of_32_later_ones_go_without_prompts() -> None:
     sizes = run(Pace(1.8, 512), machine, 4, num_steps=100)
     assert [index for index, size in enumerate(sizes) if not size] == [0, 33, 66, 99]
