@@ -74,7 +74,7 @@ clean: ## remove all that make and the tools made; runs/ stays
 .venv-peers/.installed:
 	@"$(PYTHON)" -m venv .venv-peers
 	@.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
-		llama-cpp-python==0.3.36
+		"llama-cpp-python[server]==0.3.36"
 	@touch $@
 
 # Packages that come with vLLM, whose builds do not fit this torch and which text does not need.

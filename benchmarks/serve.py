@@ -1,9 +1,10 @@
 """Claim: Moestro serves many streams faster than transformers, and a long prompt stalls nobody.
 
-Makes a model with random weights, serves it with `moestro serve` and with `transformers serve`, and
-puts the same load on both, in turns; prints throughput, time to first token and time between tokens
-at 1 to 32 streams, what a 2,048-token prompt does to streams under way, what the server adds to the
-engine's own time to first token, what batch invariance costs, and memory over many requests.
+Makes a model with random weights, serves it with `moestro serve`, `transformers serve` and the
+server of llama-cpp-python, and puts the same load on all, in turns; prints throughput, time to
+first token and time between tokens at 1 to 32 streams, what a 2,048-token prompt does to streams
+under way, what the server adds to the engine's own time to first token, what batch invariance
+costs, and memory over many requests.
 
     python benchmarks/serve.py [--shape small] [--streams 1 4 8 16 32] [--repeats 3] [--soak 10000]
 """
@@ -29,6 +30,7 @@ from rich.table import Table
 from traffic import Load, closed_loop, disturbed, first_token_seconds, medians, open_loop
 
 SECONDS_TO_START = 300
+PEERS = Path(__file__).parents[1] / ".venv-peers"
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "moestro, not batch invariant": ours(folder, dtype, "engine.is_batch_invariant=false"),
     }
     if not arguments.without_peer:
-        commands["transformers"] = peer(folder, dtype)
+        commands |= peers(folder, dtype)
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     for repeat, (name, command) in product(range(arguments.repeats), commands.items()):
         with said(f"{name}, repeat {repeat}"), serve(command) as url:
@@ -162,10 +164,10 @@ def wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
-            paths = ("/ready", "/health")
-            statuses = [httpx.get(url + path, timeout=5).status_code for path in paths]
-            # The peer has no /ready.
-            if statuses == [200, 200] or statuses == [404, 200]:
+            # The peers have no /ready; transformers has /health, llama-cpp-python only its models.
+            paths = ("/ready", "/health", "/v1/models")
+            ready, *others = (httpx.get(url + path, timeout=5).status_code for path in paths)
+            if ready == 200 or (ready == 404 and 200 in others):
                 return
         if process.poll() is not None:
             break
@@ -180,12 +182,25 @@ def ours(folder: Path, dtype: str, *settings: str) -> list[str]:
     return [sys.executable, "-m", "moestro", "serve", str(folder), *sets]
 
 
-def peer(folder: Path, dtype: str) -> list[str]:
-    """Return the command that serves with transformers."""
+def peers(folder: Path, dtype: str) -> dict[str, list[str]]:
+    """Return the commands that serve with transformers, and with llama.cpp where it is."""
     program = Path(sys.executable).with_name("transformers")
     # Its continuous batching (5.23) fails on keys that are wider than its cache expects.
     options = ["--device", "cpu", "--dtype", dtype]
-    return [str(program), "serve", str(folder), *options]
+    commands = {"transformers": [str(program), "serve", str(folder), *options]}
+    python = PEERS / "bin/python"
+    if not python.exists():
+        print("llama-cpp-python: absent (make .venv-peers/.installed)", file=sys.stderr)
+        return commands
+    file = folder.with_suffix(".gguf")
+    convert = [sys.executable, "-m", "moestro", "convert", str(folder), str(file)]
+    subprocess.run([*convert, "--to", "gguf", "--dtype", dtype], check=True, capture_output=True)
+    threads = str(os.cpu_count())
+    options = ["--n_threads", threads, "--n_threads_batch", threads, "--n_ctx", "4096"]
+    # Else a request ends the one before it.
+    options += ["--interrupt_requests", "false"]
+    serve = ["-m", "llama_cpp.server", "--host", "127.0.0.1", "--model", str(file)]
+    return commands | {"llama-cpp-python": [str(python), *serve, *options]}
 
 
 def load_for(name: str, url: str, folder: Path, arguments: argparse.Namespace) -> Load:
