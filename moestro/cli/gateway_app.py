@@ -1,6 +1,6 @@
 """A worker's parts, put together: gateway, records, policy, pages, one application.
 
-Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.py.
+Next: worker.py, bookkeeping.py, watches.py, gateway/gateway.py, server/app.py.
 """
 
 import asyncio
@@ -10,14 +10,15 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
 from moestro.api.outcome import PostedOutcome
 from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
-from moestro.cli.floor_watch import Auditor, FloorWatch
+from moestro.cli.floor_watch import Auditor
 from moestro.cli.policy_view import PolicyPage
+from moestro.cli.watches import Watches, build_gauges, build_watches
 from moestro.cli.worker import Plan
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
@@ -53,33 +54,28 @@ class Parts:
 
 
 class LivePolicies:
-    """The policy of the latest fleet and the watch over its floor; one watch runs at a time."""
+    """The policy of the latest fleet and what is watched of it; nothing of an earlier one is."""
 
     def __init__(self, records: Records, registry: CollectorRegistry) -> None:
         self.policy: Policy | None = None
         self.digest = ""
-        self.watch: FloorWatch | None = None
+        self.watches = Watches()
         self.auditor: Auditor | None = None
         self.gateway: CurrentGateway | None = None
         self._records = records
-        self._gauge = Gauge(
-            "moestro:gateway_floor_held",
-            "1 while the evidence does not speak against the floor, 0 once it does.",
-            registry=registry,
-            multiprocess_mode="min",
-        )
+        self._gauges = build_gauges(registry)
         self._running: asyncio.Task[None] | None = None
 
     def load(self, fleet: Fleet) -> Policy | None:
         """Read a fleet's policy and begin to watch it."""
         self.policy = read_policy(fleet)
-        self.watch, self.auditor = None, None
+        self.watches, self.auditor = Watches(), None
         if self.policy is None or fleet.policy is None:
             return None
         self.digest = _digest(fleet.policy.path)
-        floor = self.policy.evidence.get("floor")
-        if floor is not None:
-            self.watch = FloorWatch(self._records, self.digest, float(floor), self._gauge)
+        self.watches = build_watches(
+            self._records, self.digest, self.policy.evidence, fleet.policy.shift, self._gauges
+        )
         audit = fleet.policy.audit
         if audit.share and audit.judge != "outcomes":
             plan = AuditPlan(share=audit.share)
@@ -87,10 +83,9 @@ class LivePolicies:
         return self.policy
 
     def start(self) -> None:
-        """Follow the present watch, and no earlier one; in the worker's event loop."""
+        """Follow the present watches, and no earlier ones; in the worker's event loop."""
         self.stop()
-        if self.watch is not None:
-            self._running = asyncio.get_running_loop().create_task(self.watch.run())
+        self._running = asyncio.get_running_loop().create_task(self.watches.run())
 
     def stop(self) -> None:
         """Follow nothing any more."""
@@ -123,7 +118,7 @@ def build_gateway_app(plan: Plan) -> Parts:
             shared=SharedBackends(BusyBackends(records.shared)),
             conversations=SharedConversations(records.shared, fleet.gateway.sticky_s),
             cache=kept,
-            floor=live.watch,
+            trust=live.watches,
             permits=records,
             metrics=counts,
         )

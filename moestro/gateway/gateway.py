@@ -17,7 +17,7 @@ from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
 from moestro.gateway.cascade import Sieve, is_good, may_cascade
-from moestro.gateway.choosing import Choice, Chooser, Floor, Permits, Policy
+from moestro.gateway.choosing import Choice, Chooser, Permits, Policy, Trust
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
 from moestro.gateway.fleet import Fleet, FleetModel
@@ -41,7 +41,7 @@ class Surroundings:
 
     `listeners` get each request's record, `after` each new answer with its text; `door` lets
     requests in and keeps what became of them. `shared` and `conversations` are what several workers
-    have in common. `cache` keeps answers, `floor` tells whether a policy may be trusted, `permits`
+    have in common. `cache` keeps answers, `trust` tells whether a policy's promise holds, `permits`
     what callers may ask.
     """
 
@@ -51,7 +51,7 @@ class Surroundings:
     shared: Shared | None = None
     conversations: Conversations | None = None
     cache: Cache | None = None
-    floor: Floor | None = None
+    trust: Trust | None = None
     permits: Permits | None = None
     metrics: GatewayMetrics | None = None
     chance: random.Random | None = None
@@ -77,7 +77,7 @@ class Gateway:
             policy,
             around.conversations or RecentConversations(config.sticky_s, time.monotonic),
             is_up=self._is_up,
-            floor=around.floor,
+            trust=around.trust,
             permits=around.permits,
         )
         self._metrics = around.metrics or GatewayMetrics()
