@@ -22,7 +22,7 @@ from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
 from moestro.errors import ConfigError
-from moestro.gateway.config import GatewayConfig
+from moestro.gateway.config import GatewayConfig, TelemetryConfig
 from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
 from moestro.records.shared import SharedFile, create_shared
@@ -47,6 +47,7 @@ class FleetConfig:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ def load(read: Callable[[], Mapping[str, Any]]) -> FleetConfig:
     config = settings.build(FleetConfig, read())
     fleet = config.fleet()
     fleet.check_keys()
+    gateway_app.check_telemetry(config.telemetry)
     policy = gateway_app.read_policy(fleet)
     if policy is not None:
         fleet.check_policy_models(policy.models)
@@ -132,7 +134,7 @@ class Running:
 
     def _reload(self) -> None:
         new, old = load(self._read), self._config
-        fixed = ("server", "records", "workers")
+        fixed = ("server", "records", "telemetry", "workers")
         for name in fixed:
             if getattr(new, name) != getattr(old, name):
                 log.warning("%s: what changed there holds from the next start on", name)
@@ -187,6 +189,7 @@ class Running:
             server=self._config.server,
             shared=self._sharing.shared,
             metrics=self._sharing.metrics,
+            telemetry=self._config.telemetry,
         )
         return (self._listener, plan)
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,8 @@ from moestro.cli.floor_watch import Auditor
 from moestro.cli.policy_view import PolicyPage
 from moestro.cli.watches import Watches, build_gauges, build_watches
 from moestro.cli.worker import Plan
+from moestro.errors import ConfigError
+from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
 from moestro.gateway.gateway import Gateway, Surroundings
@@ -41,6 +44,9 @@ from moestro.ui.fleet_pages import mount_fleet
 from moestro.ui.recent import Recent
 from moestro.ui.watched import Watched
 
+if TYPE_CHECKING:
+    from moestro.gateway.telemetry import OpenTelemetry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -51,6 +57,7 @@ class Parts:
     gateway: CurrentGateway
     records: Records
     live: "LivePolicies"
+    telemetry: "OpenTelemetry | None" = None
 
 
 class LivePolicies:
@@ -107,6 +114,7 @@ def build_gateway_app(plan: Plan) -> Parts:
     )
     records.start()
     live = LivePolicies(records, registry)
+    telemetry = _build_telemetry(plan.telemetry)
     cache = plan.records.cache
     kept = KeptAnswers(records.remembered, cache.max_answer_bytes) if cache.enabled else None
 
@@ -121,6 +129,7 @@ def build_gateway_app(plan: Plan) -> Parts:
             trust=live.watches,
             permits=records,
             metrics=counts,
+            tracing=telemetry,
         )
         return Gateway(fleet, policy, around)
 
@@ -139,12 +148,41 @@ def build_gateway_app(plan: Plan) -> Parts:
     app.include_router(outcomes.routes(_Book(records)))
     pages.mount(app, watched, recent, is_gateway=True)
     mount_fleet(app, gateway, policy=PolicyPage(gateway, live), records=View(records))
-    return Parts(app=app, backend=watched, gateway=gateway, records=records, live=live)
+    return Parts(
+        app=app,
+        backend=watched,
+        gateway=gateway,
+        records=records,
+        live=live,
+        telemetry=telemetry,
+    )
 
 
 def read_policy(fleet: Fleet) -> Policy | None:
     """Return the policy of a fleet that has one."""
     return None if fleet.policy is None else load_policy(fleet.policy.path)
+
+
+def check_telemetry(config: TelemetryConfig) -> None:
+    """Raise ConfigError if spans are asked for that cannot be sent."""
+    config.read_headers()
+    if not config.endpoint:
+        return
+    try:
+        import moestro.gateway.telemetry  # noqa: F401 (only whether it is there)
+    except ImportError as error:
+        raise ConfigError(
+            f"telemetry needs packages that are not here ({error}): pip install 'moestro[otel]'"
+        ) from error
+
+
+def _build_telemetry(config: TelemetryConfig) -> "OpenTelemetry | None":
+    if not config.endpoint:
+        return None
+    # Only here: whoever sends no spans need not have what it takes.
+    from moestro.gateway.telemetry import OpenTelemetry
+
+    return OpenTelemetry(config)
 
 
 class _Book:

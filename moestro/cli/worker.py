@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from moestro.cli import serving
 from moestro.cli.keeper import USER_MISTAKE
 from moestro.cli.tether import Tether
 from moestro.errors import MoestroError
+from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.fleet import Fleet
 from moestro.records.config import RecordsConfig
 from moestro.server.config import ServerConfig
@@ -42,6 +43,7 @@ class Plan:
     server: ServerConfig
     shared: Path
     metrics: Path | None
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
 
 def main(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
@@ -80,6 +82,8 @@ async def _serve(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     finally:
         parts.live.stop()
         await asyncio.to_thread(parts.records.stop)
+        if parts.telemetry is not None:
+            await asyncio.to_thread(parts.telemetry.stop)
 
 
 async def _renew(parts: "Parts", fleet: Fleet) -> None:

@@ -83,7 +83,7 @@ class Passage:
             except Fault as fault:
                 log.warning("request %s, in mid-stream: %s", self.trace.call.request_id, fault)
                 self.leg.member.health.note_fault(fault)
-                self.leg.close()
+                self.leg.close(fault)
                 cause = fault
             if told.is_visible and is_spent(self.asked, told.num_tokens):
                 yield last_event(told, self.asked)

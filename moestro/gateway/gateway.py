@@ -29,6 +29,7 @@ from moestro.gateway.queue import Line, Member
 from moestro.gateway.refused import pass_refusal
 from moestro.gateway.remembering import STREAM_HEADERS, Cache, Memory, repeat
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
+from moestro.gateway.spans import Tracing
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
 from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of
@@ -42,7 +43,7 @@ class Surroundings:
     `listeners` get each request's record, `after` each new answer with its text; `door` lets
     requests in and keeps what became of them. `shared` and `conversations` are what several workers
     have in common. `cache` keeps answers, `trust` tells whether a policy's promise holds, `permits`
-    what callers may ask.
+    what callers may ask; `tracing` is told of each step.
     """
 
     listeners: Sequence[OnFinished] = ()
@@ -54,6 +55,7 @@ class Surroundings:
     trust: Trust | None = None
     permits: Permits | None = None
     metrics: GatewayMetrics | None = None
+    tracing: Tracing | None = None
     chance: random.Random | None = None
 
 
@@ -90,6 +92,7 @@ class Gateway:
             after=around.after,
         )
         self._memory = Memory(around.cache)
+        self._tracing = around.tracing
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
@@ -136,7 +139,8 @@ class Gateway:
         """
         if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
-        trace = Trace(call=call)
+        span = None if self._tracing is None else self._tracing.begin(call)
+        trace = Trace(call=call, span=span)
         self._books.open()
         try:
             return await self._relay(trace)
