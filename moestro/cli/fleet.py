@@ -25,6 +25,8 @@ from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig, TelemetryConfig
 from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
+from moestro.records.counts import bury_ledger
+from moestro.records.database import check_database
 from moestro.records.shared import SharedFile, create_shared
 from moestro.server.config import ServerConfig
 from moestro.server.keys import KeysConfig
@@ -65,6 +67,8 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
 
     config = load(read)
     serving.check_tls(config.server)
+    # Once for all workers: one line, where each would say it again and again.
+    check_database(config.records)
     with ExitStack() as stack:
         listener = stack.enter_context(serving.listen(config.server))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moestro-")))
@@ -194,7 +198,11 @@ class Running:
         return (self._listener, plan)
 
     def _bury(self, number: int) -> None:
-        SharedFile(self._sharing.shared, number).clear_worker(number)
+        shared = SharedFile(self._sharing.shared, number)
+        shared.clear_worker(number)
+        num_lost = bury_ledger(shared)
+        if num_lost:
+            log.error("up to %d records of worker %d were lost with it", num_lost, number)
 
 
 @dataclass(frozen=True)

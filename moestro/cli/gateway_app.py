@@ -31,7 +31,6 @@ from moestro.gateway.translated import Translated
 from moestro.policy.audit import AuditPlan
 from moestro.policy.policy import Policy
 from moestro.policy.store import POLICY_FILE, load_policy
-from moestro.records.busy import BusyBackends
 from moestro.records.conversations import SharedConversations
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
@@ -123,7 +122,7 @@ def build_gateway_app(plan: Plan) -> Parts:
         around = Surroundings(
             after=() if live.auditor is None else (live.auditor,),
             door=RecordsDoor(records),
-            shared=SharedBackends(BusyBackends(records.shared)),
+            shared=SharedBackends(records.shared),
             conversations=SharedConversations(records.shared, fleet.gateway.sticky_s),
             cache=kept,
             trust=live.watches,

@@ -18,7 +18,7 @@ from moestro import logs
 from moestro.cli import serving
 from moestro.cli.keeper import USER_MISTAKE
 from moestro.cli.tether import Tether
-from moestro.errors import MoestroError
+from moestro.errors import MoestroError, StorageError
 from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.fleet import Fleet
 from moestro.records.config import RecordsConfig
@@ -54,6 +54,10 @@ def main(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     logs.apply()
     try:
         serving.run(_serve(pipe, listener, plan))
+    except StorageError as error:
+        # It was there when the server started, and may come back.
+        log.error("%s", error)
+        sys.exit(1)
     except MoestroError as error:
         print(f"moestro: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)

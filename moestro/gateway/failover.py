@@ -114,7 +114,7 @@ class Passage:
                 continue
             self.leg = leg
             self.outgoing = outgoing
-            broken.health.num_failovers += 1
+            broken.health.note_failover()
             trace.num_failovers += 1
             trace.model, trace.member = model, leg.member
             self.on_failover(broken.name)

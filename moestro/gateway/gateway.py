@@ -83,7 +83,7 @@ class Gateway:
             permits=around.permits,
         )
         self._metrics = around.metrics or GatewayMetrics()
-        self._tally = Tally(fleet, self._lines, self._chooser)
+        self._tally = Tally(fleet, self._lines, self._chooser, shared)
         self._books = Books(
             self._prices,
             self._chooser,

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from types import MappingProxyType
 
 import aiohttp
 
@@ -23,7 +22,6 @@ _LONGEST_HEAD_BYTES = 32 * 1024
 _READ_BYTES = 256 * 1024
 # Less than many servers keep an idle connection, so that none is closed as it is used again.
 _KEPT_S = 4.0
-_NONE: Mapping[str, str] = MappingProxyType({})
 # Without limits of its own: those of the gateway are by backend, and timed more finely.
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
 
@@ -103,10 +101,10 @@ class Connections:
         await self._session.close()
 
     async def post(
-        self, upstream: Upstream, path: str, body: bytes, headers: Mapping[str, str] = _NONE
+        self, upstream: Upstream, path: str, body: bytes, headers: Mapping[str, str] | None = None
     ) -> "Incoming":
         """Send a request and return its answer's head; `headers` are added to the server's own."""
-        sent = {**upstream.headers, **headers} if headers else upstream.headers
+        sent = upstream.headers if headers is None else {**upstream.headers, **headers}
         return await self._send("POST", upstream, upstream.url(path), sent, body)
 
     async def get(self, upstream: Upstream, path: str) -> "Incoming":

@@ -15,6 +15,7 @@ from moestro.api.record import Record
 from moestro.api.record_view import RecordsHealth, ScoreKind
 from moestro.errors import ForbiddenError, UnknownKeyError
 from moestro.records.config import RecordsConfig
+from moestro.records.counts import LedgerCounts
 from moestro.records.database import Database
 from moestro.records.decisions import Entry
 from moestro.records.key_ring import KeyRing
@@ -69,7 +70,10 @@ class Records:
         self.shared = SharedFile(shared or self._own_shared or Path(), worker)
         self.meters = Meters(self.shared)
         self.ledger = Ledger(
-            self.database, max_waiting=config.max_waiting_records, flush_s=config.flush_s
+            self.database,
+            LedgerCounts(self.shared),
+            max_waiting=config.max_waiting_records,
+            flush_s=config.flush_s,
         )
         self.remembered = Remembered(self.database, config.cache)
         self.poll = Poll(

@@ -251,6 +251,7 @@ def test_a_collector_that_is_not_there_disturbs_nobody() -> None:
             assert (await running.ask()).status == 200
 
     run(within())
+    telemetry.stop()
 
 
 @pytest.mark.parametrize(
