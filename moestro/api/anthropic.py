@@ -167,11 +167,6 @@ class MessagesRequest(CountRequest):
 
 def read_conversation(body: CountRequest, model: str) -> ChatRequest:
     """Return what the model sees, without any wish as to its answer."""
-    if body.messages[-1].role == "assistant":
-        raise ConfigError(
-            "messages end with the assistant's turn, and answers that were begun elsewhere are not"
-            " continued here: end with the user's turn"
-        )
     tools = tuple(_tool(index, tool) for index, tool in enumerate(body.tools or ()))
     choice = body.tool_choice or ToolChoiceParam(type="auto")
     system = _join(body.system or ())
@@ -186,7 +181,25 @@ def read_conversation(body: CountRequest, model: str) -> ChatRequest:
         tool_choice=choose_tool(_CHOICES[choice.type], choice.name, tools),
         has_parallel_tool_calls=not choice.disable_parallel_tool_use,
         template_variables={} if thinking is None else switch_thinking(thinking.type != "disabled"),
+        continues_final=_is_begun(body.messages[-1]),
     )
+
+
+def _is_begun(last: TurnParam) -> bool:
+    """Tell whether the conversation ends with the answer's beginning, which is to be gone on with.
+
+    ConfigError where that is more than text: nobody can go on within a call or a thought.
+    """
+    if last.role != "assistant":
+        return False
+    others = [block.type for block in last.content if not isinstance(block, TextBlock)]
+    if others or not last.content:
+        what = f"a block of {others[0]}" if others else "nothing in it"
+        raise ConfigError(
+            f"messages end with an assistant's turn with {what}: only text can be continued, so end"
+            " with text or with the user's turn"
+        )
+    return True
 
 
 def read_messages(body: MessagesRequest, model: str) -> ChatRequest:

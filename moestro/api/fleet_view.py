@@ -80,8 +80,7 @@ class ModelView:
 class FleetView:
     """The whole fleet; `strongest` is None without a policy.
 
-    `num_requests` counts what was answered since `since` (seconds since 1970) by this worker, or by
-    all of them where their counts are shared.
+    `num_requests` counts what was answered since `since` (seconds since 1970) by all workers.
     """
 
     models: tuple[ModelView, ...]

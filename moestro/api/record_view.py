@@ -116,8 +116,10 @@ class KeyView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordsHealth:
-    """How keeping goes, in this process: `lost_records` were dropped since it started.
+    """How keeping goes, in this process.
 
+    `lost_records` were dropped by any worker since the server's start: because the queue was full,
+    or because a worker was killed before they were written.
     `trouble` says in one line why the database cannot be written, None where it can.
     """
 

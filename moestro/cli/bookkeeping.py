@@ -15,9 +15,11 @@ from moestro.gateway.breaker import Breaker
 from moestro.gateway.remembering import Kept
 from moestro.records import answers
 from moestro.records.busy import BusyBackends
+from moestro.records.counts import SharedCounts
 from moestro.records.meters import Estimate
 from moestro.records.records import Records
 from moestro.records.remembered import Remembered
+from moestro.records.shared import SharedFile
 from moestro.server.keys import Keys
 
 
@@ -87,12 +89,16 @@ class FleetKeys:
 
 
 class SharedBackends:
-    """What all workers know of backends: who is busy, and each one's breaker."""
+    """What all workers know of backends: who is busy, each one's breaker, and what was counted."""
 
     is_shared = True
 
-    def __init__(self, busy: BusyBackends) -> None:
+    def __init__(self, file: SharedFile) -> None:
+        busy, counts = BusyBackends(file), SharedCounts(file)
         self._busy = busy
+        self.began_at = counts.began_at
+        self.count = counts.count
+        self.counted = counts.counted
         self.try_enter = busy.try_enter
         self.leave = busy.leave
         self.num_in_flight = busy.num_in_flight

@@ -22,9 +22,11 @@ from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
 from moestro.errors import ConfigError
-from moestro.gateway.config import GatewayConfig
+from moestro.gateway.config import GatewayConfig, TelemetryConfig
 from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
+from moestro.records.counts import bury_ledger
+from moestro.records.database import check_database
 from moestro.records.shared import SharedFile, create_shared
 from moestro.server.config import ServerConfig
 from moestro.server.keys import KeysConfig
@@ -47,6 +49,7 @@ class FleetConfig:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
 
     config = load(read)
     serving.check_tls(config.server)
+    # Once for all workers: one line, where each would say it again and again.
+    check_database(config.records)
     with ExitStack() as stack:
         listener = stack.enter_context(serving.listen(config.server))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moestro-")))
@@ -85,6 +90,7 @@ def load(read: Callable[[], Mapping[str, Any]]) -> FleetConfig:
     config = settings.build(FleetConfig, read())
     fleet = config.fleet()
     fleet.check_keys()
+    gateway_app.check_telemetry(config.telemetry)
     policy = gateway_app.read_policy(fleet)
     if policy is not None:
         fleet.check_policy_models(policy.models)
@@ -132,7 +138,7 @@ class Running:
 
     def _reload(self) -> None:
         new, old = load(self._read), self._config
-        fixed = ("server", "records", "workers")
+        fixed = ("server", "records", "telemetry", "workers")
         for name in fixed:
             if getattr(new, name) != getattr(old, name):
                 log.warning("%s: what changed there holds from the next start on", name)
@@ -187,11 +193,16 @@ class Running:
             server=self._config.server,
             shared=self._sharing.shared,
             metrics=self._sharing.metrics,
+            telemetry=self._config.telemetry,
         )
         return (self._listener, plan)
 
     def _bury(self, number: int) -> None:
-        SharedFile(self._sharing.shared, number).clear_worker(number)
+        shared = SharedFile(self._sharing.shared, number)
+        shared.clear_worker(number)
+        num_lost = bury_ledger(shared)
+        if num_lost:
+            log.error("up to %d records of worker %d were lost with it", num_lost, number)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The floor on live traffic: some answers are compared with the strongest model's, and when the
 evidence says that the promised quality does not hold, `auto` goes to the strongest model.
 
-All workers share one test, which advances along the outcomes in their order. Next: gateway_app.py,
+All workers share one test, which advances along the outcomes in their order. Next: shift_watch.py,
 policy/monitor.py, policy/audit.py.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from prometheus_client import Gauge
 
 from moestro.api.record_view import ScoredOutcome
 from moestro.api.relay import Call
-from moestro.errors import DataError, MoestroError, StorageError
+from moestro.errors import CapacityError, DataError, MoestroError, StorageError
 from moestro.gateway.asked import Asked
 from moestro.gateway.books import Finished, text_of
 from moestro.gateway.current import CurrentGateway
@@ -36,6 +37,7 @@ class FloorWatch:
 
     def __init__(self, records: Records, name: str, floor: float, gauge: Gauge) -> None:
         self.monitor = FloorMonitor(floor)
+        self.lost_at: float | None = None
         self._records = records
         self._name = f"floor:{name}"
         self._gauge = gauge
@@ -49,15 +51,14 @@ class FloorWatch:
     async def run(self) -> None:
         """Follow the outcomes until cancelled."""
         while True:
-            with suppress(StorageError):
+            with suppress(StorageError, CapacityError):
                 await self._look()
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
         state = await self._records.advance(self._name, self._step, kind="audit")
         was_held = self.monitor.is_held
-        if state:
-            self.monitor = FloorMonitor.from_dict(state)
+        self.monitor, self.lost_at = self._read(state), state.get("lost_at")
         self._gauge.set(self.monitor.is_held)
         if was_held and not self.monitor.is_held:
             log.error(
@@ -68,11 +69,19 @@ class FloorWatch:
             )
 
     def _step(self, state: Mapping[str, Any], outcome: ScoredOutcome) -> dict[str, Any]:
-        floor = self.monitor.floor
-        monitor = FloorMonitor.from_dict(state) if state else FloorMonitor(floor)
+        monitor = self._read(state)
         if outcome.strongest_score is not None:
             monitor.observe(outcome.score, outcome.strongest_score)
-        return monitor.to_dict()
+        lost_at = state.get("lost_at") or (None if monitor.is_held else time.time())
+        return {**monitor.to_dict(), "lost_at": lost_at}
+
+    def _read(self, state: Mapping[str, Any]) -> FloorMonitor:
+        try:
+            return FloorMonitor.from_dict(state) if state else FloorMonitor(self.monitor.floor)
+        except DataError as error:
+            # Another version's, maybe: a watch that goes on is worth more than what it had seen.
+            log.warning("%s", error)
+            return FloorMonitor(self.monitor.floor)
 
 
 class Auditor:

@@ -1,6 +1,6 @@
 """A worker's parts, put together: gateway, records, policy, pages, one application.
 
-Next: worker.py, bookkeeping.py, floor_watch.py, gateway/gateway.py, server/app.py.
+Next: worker.py, bookkeeping.py, watches.py, gateway/gateway.py, server/app.py.
 """
 
 import asyncio
@@ -8,17 +8,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
 from moestro.api.outcome import PostedOutcome
 from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
-from moestro.cli.floor_watch import Auditor, FloorWatch
+from moestro.cli.floor_watch import Auditor
 from moestro.cli.policy_view import PolicyPage
+from moestro.cli.watches import Watches, build_gauges, build_watches
 from moestro.cli.worker import Plan
+from moestro.errors import ConfigError
+from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import Fleet
 from moestro.gateway.gateway import Gateway, Surroundings
@@ -27,7 +31,6 @@ from moestro.gateway.translated import Translated
 from moestro.policy.audit import AuditPlan
 from moestro.policy.policy import Policy
 from moestro.policy.store import POLICY_FILE, load_policy
-from moestro.records.busy import BusyBackends
 from moestro.records.conversations import SharedConversations
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
@@ -40,6 +43,9 @@ from moestro.ui.fleet_pages import mount_fleet
 from moestro.ui.recent import Recent
 from moestro.ui.watched import Watched
 
+if TYPE_CHECKING:
+    from moestro.gateway.telemetry import OpenTelemetry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -50,36 +56,32 @@ class Parts:
     gateway: CurrentGateway
     records: Records
     live: "LivePolicies"
+    telemetry: "OpenTelemetry | None" = None
 
 
 class LivePolicies:
-    """The policy of the latest fleet and the watch over its floor; one watch runs at a time."""
+    """The policy of the latest fleet and what is watched of it; nothing of an earlier one is."""
 
     def __init__(self, records: Records, registry: CollectorRegistry) -> None:
         self.policy: Policy | None = None
         self.digest = ""
-        self.watch: FloorWatch | None = None
+        self.watches = Watches()
         self.auditor: Auditor | None = None
         self.gateway: CurrentGateway | None = None
         self._records = records
-        self._gauge = Gauge(
-            "moestro:gateway_floor_held",
-            "1 while the evidence does not speak against the floor, 0 once it does.",
-            registry=registry,
-            multiprocess_mode="min",
-        )
+        self._gauges = build_gauges(registry)
         self._running: asyncio.Task[None] | None = None
 
     def load(self, fleet: Fleet) -> Policy | None:
         """Read a fleet's policy and begin to watch it."""
         self.policy = read_policy(fleet)
-        self.watch, self.auditor = None, None
+        self.watches, self.auditor = Watches(), None
         if self.policy is None or fleet.policy is None:
             return None
         self.digest = _digest(fleet.policy.path)
-        floor = self.policy.evidence.get("floor")
-        if floor is not None:
-            self.watch = FloorWatch(self._records, self.digest, float(floor), self._gauge)
+        self.watches = build_watches(
+            self._records, self.digest, self.policy.evidence, fleet.policy.shift, self._gauges
+        )
         audit = fleet.policy.audit
         if audit.share and audit.judge != "outcomes":
             plan = AuditPlan(share=audit.share)
@@ -87,10 +89,9 @@ class LivePolicies:
         return self.policy
 
     def start(self) -> None:
-        """Follow the present watch, and no earlier one; in the worker's event loop."""
+        """Follow the present watches, and no earlier ones; in the worker's event loop."""
         self.stop()
-        if self.watch is not None:
-            self._running = asyncio.get_running_loop().create_task(self.watch.run())
+        self._running = asyncio.get_running_loop().create_task(self.watches.run())
 
     def stop(self) -> None:
         """Follow nothing any more."""
@@ -112,6 +113,7 @@ def build_gateway_app(plan: Plan) -> Parts:
     )
     records.start()
     live = LivePolicies(records, registry)
+    telemetry = _build_telemetry(plan.telemetry)
     cache = plan.records.cache
     kept = KeptAnswers(records.remembered, cache.max_answer_bytes) if cache.enabled else None
 
@@ -120,12 +122,13 @@ def build_gateway_app(plan: Plan) -> Parts:
         around = Surroundings(
             after=() if live.auditor is None else (live.auditor,),
             door=RecordsDoor(records),
-            shared=SharedBackends(BusyBackends(records.shared)),
+            shared=SharedBackends(records.shared),
             conversations=SharedConversations(records.shared, fleet.gateway.sticky_s),
             cache=kept,
-            floor=live.watch,
+            trust=live.watches,
             permits=records,
             metrics=counts,
+            tracing=telemetry,
         )
         return Gateway(fleet, policy, around)
 
@@ -144,12 +147,41 @@ def build_gateway_app(plan: Plan) -> Parts:
     app.include_router(outcomes.routes(_Book(records)))
     pages.mount(app, watched, recent, is_gateway=True)
     mount_fleet(app, gateway, policy=PolicyPage(gateway, live), records=View(records))
-    return Parts(app=app, backend=watched, gateway=gateway, records=records, live=live)
+    return Parts(
+        app=app,
+        backend=watched,
+        gateway=gateway,
+        records=records,
+        live=live,
+        telemetry=telemetry,
+    )
 
 
 def read_policy(fleet: Fleet) -> Policy | None:
     """Return the policy of a fleet that has one."""
     return None if fleet.policy is None else load_policy(fleet.policy.path)
+
+
+def check_telemetry(config: TelemetryConfig) -> None:
+    """Raise ConfigError if spans are asked for that cannot be sent."""
+    config.read_headers()
+    if not config.endpoint:
+        return
+    try:
+        import moestro.gateway.telemetry  # noqa: F401 (only whether it is there)
+    except ImportError as error:
+        raise ConfigError(
+            f"telemetry needs packages that are not here ({error}): pip install 'moestro[otel]'"
+        ) from error
+
+
+def _build_telemetry(config: TelemetryConfig) -> "OpenTelemetry | None":
+    if not config.endpoint:
+        return None
+    # Only here: whoever sends no spans need not have what it takes.
+    from moestro.gateway.telemetry import OpenTelemetry
+
+    return OpenTelemetry(config)
 
 
 class _Book:

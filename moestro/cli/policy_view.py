@@ -6,7 +6,7 @@ Next: api/policy_view.py, gateway_app.py.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moestro.api.policy_view import CurvePoint, FloorView, PolicyView, WatchView
+from moestro.api.policy_view import CurvePoint, FloorView, PolicyView
 from moestro.gateway.current import CurrentGateway
 
 if TYPE_CHECKING:
@@ -25,20 +25,7 @@ class PolicyPage:
         policy, config = self._live.policy, self._gateway.fleet.policy
         if policy is None or config is None:
             return None
-        watch = self._live.watch
-        watches = []
         floor = policy.evidence.get("floor", 0.95)
-        if watch is not None:
-            monitor = watch.monitor
-            watches.append(
-                WatchView(
-                    name="floor",
-                    is_held=monitor.is_held,
-                    evidence=monitor.evidence,
-                    alarm_at=1 / monitor.false_alarm,
-                    num_observed=monitor.num_audits,
-                )
-            )
         return PolicyView(
             name=config.path.name,
             digest=self._live.digest,
@@ -49,7 +36,7 @@ class PolicyPage:
             has_cascade=policy.cascade is not None,
             threshold=policy.threshold,
             floor=_floor(policy.evidence),
-            watches=tuple(watches),
+            watches=self._live.watches.view(),
             audit_share=config.audit.share,
             judge=config.audit.judge,
             recalibrate=f"moestro policy calibrate {config.path} OUTCOMES --floor {floor}",

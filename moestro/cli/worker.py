@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from moestro import logs
 from moestro.cli import serving
 from moestro.cli.keeper import USER_MISTAKE
 from moestro.cli.tether import Tether
-from moestro.errors import MoestroError
+from moestro.errors import MoestroError, StorageError
+from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.fleet import Fleet
 from moestro.records.config import RecordsConfig
 from moestro.server.config import ServerConfig
@@ -42,6 +43,7 @@ class Plan:
     server: ServerConfig
     shared: Path
     metrics: Path | None
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
 
 def main(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
@@ -52,6 +54,10 @@ def main(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     logs.apply()
     try:
         serving.run(_serve(pipe, listener, plan))
+    except StorageError as error:
+        # It was there when the server started, and may come back.
+        log.error("%s", error)
+        sys.exit(1)
     except MoestroError as error:
         print(f"moestro: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
@@ -80,6 +86,8 @@ async def _serve(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     finally:
         parts.live.stop()
         await asyncio.to_thread(parts.records.stop)
+        if parts.telemetry is not None:
+            await asyncio.to_thread(parts.telemetry.stop)
 
 
 async def _renew(parts: "Parts", fleet: Fleet) -> None:

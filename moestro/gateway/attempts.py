@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from moestro.errors import BackendError, CapacityError
@@ -46,7 +46,7 @@ class Outgoing:
     """What is sent to whichever backend answers: the client's request with some fields changed.
 
     Of a stream that goes on, `told` has what came before, and `join` changes what comes; a stream
-    that begins has neither. `barred` are backends that cannot do it.
+    that begins has neither. `barred` are backends that cannot do it. `headers` are for one try.
     """
 
     asked: Asked
@@ -54,6 +54,7 @@ class Outgoing:
     told: Told | None = None
     join: Callable[[bytes], bytes] | None = None
     barred: Collection[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def body_for(self, model: str) -> bytes:
         """Return the body, with the model's name at a backend."""
@@ -143,20 +144,25 @@ class Attempts:
         seen.add(member.name)
         trace.num_attempts += 1
         member.health.note_sent()
+        span = None if trace.span is None else trace.span.attempt(member.upstream)
+        if span is not None:
+            outgoing = replace(outgoing, headers=span.headers)
         leg = None
         try:
             incoming = await self._sender.send(member.upstream, outgoing)
-            leg = Leg(member=member, line=line, incoming=incoming)
+            leg = Leg(member=member, line=line, incoming=incoming, span=span)
             await self._begin(leg, outgoing)
         except BaseException as error:
             if isinstance(error, Fault):
                 member.health.note_fault(error)
             else:
                 member.health.note_left()
-            if leg is None:
-                line.leave(member)
+            if leg is not None:
+                leg.close(error)
             else:
-                leg.close()
+                line.leave(member)
+                if span is not None:
+                    span.end(None, error)
             raise
         return leg
 

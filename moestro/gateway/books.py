@@ -109,6 +109,8 @@ class Books:
         price = self._prices.get(trace.model, _NO_PRICE)
         best = None if strongest is None else self._prices[strongest]
         record = trace.record(outcome, status, price, best, error)
+        if trace.span is not None:
+            trace.span.end(record)
         tell_all(self._listeners, record)
         asked, choice = trace.asked, trace.choice
         if self._door is not None:

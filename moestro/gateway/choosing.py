@@ -1,7 +1,7 @@
 """Which model answers a request, and why: the one it names, or for `auto` what the policy says.
 
-A conversation keeps its model, unless that cannot answer or the floor is lost. Knows policies by
-what they can do only. Next: asked.py, attempts.py.
+A conversation keeps its model, unless that cannot answer or the policy is not trusted any more.
+Knows policies by what they can do only. Next: asked.py, attempts.py.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -49,6 +49,10 @@ class Decision(Protocol):
         """Who may answer instead, the best first."""
 
     @property
+    def signs(self) -> Mapping[str, float]:
+        """What tells whether requests look as they did when the policy was calibrated."""
+
+    @property
     def cascade(self) -> CascadeRule | None:
         """The rule by which its answer is kept or not."""
 
@@ -68,12 +72,15 @@ class Policy(Protocol):
         """Choose one of the models allowed."""
 
 
-class Floor(Protocol):
-    """Whether the promised quality holds on live traffic."""
+class Trust(Protocol):
+    """Whether what a policy promises holds on live traffic."""
 
     @property
-    def is_held(self) -> bool:
-        """False as soon as the evidence says otherwise."""
+    def doubt(self) -> str | None:
+        """Why it does not, in a few words; None as long as nothing speaks against it."""
+
+    def note(self, signs: Mapping[str, float]) -> None:
+        """Take the signs of a request that was decided; returns at once."""
 
 
 class Permits(Protocol):
@@ -93,13 +100,14 @@ class Choice:
     digest: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     threshold: float | None = None
+    signs: Mapping[str, float] = field(default_factory=dict)
     cascade: CascadeRule | None = None
 
 
 class Chooser:
     """Chooses a model for each request.
 
-    `is_up` tells whether a model can be asked at all now. `floor` and `permits` may be left out.
+    `is_up` tells whether a model can be asked at all now. `trust` and `permits` may be left out.
     """
 
     def __init__(
@@ -109,7 +117,7 @@ class Chooser:
         conversations: Conversations,
         *,
         is_up: Callable[[str], bool],
-        floor: Floor | None = None,
+        trust: Trust | None = None,
         permits: Permits | None = None,
     ) -> None:
         if policy is not None:
@@ -118,7 +126,7 @@ class Chooser:
         self._policy = policy
         self._conversations = conversations
         self._is_up = is_up
-        self._floor = floor
+        self._trust = trust
         self._permits = permits
         given = fleet.policy.names if fleet.policy is not None else {}
         names = () if policy is None else policy.models
@@ -150,8 +158,9 @@ class Chooser:
         mine = [name for name in self.auto_models if allowed is None or name in allowed]
         if not mine:
             raise UnknownModelError(f"you may use none of the models that {AUTO} chooses among")
-        if self._floor is not None and not self._floor.is_held and self.strongest in mine:
-            return self._choose_strongest(mine)
+        doubt = None if self._trust is None else self._trust.doubt
+        if doubt is not None and self.strongest in mine:
+            return self._choose_strongest(mine, doubt)
         known = self._conversations.find(asked.conversation) if asked.conversation else None
         if known in mine and self._is_up(known):
             others = [name for name in reversed(mine) if name != known]
@@ -159,7 +168,12 @@ class Chooser:
         return self._decide(asked, mine)
 
     def settle(self, asked: Asked, choice: Choice, model: str) -> None:
-        """Remember which model answered, so that the conversation stays with it."""
+        """Remember which model answered, so that the conversation stays with it.
+
+        Only what was answered counts as traffic: who is refused may ask for the same ever again.
+        """
+        if self._trust is not None and choice.signs:
+            self._trust.note(choice.signs)
         if choice.is_auto and asked.conversation:
             self._conversations.keep(asked.conversation, model)
 
@@ -173,10 +187,10 @@ class Chooser:
             raise UnknownModelError(f"model {name!r} is not yours to use: choose {choices}")
         return Choice(models=(name,), reason="named")
 
-    def _choose_strongest(self, mine: Sequence[str]) -> Choice:
+    def _choose_strongest(self, mine: Sequence[str], doubt: str) -> Choice:
         assert self.strongest is not None
         others = [name for name in reversed(mine) if name != self.strongest]
-        return Choice(models=(self.strongest, *others), reason="floor lost", is_auto=True)
+        return Choice(models=(self.strongest, *others), reason=doubt, is_auto=True)
 
     def _decide(self, asked: Asked, mine: Sequence[str]) -> Choice:
         assert self._policy is not None
@@ -195,5 +209,6 @@ class Chooser:
             digest=decision.digest,
             scores={self._ours[name]: score for name, score in decision.scores.items()},
             threshold=decision.threshold,
+            signs=decision.signs,
             cascade=decision.cascade if uses_cascade and others else None,
         )

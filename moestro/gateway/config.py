@@ -1,11 +1,13 @@
 """How the gateway passes requests on: patience, retries, breakers, probes, queues.
 
-The table `[gateway]` of a fleet's file. Knows no model. Next: fleet.py.
+The tables `[gateway]` and `[telemetry]` of a fleet's file. Knows no model. Next: fleet.py.
 """
 
 import math
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
+from moestro import settings
 from moestro.errors import ConfigError
 
 
@@ -100,6 +102,46 @@ class GatewayConfig:
             raise ConfigError(f"retries is {self.retries}: it must be 0 to 10")
         if not 0 <= self.sticky_s < math.inf:
             raise ConfigError(f"sticky_s is {self.sticky_s}: it must be 0 or more seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """Spans of requests for OpenTelemetry; none, and no cost, without an `endpoint`.
+
+    `endpoint` is a collector's address for OTLP over HTTP, like "http://127.0.0.1:4318". `headers`
+    go with what is sent there; a value is "env:" and the name of a variable. Of requests that come
+    without a trace of their own a `share` is traced.
+    """
+
+    endpoint: str = ""
+    service: str = "moestro"
+    share: float = 1.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"share is {self.share}: it must be 0 to 1")
+        parts = urlsplit(self.endpoint)
+        if self.endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ConfigError("endpoint is no address: it should be like http://127.0.0.1:4318")
+        if parts.username is not None or parts.password is not None:
+            # Not shown: it may hold a secret.
+            raise ConfigError("endpoint has a user or a password in it: name a variable in headers")
+        for name, value in self.headers.items():
+            if not value.startswith("env:"):
+                raise ConfigError(f'headers.{name} names no variable: write "env:" and its name')
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans are sent."""
+        return f"{self.endpoint.rstrip('/')}/v1/traces"
+
+    def read_headers(self) -> dict[str, str]:
+        """Return the headers with their secrets; ConfigError if one is not set."""
+        return {
+            name: settings.secret(value.removeprefix("env:"))
+            for name, value in self.headers.items()
+        }
 
 
 def _check_positive(config: object, *names: str) -> None:

@@ -83,7 +83,7 @@ class Passage:
             except Fault as fault:
                 log.warning("request %s, in mid-stream: %s", self.trace.call.request_id, fault)
                 self.leg.member.health.note_fault(fault)
-                self.leg.close()
+                self.leg.close(fault)
                 cause = fault
             if told.is_visible and is_spent(self.asked, told.num_tokens):
                 yield last_event(told, self.asked)
@@ -114,7 +114,7 @@ class Passage:
                 continue
             self.leg = leg
             self.outgoing = outgoing
-            broken.health.num_failovers += 1
+            broken.health.note_failover()
             trace.num_failovers += 1
             trace.model, trace.member = model, leg.member
             self.on_failover(broken.name)

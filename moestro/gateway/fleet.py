@@ -127,6 +127,21 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShiftConfig:
+    """How unlike the calibration rows requests may be before `auto` goes to the strongest model.
+
+    `tolerance` is by how much the share of requests below any estimated score or gain may differ;
+    1 tolerates everything.
+    """
+
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= 1:
+            raise ConfigError(f"tolerance is {self.tolerance}: it must be 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """Which policy chooses for `auto`, and among which models; `names` are the fleet's by its."""
 
@@ -135,6 +150,7 @@ class PolicyConfig:
     models: tuple[str, ...] = ()
     cascade: bool = True
     audit: AuditConfig = AuditConfig()
+    shift: ShiftConfig = ShiftConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

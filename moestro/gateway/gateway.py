@@ -17,7 +17,7 @@ from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
 from moestro.gateway.cascade import Sieve, is_good, may_cascade
-from moestro.gateway.choosing import Choice, Chooser, Floor, Permits, Policy
+from moestro.gateway.choosing import Choice, Chooser, Permits, Policy, Trust
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
 from moestro.gateway.fleet import Fleet, FleetModel
@@ -29,6 +29,7 @@ from moestro.gateway.queue import Line, Member
 from moestro.gateway.refused import pass_refusal
 from moestro.gateway.remembering import STREAM_HEADERS, Cache, Memory, repeat
 from moestro.gateway.shared import Alone, Conversations, RecentConversations, Shared
+from moestro.gateway.spans import Tracing
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
 from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of
@@ -41,8 +42,8 @@ class Surroundings:
 
     `listeners` get each request's record, `after` each new answer with its text; `door` lets
     requests in and keeps what became of them. `shared` and `conversations` are what several workers
-    have in common. `cache` keeps answers, `floor` tells whether a policy may be trusted, `permits`
-    what callers may ask.
+    have in common. `cache` keeps answers, `trust` tells whether a policy's promise holds, `permits`
+    what callers may ask; `tracing` is told of each step.
     """
 
     listeners: Sequence[OnFinished] = ()
@@ -51,9 +52,10 @@ class Surroundings:
     shared: Shared | None = None
     conversations: Conversations | None = None
     cache: Cache | None = None
-    floor: Floor | None = None
+    trust: Trust | None = None
     permits: Permits | None = None
     metrics: GatewayMetrics | None = None
+    tracing: Tracing | None = None
     chance: random.Random | None = None
 
 
@@ -77,11 +79,11 @@ class Gateway:
             policy,
             around.conversations or RecentConversations(config.sticky_s, time.monotonic),
             is_up=self._is_up,
-            floor=around.floor,
+            trust=around.trust,
             permits=around.permits,
         )
         self._metrics = around.metrics or GatewayMetrics()
-        self._tally = Tally(fleet, self._lines, self._chooser)
+        self._tally = Tally(fleet, self._lines, self._chooser, shared)
         self._books = Books(
             self._prices,
             self._chooser,
@@ -90,6 +92,7 @@ class Gateway:
             after=around.after,
         )
         self._memory = Memory(around.cache)
+        self._tracing = around.tracing
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
@@ -136,7 +139,8 @@ class Gateway:
         """
         if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
-        trace = Trace(call=call)
+        span = None if self._tracing is None else self._tracing.begin(call)
+        trace = Trace(call=call, span=span)
         self._books.open()
         try:
             return await self._relay(trace)

@@ -69,11 +69,9 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.latency = Latency()
-        self.num_requests = 0
-        self.num_errors = 0
-        self.num_failovers = 0
         self.trouble: str | None = None
         self._upstream = upstream
+        self._counts = f"backend {upstream.name}"
         self._shared = shared
         self._config = config
         self._clock = clock
@@ -110,7 +108,7 @@ class Health:
 
     def note_sent(self) -> None:
         """Count a request that goes to it."""
-        self.num_requests += 1
+        self._shared.count(self._counts, (1,))
         breaker = self._shared.read_breaker(self.name)
         if breaker.num_trips:
             self._shared.write_breaker(self.name, breakers.after_sending(breaker, self._clock()))
@@ -129,7 +127,7 @@ class Health:
 
     def note_fault(self, fault: Fault) -> None:
         """Count a failure; one that says when to come again is left alone until then."""
-        self.num_errors += 1
+        self._shared.count(self._counts, (0, 1))
         self.trouble = str(fault)
         now = self._clock()
         if fault.retry_after_s is not None:
@@ -140,6 +138,10 @@ class Health:
         before = self._shared.read_breaker(self.name)
         after = breakers.after_failure(before, now, self._config)
         self._shared.write_breaker(self.name, after)
+
+    def note_failover(self) -> None:
+        """Count a stream of its that another one went on with."""
+        self._shared.count(self._counts, (0, 0, 1))
 
     def note_left(self) -> None:
         """Take it that a request ended without telling anything: the next one may tell."""
@@ -155,6 +157,7 @@ class Health:
     def view(self, num_waiting: int) -> BackendView:
         """Return all of it; `num_waiting` wait for a place at it or at one like it."""
         config = self._upstream.config
+        num_requests, num_errors, num_failovers, *_ = self._shared.counted(self._counts)
         state = breakers.state_of(self._shared.read_breaker(self.name), self._clock())
         return BackendView(
             name=self.name,
@@ -169,8 +172,8 @@ class Health:
             max_concurrent=config.max_concurrent,
             num_in_flight=self.num_in_flight,
             num_waiting=num_waiting,
-            num_requests=self.num_requests,
-            num_errors=self.num_errors,
-            num_failovers=self.num_failovers,
+            num_requests=int(num_requests),
+            num_errors=int(num_errors),
+            num_failovers=int(num_failovers),
             latency=self.latency.view(),
         )

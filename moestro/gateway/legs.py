@@ -13,6 +13,7 @@ from moestro.gateway.events import Cutter, Garbage, Piece, split
 from moestro.gateway.faults import Fault
 from moestro.gateway.messages import read_message
 from moestro.gateway.queue import Line, Member
+from moestro.gateway.spans import Attempt
 from moestro.gateway.told import BrokenAnswer, Told
 
 _MOST_HELD_BYTES = 64 * 1024
@@ -59,6 +60,7 @@ class Leg:
     body: bytes = b""
     piece: Piece | None = None
     events: "Events | None" = None
+    span: Attempt | None = None
     is_closed: bool = False
 
     @property
@@ -66,12 +68,14 @@ class Leg:
         """Its HTTP status."""
         return self.incoming.status
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """End it, and give the place back; does nothing the second time."""
         if not self.is_closed:
             self.is_closed = True
             self.incoming.close()
             self.line.leave(self.member)
+            if self.span is not None:
+                self.span.end(self.status, error)
 
 
 class Events:

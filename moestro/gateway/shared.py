@@ -1,10 +1,13 @@
-"""What all workers of a gateway must know of its backends: who is busy, and who is left alone.
+"""What all workers of a gateway must know of its backends: who is busy, and who is left alone; and
+what they count together.
 
 A worker alone keeps it in its own memory. Next: health.py, queue.py.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Protocol
 
 from moestro.gateway.breaker import Breaker
@@ -13,7 +16,7 @@ _MOST_CONVERSATIONS = 100_000
 
 
 class Shared(Protocol):
-    """Counts and breakers by a backend's name; every method returns at once."""
+    """Places and breakers by a backend's name, counts by any; every method returns at once."""
 
     @property
     def is_shared(self) -> bool:
@@ -34,6 +37,16 @@ class Shared(Protocol):
     def write_breaker(self, backend: str, breaker: Breaker) -> None:
         """Replace it; of two writers at once, one may be lost."""
 
+    @property
+    def began_at(self) -> float:
+        """Since when is counted, in seconds since 1970."""
+
+    def count(self, name: str, amounts: Sequence[float]) -> None:
+        """Add to a name's numbers, of which there are up to six; they only grow."""
+
+    def counted(self, name: str) -> tuple[float, ...]:
+        """Return a name's six numbers."""
+
 
 class Conversations(Protocol):
     """Which model answers a conversation, by its hash."""
@@ -53,6 +66,8 @@ class Alone:
     def __init__(self) -> None:
         self._in_flight: Counter[str] = Counter()
         self._breakers: dict[str, Breaker] = {}
+        self._counts: defaultdict[str, tuple[float, ...]] = defaultdict(lambda: (0.0,) * 6)
+        self.began_at = time.time()
 
     def try_enter(self, backend: str, limit: int) -> bool:
         """Count a request that begins, unless `limit` of them are under way."""
@@ -76,6 +91,15 @@ class Alone:
     def write_breaker(self, backend: str, breaker: Breaker) -> None:
         """Replace it."""
         self._breakers[backend] = breaker
+
+    def count(self, name: str, amounts: Sequence[float]) -> None:
+        """Add to a name's numbers, of which there are up to six; they only grow."""
+        pairs = zip_longest(self._counts[name], amounts, fillvalue=0.0)
+        self._counts[name] = tuple(before + amount for before, amount in pairs)
+
+    def counted(self, name: str) -> tuple[float, ...]:
+        """Return a name's six numbers."""
+        return self._counts[name]
 
 
 class RecentConversations:

@@ -24,6 +24,7 @@ from moestro.gateway.choosing import Choice
 from moestro.gateway.events import Usage
 from moestro.gateway.fleet import Price
 from moestro.gateway.queue import Member
+from moestro.gateway.spans import Span
 from moestro.gateway.tape import Tape
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Trace:
     usage: Usage | None = None
     num_events: int = 0
     tape: Tape | None = None
+    span: Span | None = None
     wasted_tokens: int = 0
     wasted_usd: float = 0.0
     first_s: float | None = None

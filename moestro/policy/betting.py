@@ -8,11 +8,12 @@ never knows which row is the last. Next: monitor.py.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from statistics import NormalDist
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
@@ -57,29 +58,51 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
 
 
 class Fortune:
-    """Wealth of bettors who each stake a fixed fraction, and who start at every row.
+    """Wealth of B bettors who each stake a fixed fraction, and who start at every row.
 
-    Its `log_wealth` is that of an e-process: the chance that it ever reaches log(1/a) is at most a.
-    Row t is given 1/(t(t+1)) of the first coin, so that a change after a long good time is seen
-    too, at the price of a few rows.
+    Its `log_wealth` is that of an e-process if no factor averages above 1, given all rows before
+    it: the chance that it ever reaches log(1/a) is at most a (Ville). A mean of such bettors is
+    one again only because all of them know the same past. Row t is given 1/(t(t+1)) of the first
+    coin, so that a change after a long good time is seen too, at the price of a few rows (Shin,
+    Ramdas and Rinaldo, "E-detectors", arXiv 2203.03532).
     """
 
-    def __init__(self, num_bettors: int, logs: Sequence[float] = (), num_rows: int = 0) -> None:
-        self.logs = list(logs) or [-math.inf] * num_bettors
-        self.num_rows = num_rows
+    def __init__(self, num_bettors: int) -> None:
+        self.num_rows = 0
+        self._logs_B: Floats = np.full(num_bettors, -np.inf)
 
-    def play(self, factors: Sequence[float]) -> None:
+    def play(self, factors_B: ArrayLike) -> None:
         """Multiply each bettor's wealth by what a row made of it."""
+        logs_B = np.log(np.asarray(factors_B, dtype=np.float64))
+        if logs_B.shape != self._logs_B.shape:
+            raise ValueError(f"{logs_B.size} factors for {self._logs_B.size} bettors")
         self.num_rows += 1
-        start = -math.log(self.num_rows * (self.num_rows + 1.0))
-        share = start - math.log(len(self.logs))
-        self.logs = [
-            float(np.logaddexp(log, share)) + math.log(factor)
-            for log, factor in zip(self.logs, factors, strict=True)
-        ]
+        start = -math.log(self.num_rows * (self.num_rows + 1.0)) - math.log(logs_B.size or 1)
+        self._logs_B = np.logaddexp(self._logs_B, start) + logs_B
 
     @property
     def log_wealth(self) -> float:
         """The logarithm of all wealth, the coins not yet staked among it."""
         unspent = -math.log(self.num_rows + 1.0)
-        return float(np.logaddexp.reduce([*self.logs, unspent]))
+        return float(np.logaddexp.reduce(self._logs_B, initial=unspent))
+
+    @property
+    def odds(self) -> float:
+        """The wealth itself: 1 where nothing was won."""
+        return math.exp(min(self.log_wealth, 700.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON has it."""
+        # JSON has no infinity: a bettor who has not begun yet is null.
+        logs = [log if math.isfinite(log) else None for log in self._logs_B.tolist()]
+        return {"num": self.num_rows, "logs": logs}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], num_bettors: int) -> Self:
+        """Rebuild it from `to_dict`; ValueError where it is for another number of bettors."""
+        logs = [-math.inf if log is None else float(log) for log in state["logs"]]
+        if len(logs) != num_bettors or not int(state["num"]) >= 0:
+            raise ValueError(f"{len(logs)} logs for {num_bettors} bettors")
+        fortune = cls(num_bettors)
+        fortune.num_rows, fortune._logs_B = int(state["num"]), np.array(logs, dtype=np.float64)
+        return fortune

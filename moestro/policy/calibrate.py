@@ -17,6 +17,7 @@ from moestro.policy.cascade import CascadeRule, doubt
 from moestro.policy.guarantee import GRID, Floor, Promise, calibrate_pair, calibrate_path
 from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
+from moestro.policy.shift import describe_signs
 
 Floats = NDArray[np.float64]
 
@@ -92,6 +93,7 @@ def _with_floor(
         "calibrated_at": round(time.time()),
         "signal": "gain" if rule is None else "doubt",
         "num_rows": len(outcomes.prompts),
+        "reference": describe_signs(policy.signs(outcomes.prompts)),
     }
     # Always the strongest: no gain is so small, and no cascade would be asked for anything.
     threshold = -1.0 if floor.is_always_strongest else floor.threshold

@@ -28,7 +28,10 @@ UNFAMILIAR = 2.0
 
 @dataclass(frozen=True)
 class Decision:
-    """Which model answers, and why; `scores` are estimates, `fallbacks` the best first."""
+    """Which model answers, and why; `scores` are estimates, `fallbacks` the best first.
+
+    `signs` are what a ShiftMonitor sees of the request.
+    """
 
     model: str
     reason: str
@@ -36,6 +39,7 @@ class Decision:
     threshold: float | None
     digest: str
     fallbacks: tuple[str, ...]
+    signs: Mapping[str, float] = field(default_factory=dict)
     cascade: CascadeRule | None = None
 
 
@@ -81,6 +85,7 @@ class Policy:
             threshold=self.threshold,
             digest=features.digest,
             fallbacks=tuple(self.models[p] for p in others),
+            signs=_signs(scores_M),
             cascade=self.cascade if place == 0 else None,
         )
 
@@ -95,6 +100,10 @@ class Policy:
         far_N = np.array([self.is_unfamiliar(row) for row in rows], dtype=bool)
         gains_NM[far_N, :-1] = UNFAMILIAR
         return gains_NM
+
+    def signs(self, prompts: Sequence[str]) -> list[dict[str, float]]:
+        """Return what a ShiftMonitor sees of each prompt."""
+        return [_signs(self.estimator.estimate(read(prompt))) for prompt in prompts]
 
     def is_unfamiliar(self, features: Features) -> bool:
         """Tell whether a prompt is unlike all that the policy learned from."""
@@ -143,3 +152,12 @@ class Policy:
             f"cheapest with an estimated loss of {gains[place]:.3f}, below the threshold "
             f"{self.threshold:.3f}"
         )
+
+
+def _signs(scores_M: Floats) -> dict[str, float]:
+    """Return what decides a request's fate: the smallest gain over another model, and the score.
+
+    Of all models, whichever may be asked just now.
+    """
+    strongest = float(scores_M[-1])
+    return {"gain": strongest - float(scores_M[:-1].max()), "score": strongest}

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 
 from moestro.errors import MoestroError
+from moestro.records.counts import LedgerCounts
 from moestro.records.database import Database
 from moestro.records.decisions import Entry, insert_entries
 from moestro.records.schema import WRITERS
@@ -34,8 +35,11 @@ _BAD_ROW = (StatementError, ValueError, OverflowError, TypeError)
 class Ledger:
     """Writes entries in the order in which they were added, each at most once."""
 
-    def __init__(self, database: Database, *, max_waiting: int, flush_s: float) -> None:
+    def __init__(
+        self, database: Database, counts: LedgerCounts, *, max_waiting: int, flush_s: float
+    ) -> None:
         self._database = database
+        self._counts = counts
         self._max_waiting = max_waiting
         self._flush_s = flush_s
         self._name = secrets.token_hex(8)
@@ -47,8 +51,12 @@ class Ledger:
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self.num_written = 0
-        self.num_lost = 0
         self.trouble: str | None = None
+
+    @property
+    def num_lost(self) -> int:
+        """How many were lost, by all workers since the server's start."""
+        return self._counts.num_lost
 
     @property
     def num_waiting(self) -> int:
@@ -68,8 +76,9 @@ class Ledger:
     def add(self, entry: Entry) -> None:
         """Queue an entry, or count it as lost."""
         if self.num_waiting >= self._max_waiting:
-            self.num_lost += 1
+            self._counts.turn_away()
         else:
+            self._counts.take()
             self._waiting.append(entry)
 
     def _run(self) -> None:
@@ -102,10 +111,11 @@ class Ledger:
         try:
             self._commit(self._batch)
             self.num_written += len(self._batch)
+            self._counts.settle(len(self._batch))
         except _BAD_ROW as error:
             if len(self._batch) == 1:
                 log.error("a record was lost: %s", type(error).__name__)
-                self.num_lost += 1
+                self._counts.give_up(1)
             else:
                 self._waiting.extendleft(reversed(self._batch))
                 self._num_suspects = len(self._batch)
@@ -121,7 +131,7 @@ class Ledger:
         self._batch_number = number
 
     def _lose_all(self) -> None:
-        self.num_lost += self.num_waiting
+        self._counts.give_up(self.num_waiting)
         self._waiting.clear()
         self._batch = []
 

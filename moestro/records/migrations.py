@@ -41,6 +41,7 @@ def migrate(connection: Connection, version: int = VERSION) -> None:
         )
     for step in range((found or 0) + 1, version + 1):
         _advance(connection, step)
+    _check(connection, version)
     if found is None:
         connection.execute(SCHEMA.insert().values(version=version))
     elif found < version:
@@ -62,6 +63,8 @@ def _advance(connection: Connection, version: int) -> None:
 
 def _advance_table(connection: Connection, table: Table, version: int) -> None:
     if min(_since(column) for column in table.columns) == version:
+        if inspect(connection).has_table(table.name):
+            raise _strange(f"has the table {table.name}, which came with version {version}")
         # With all its columns: those that a later version would add are then there already.
         table.create(connection)
         return
@@ -73,6 +76,28 @@ def _advance_table(connection: Connection, table: Table, version: int) -> None:
         if column.name not in present:
             definition = CreateColumn(column).compile(dialect=connection.dialect)
             connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def _check(connection: Connection, version: int) -> None:
+    """Raise StorageError where something is missing that this version has, before it is missed."""
+    present = inspect(connection).get_multi_columns(filter_names=list(METADATA.tables))
+    names = {table: {column["name"] for column in each} for (_, table), each in present.items()}
+    for table in METADATA.sorted_tables:
+        known = [column for column in table.columns if column.info.get("since", 1) <= version]
+        for column in known:
+            if column.name not in names.get(table.name, ()):
+                raise _strange(f"has version {version}, but lacks {table.name}.{column.name}")
+    stamps = set(connection.execute(select(STAMPS.c.name)).scalars())
+    for stamp in ("keys", "outcomes", "identity"):
+        if stamp not in stamps:
+            raise _strange(f"has version {version}, but lacks the stamp {stamp}")
+
+
+def _strange(what: str) -> StorageError:
+    return StorageError(
+        f"the database's schema {what}: it was made by an unreleased Moestro or changed by hand."
+        " Move it away, or name another one in records.url"
+    )
 
 
 def _since(column: "Column[Any]") -> int:

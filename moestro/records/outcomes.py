@@ -20,6 +20,7 @@ from moestro.records.schema import OUTCOMES, STAMPS, STATES
 
 State = dict[str, Any]
 Step = Callable[[State, ScoredOutcome], State]
+Change = Callable[[State], State]
 
 _MOST = 1000
 _TRIES = 20
@@ -138,6 +139,26 @@ def advance(
         with database.write() as connection:
             save_state(connection, name, {"seen": unseen[-1].id, "state": state}, version)
     raise CapacityError(f"the state {name} is behind by more than {_TRIES * _MOST} outcomes")
+
+
+def find_state(database: Database, name: str) -> State:
+    """Return a state as it is now, an empty one at first."""
+    with database.read() as connection:
+        return load_state(connection, name)[0]
+
+
+def change_state(database: Database, name: str, change: Change) -> State:
+    """Apply `change` to a state that workers share, and return it.
+
+    It may be called again when another worker was faster, and then starts from what that one left.
+    """
+    for _ in range(_TRIES):
+        with database.write() as connection:
+            found, version = load_state(connection, name)
+            state = change(found)
+            if save_state(connection, name, state, version):
+                return state
+    raise CapacityError(f"the state {name} was changed by others {_TRIES} times meanwhile")
 
 
 def _to_outcome(row: Row[Any]) -> ScoredOutcome:

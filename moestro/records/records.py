@@ -15,12 +15,22 @@ from moestro.api.record import Record
 from moestro.api.record_view import RecordsHealth, ScoreKind
 from moestro.errors import ForbiddenError, UnknownKeyError
 from moestro.records.config import RecordsConfig
+from moestro.records.counts import LedgerCounts
 from moestro.records.database import Database
 from moestro.records.decisions import Entry
 from moestro.records.key_ring import KeyRing
 from moestro.records.ledger import Ledger
 from moestro.records.meters import Estimate, Hold, Meters
-from moestro.records.outcomes import NewOutcome, State, Step, advance, append_outcome
+from moestro.records.outcomes import (
+    Change,
+    NewOutcome,
+    State,
+    Step,
+    advance,
+    append_outcome,
+    change_state,
+    find_state,
+)
 from moestro.records.poll import Poll
 from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile, create_shared
@@ -60,7 +70,10 @@ class Records:
         self.shared = SharedFile(shared or self._own_shared or Path(), worker)
         self.meters = Meters(self.shared)
         self.ledger = Ledger(
-            self.database, max_waiting=config.max_waiting_records, flush_s=config.flush_s
+            self.database,
+            LedgerCounts(self.shared),
+            max_waiting=config.max_waiting_records,
+            flush_s=config.flush_s,
         )
         self.remembered = Remembered(self.database, config.cache)
         self.poll = Poll(
@@ -172,6 +185,14 @@ class Records:
     async def advance(self, name: str, step: Step, *, kind: ScoreKind | None = None) -> State:
         """Apply `step` to the state that workers share for each outcome it has not seen, once."""
         return await asyncio.to_thread(advance, self.database, name, step, kind=kind)
+
+    async def state(self, name: str) -> State:
+        """Return a state that workers share as it is now, an empty one at first."""
+        return await asyncio.to_thread(find_state, self.database, name)
+
+    async def change_state(self, name: str, change: Change) -> State:
+        """Apply `change` to a state that workers share, and return it."""
+        return await asyncio.to_thread(change_state, self.database, name, change)
 
     def health(self) -> RecordsHealth:
         """Return how keeping goes; touches no disk."""

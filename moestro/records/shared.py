@@ -2,7 +2,7 @@
 
 Rows of numbers by name, and one lock around whatever reads and writes several of them. What a
 worker counts stands in a column of its own, so that the supervisor can clear a dead one's. Knows
-no keys and no limits. Next: busy.py, meters.py.
+no keys and no limits. Next: busy.py, meters.py, counts.py.
 """
 
 import fcntl
@@ -17,18 +17,18 @@ from pathlib import Path
 
 from moestro.errors import CapacityError, ConfigError, StorageError
 
-_MAGIC = 5.0
-_HEADER = 5
+_MAGIC = 6.0
+_HEADER = 7
 _DIGEST_BYTES = 16
 _NUMBER_BYTES = 8
 _DIGEST_CELLS = _DIGEST_BYTES // _NUMBER_BYTES
 _MOST_WORKERS = 64
 _MEMORY_FOLDER = Path("/dev/shm")
 
-BACKENDS, KEYS = 0, 1
+BACKENDS, KEYS, COUNTS = 0, 1, 2
 # Per row: numbers that all workers write, and numbers of each worker.
-_COMMON = (8, 10)
-_OWN = (1, 3)
+_COMMON = (8, 10, 1)
+_OWN = (1, 3, 6)
 # A conversation's digest, until when it is kept, and the name of its model.
 CONVERSATION_CELLS = 8
 
@@ -38,6 +38,7 @@ def create_shared(
     *,
     num_backends: int = 256,
     num_keys: int = 4096,
+    num_counts: int = 1024,
     num_conversations: int = 32_768,
 ) -> Path:
     """Make an empty file for so many workers and return its path; whoever made it deletes it."""
@@ -46,16 +47,17 @@ def create_shared(
     in_memory = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK)
     folder = _MEMORY_FOLDER if in_memory else Path(tempfile.gettempdir())
     path = folder / f"moestro-{secrets.token_hex(8)}"
-    counts = (num_backends, num_keys)
-    size = _HEADER + sum(counts[kind] * _row_cells(kind, num_workers) for kind in (BACKENDS, KEYS))
+    counts = (num_backends, num_keys, num_counts)
+    size = _HEADER + sum(n * _row_cells(kind, num_workers) for kind, n in enumerate(counts))
     size += num_conversations * CONVERSATION_CELLS
     try:
         with open(path, "xb", opener=_open_private) as file:
             # Now, not when a worker first writes there: then a full disk would kill it.
             os.posix_fallocate(file.fileno(), 0, size * _NUMBER_BYTES)
             header = memoryview(bytearray(_HEADER * _NUMBER_BYTES)).cast("d")
-            header[0], header[1], header[2], header[3] = _MAGIC, num_workers, *counts
-            header[4] = num_conversations
+            values = (_MAGIC, num_workers, *counts, num_conversations, time.time())
+            for cell, value in enumerate(values):
+                header[cell] = value
             file.write(header)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -83,15 +85,25 @@ class SharedFile:
             raise ConfigError(f"worker {worker}: this file is for {self.num_workers}, from 0 on")
         self.worker = worker
         self.lock = FileLock(path)
-        backends = _HEADER
-        keys = backends + int(self.cells[2]) * _row_cells(BACKENDS, self.num_workers)
-        self.backends = Rows(self, BACKENDS, backends, int(self.cells[2]))
-        self.keys = Rows(self, KEYS, keys, int(self.cells[3]))
-        self.num_conversations = int(self.cells[4])
-        self._conversations = keys + int(self.cells[3]) * _row_cells(KEYS, self.num_workers)
+        start, tables = _HEADER, []
+        for kind in (BACKENDS, KEYS, COUNTS):
+            count = int(self.cells[2 + kind])
+            tables.append(Rows(self, kind, start, count))
+            start += count * _row_cells(kind, self.num_workers)
+        self.backends, self.keys, self.counts = tables
+        self.num_conversations = int(self.cells[5])
+        self._conversations = start
+
+    @property
+    def began_at(self) -> float:
+        """When the file was made, in seconds since 1970: the server's start."""
+        return self.cells[6]
 
     def clear_worker(self, worker: int) -> None:
-        """Forget what a dead worker had under way; for the supervisor, before it starts another."""
+        """Forget what a dead worker had under way; for the supervisor, before it starts another.
+
+        What it has counted stays.
+        """
         with self.lock:
             for rows in (self.backends, self.keys):
                 rows.clear_worker(worker)

@@ -10,6 +10,7 @@ const REASONS = {
   asked: "The client named the model",
   conversation: "The conversation stays with its model",
   "floor lost": "The floor was lost: always the strongest",
+  "traffic shifted": "Requests no longer look like the calibration rows: always the strongest",
   cached: "Answered from the cache",
 };
 

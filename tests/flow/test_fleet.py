@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ import openai
 import pytest
 import tomli_w
 
+from moestro.records.config import RecordsConfig
+from moestro.records.database import check_database
 from tests.flow.program import TIMEOUT_S, fork, start
 
 PRICE = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
@@ -120,6 +123,20 @@ def kill(pid: int) -> None:
 
 ONE = {"name": "a", "path": "x"}
 KEYED = {"url": "http://a/v1", "key": "env:NOT_SET_1"}
+
+
+def test_a_database_of_a_newer_program_gets_one_line_and_no_worker(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    check_database(RecordsConfig(url=f"sqlite:///{path}"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE moestro_schema SET version = 99")
+        connection.commit()
+    models = [{"name": "a", "backends": [{"url": "http://127.0.0.1:1/v1"}]}]
+    tables = {"models": models, "records": {"url": f"sqlite:///{path}"}, "workers": 2}
+    (tmp_path / "fleet.toml").write_text(tomli_w.dumps(tables))
+    said = fork("serve", "fleet.toml", "--port", "0", cwd=tmp_path).complaint()
+    assert "has version 99" in said
+    assert "update Moestro, or use another database" in said
 
 
 @pytest.mark.parametrize(

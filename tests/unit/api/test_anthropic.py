@@ -34,6 +34,14 @@ def test_a_text_is_a_message_of_the_user() -> None:
     assert request.options.max_tokens == 16
 
 
+@pytest.mark.parametrize("content", ["It is ", [{"type": "text", "text": "It is "}]])
+def test_an_open_turn_of_the_assistants_is_the_answers_beginning(content: Any) -> None:
+    request = read(messages=[*HELLO, {"role": "assistant", "content": content}])
+    assert request.continues_final
+    assert request.messages[-1] == Message(role="assistant", content="It is ")
+    assert not read().continues_final
+
+
 def test_a_list_of_texts_is_joined_by_lines() -> None:
     texts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     request = read(system=texts, messages=[{"role": "user", "content": texts}])
@@ -140,7 +148,25 @@ def test_calls_can_be_kept_to_one_at_a_time() -> None:
         ({"tool_choice": {"type": "any"}}, "no tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "names 'x'"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "names 'None'"),
-        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "end with the assistant"),
+        (
+            {"messages": [*HELLO, {"role": "assistant", "content": []}]},
+            "end with an assistant's turn with nothing in it: only text can be continued",
+        ),
+        (
+            {
+                "messages": [
+                    *HELLO,
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "text", "text": "I"},
+                            {"type": "tool_use", "id": "x", "name": "y", "input": {}},
+                        ],
+                    },
+                ]
+            },
+            "assistant's turn with a block of tool_use: only text can be continued",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]},
             "thinking block stands in a turn of user",

@@ -16,7 +16,6 @@ from moestro.gateway.books import Answer
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.fleet import Price
 from moestro.gateway.remembering import Kept
-from moestro.records.busy import BusyBackends
 from moestro.records.config import CacheConfig
 from moestro.records.records import Records
 from moestro.records.view import View
@@ -109,7 +108,7 @@ def test_keys_of_the_configuration_and_of_the_records_both_open(
 
 def test_workers_share_places_and_breakers(start_records: StartRecords) -> None:
     shared = start_records().shared
-    one, other = (SharedBackends(BusyBackends(shared)) for _ in range(2))
+    one, other = (SharedBackends(shared) for _ in range(2))
     assert one.is_shared
     assert one.read_breaker("m/0") == Breaker()
     assert one.try_enter("m/0", 1)

@@ -5,6 +5,7 @@ Next: scripted_gateway.py.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -59,7 +60,6 @@ def test_bad_audits_lose_the_floor_for_all_workers_and_each_says_so_once(
     records, gauge = start_records(), build_gauge()
     watches = [FloorWatch(records, "promise", 0.95, gauge) for _ in range(2)]
     assert all(watch.is_held for watch in watches)
-    assert gauge._value.get() == 1
 
     async def work() -> None:
         await add_audits(records, 40, 0.0, 1.0)
@@ -75,6 +75,8 @@ def test_bad_audits_lose_the_floor_for_all_workers_and_each_says_so_once(
     assert "the floor of 0.95" in said[0]
     assert gauge._value.get() == 0
     assert watches[0].monitor.floor == 0.95
+    assert watches[0].lost_at == watches[1].lost_at
+    assert watches[0].lost_at == pytest.approx(time.time(), abs=60)
 
 
 def test_good_audits_and_plain_scores_keep_it(start_records: StartRecords) -> None:
@@ -104,6 +106,23 @@ def test_another_promise_is_tested_anew(start_records: StartRecords) -> None:
         return other
 
     assert asyncio.run(work()).monitor.floor == 0.8
+
+
+def test_a_state_that_is_damaged_is_begun_anew(
+    start_records: StartRecords, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = start_records()
+
+    async def work() -> FloorWatch:
+        await add_audits(records, 3, 1.0, 1.0)
+        await records.advance("floor:promise", lambda _, __: {"floor": "none"}, kind="audit")
+        await add_audits(records, 2, 1.0, 1.0)
+        watch = FloorWatch(records, "promise", 0.9, build_gauge())
+        await watch._look()
+        return watch
+
+    assert asyncio.run(work()).monitor.num_audits == 2
+    assert "the floor monitor's state is damaged" in caplog.text
 
 
 def test_a_database_that_is_gone_for_a_while_is_asked_again() -> None:

@@ -92,6 +92,28 @@ async def check_given_again(one: Parts, other: Parts, server: FakeServer, is_str
     assert len(server.asked) == num_asked
 
 
+def test_each_worker_shows_what_all_of_them_did(tmp_path: Path, shared: Path) -> None:
+    async def work() -> None:
+        async with (
+            FakeServer(well).running() as server,
+            two_workers(tmp_path, shared, server) as (one, other),
+        ):
+            for worker, model in ((one, "weak"), (one, "strong"), (other, "strong")):
+                assert (await ask(worker, model)).status_code == 200
+            assert (await ask(other, "none")).status_code == 404
+            for worker in (one, other):
+                found = (await ask_async(worker.app, "GET", "/ui/fleet")).json()["fleet"]
+                assert (found["num_requests"], found["num_refused"]) == (3, 1)
+                weak, strong = found["models"]
+                assert (weak["num_requests"], strong["num_requests"]) == (1, 2)
+                assert strong["share"] == pytest.approx(2 / 3)
+                assert strong["backends"][0]["num_requests"] == 2
+                assert strong["completion_tokens"] == 2 * weak["completion_tokens"] > 0
+                assert strong["cost_usd"] == pytest.approx(2 * weak["cost_usd"])
+
+    run(work())
+
+
 def test_an_answer_that_one_worker_got_is_given_again_by_the_other(
     tmp_path: Path, shared: Path
 ) -> None:

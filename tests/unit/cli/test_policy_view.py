@@ -1,12 +1,14 @@
-"""What the policy's page is told: nothing without one, else its curve, its floor and its watch."""
+"""What the policy page is told: nothing without one, else its curve, its floor, its watches."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from moestro.cli.policy_view import PolicyPage
+from moestro.cli.watches import Watches
 from moestro.gateway.fleet import AuditConfig, PolicyConfig
 from moestro.policy.monitor import FloorMonitor
+from moestro.policy.shift import ShiftMonitor, describe_signs
 
 EVIDENCE = {
     "floor": 0.95,
@@ -21,7 +23,7 @@ EVIDENCE = {
 }
 
 
-def page(config: PolicyConfig | None, watch: object = None, **changes: Any) -> PolicyPage:
+def page(config: PolicyConfig | None, watches: Watches | None = None, **changes: Any) -> PolicyPage:
     values: dict[str, Any] = {
         "models": ("small", "large"),
         "strongest": "large",
@@ -33,7 +35,7 @@ def page(config: PolicyConfig | None, watch: object = None, **changes: Any) -> P
         **changes,
     }
     policy = None if config is None else SimpleNamespace(**values)
-    live = SimpleNamespace(policy=policy, digest="d1", watch=watch)
+    live = SimpleNamespace(policy=policy, digest="d1", watches=watches or Watches())
     gateway = SimpleNamespace(fleet=SimpleNamespace(policy=config))
     return PolicyPage(gateway, live)  # type: ignore[arg-type]
 
@@ -67,14 +69,22 @@ def test_a_policy_that_was_not_calibrated_has_no_floor() -> None:
     assert view.has_cascade
 
 
-def test_the_watch_is_shown_as_it_is_now() -> None:
-    monitor = FloorMonitor(0.95)
-    shown = page(CONFIG, SimpleNamespace(monitor=monitor))
+def test_the_watches_are_shown_as_they_are_now() -> None:
+    floor = FloorMonitor(0.95)
+    shift = ShiftMonitor(describe_signs([{"gain": 0.1}, {"gain": 0.2}] * 50))
+    watching = [
+        SimpleNamespace(monitor=floor, is_held=False, lost_at=7.0),
+        SimpleNamespace(monitor=shift, is_held=True, lost_at=None),
+    ]
+    shown = page(CONFIG, Watches(*watching))
     for _ in range(40):
-        monitor.observe(0.0, 1.0)
+        floor.observe(0.0, 1.0)
+    shift.observe({"gain": 0.15})
     view = shown.view()
     assert view is not None
-    [watch] = view.watches
-    assert (watch.name, watch.is_held) == ("floor", False)
-    assert watch.evidence >= watch.alarm_at == 20
-    assert watch.num_observed == monitor.num_audits
+    first, second = view.watches
+    assert (first.name, first.is_held, first.lost_at) == ("floor", False, 7.0)
+    assert first.evidence >= first.alarm_at == 20
+    assert first.num_observed == floor.num_audits
+    assert (second.name, second.is_held, second.num_observed) == ("shift", True, 1)
+    assert second.alarm_at == 200

@@ -1,7 +1,7 @@
 """Who answers, and why: names, `auto`, conversations, floors, what a caller may use."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class ScriptedDecision:
     threshold: float | None = 0.2
     digest: str = "d"
     fallbacks: tuple[str, ...] = ("strong",)
+    signs: dict[str, float] = field(default_factory=lambda: {"gain": 0.1})
     cascade: Any = None
 
 
@@ -43,8 +44,12 @@ class ScriptedPolicy:
 
 
 @dataclass
-class ScriptedFloor:
-    is_held: bool = True
+class ScriptedTrust:
+    doubt: str | None = None
+    noted: list[Mapping[str, float]] = field(default_factory=list)
+
+    def note(self, signs: Mapping[str, float]) -> None:
+        self.noted.append(signs)
 
 
 @dataclass
@@ -66,14 +71,14 @@ class World:
         self.now = 0.0
         self.down: set[str] = set()
         self.policy = given.pop("policy", ScriptedPolicy())
-        self.floor = ScriptedFloor()
+        self.trust = ScriptedTrust()
         self.permits = ScriptedPermits()
         self.chooser = Chooser(
             given.pop("fleet", fleet()),
             self.policy,
             RecentConversations(10, lambda: self.now),
             is_up=lambda model: model not in self.down,
-            floor=self.floor,
+            trust=self.trust,
             permits=self.permits,
         )
 
@@ -160,9 +165,22 @@ def test_a_named_conversation_is_told_apart_from_one_that_begins_alike() -> None
 def test_a_lost_floor_is_the_strongest_for_everybody() -> None:
     world = World()
     world.ask("easy")
-    world.floor.is_held = False
+    world.trust.doubt = "floor lost"
     choice = world.ask("easy", "yes", "more")
     assert (choice.models, choice.reason) == (("strong", "weak"), "floor lost")
+
+
+def test_only_answered_requests_that_the_policy_decided_count_as_traffic() -> None:
+    world = World()
+    world.ask("easy", settle=False)
+    world.ask("hi", model="a")
+    assert world.trust.noted == []
+    world.ask("easy")
+    world.ask("easy", "yes", "more")
+    assert world.trust.noted == [{"gain": 0.1}]
+    world.trust.doubt = "floor lost"
+    world.ask("another one")
+    assert len(world.trust.noted) == 1
 
 
 def test_a_caller_gets_only_its_models() -> None:

@@ -92,5 +92,5 @@ def test_a_change_after_a_long_good_time_is_seen_nearly_as_soon() -> None:
 
 
 def test_each_bettor_is_told_what_a_row_made() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 factors for 2 bettors"):
         Fortune(2).play([1.0])

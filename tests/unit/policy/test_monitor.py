@@ -1,4 +1,6 @@
-"""Both watches keep quiet while all is well, speak soon when it is not, and share their state."""
+"""The watch over the floor keeps quiet while all is well, speaks soon when it is not, and its state
+goes around. Next: test_shift.py.
+"""
 
 import json
 import math
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from moestro.errors import ConfigError, DataError
-from moestro.policy.monitor import FloorMonitor, ShiftMonitor, bin_of, count_signs
+from moestro.policy.monitor import FloorMonitor
 
 # Two standard errors of the stated chance among the runs made.
 RUNS = 120
@@ -23,25 +25,9 @@ def audits(
     return list(zip(policy.tolist(), (draw.random(num) < strong).tolist(), strict=True))
 
 
-def requests(draw: np.random.Generator, num: int, mean: float = 0.1) -> list[dict[str, float]]:
-    """Two signs that hang together."""
-    gains = np.clip(draw.normal(mean, 0.2, num), -1, 1)
-    scores = np.clip(0.7 - gains + draw.normal(0, 0.1, num), -1, 1)
-    return [{"gain": float(g), "score": float(s)} for g, s in zip(gains, scores, strict=True)]
-
-
 def alarm_after(monitor: FloorMonitor, seen: list[tuple[float, float]]) -> float:
     for place, (policy, strongest) in enumerate(seen, 1):
         monitor.observe(policy, strongest)
-        if not monitor.is_held:
-            return place
-    return math.inf
-
-
-def shift_after(draw: np.random.Generator, num_reference: int, seen: list[Any]) -> float:
-    monitor = ShiftMonitor(count_signs(requests(draw, num_reference)))
-    for place, signs in enumerate(seen, 1):
-        monitor.observe(signs, draw.random())
         if not monitor.is_held:
             return place
     return math.inf
@@ -101,61 +87,11 @@ def test_workers_that_share_the_state_see_what_one_would() -> None:
     assert one.num_audits == 120
 
 
-@pytest.mark.parametrize("reference", [40, 1000])
-def test_traffic_like_the_calibration_rows_is_no_shift(reference: int) -> None:
-    draw = np.random.default_rng(4)
-    alarms = [shift_after(draw, reference, requests(draw, 150)) for _ in range(RUNS)]
-    assert np.isfinite(alarms).mean() <= 0.01 + TOLERANCE
-
-
-def test_signs_that_are_all_the_same_are_no_shift() -> None:
-    draw = np.random.default_rng(5)
-    monitor = ShiftMonitor(count_signs([{"gain": 0.2}] * 30))
-    for _ in range(300):
-        monitor.observe({"gain": 0.2}, draw.random())
-    assert monitor.is_held
-    assert monitor.num_requests == 300
-
-
-@pytest.mark.parametrize("mean", [-0.3, 0.5])
-def test_other_traffic_is_a_shift_within_300_requests(mean: float) -> None:
-    draw = np.random.default_rng(6)
-    for _ in range(20):
-        assert shift_after(draw, 500, requests(draw, 300, mean)) < 150
-
-
-def test_a_shift_that_was_seen_stays_and_its_state_goes_around() -> None:
-    draw = np.random.default_rng(7)
-    monitor = ShiftMonitor(count_signs(requests(draw, 300)), false_alarm=0.05)
-    for signs in requests(draw, 200, 0.9):
-        monitor.observe(signs, draw.random())
-        again = ShiftMonitor.from_dict(json.loads(json.dumps(monitor.to_dict(), allow_nan=False)))
-        assert again.to_dict() == monitor.to_dict()
-    assert not again.is_held
-    assert again.evidence >= 20
-    assert again.num_requests == monitor.num_requests < 200
-
-
 def test_a_state_before_anything_was_seen_is_json() -> None:
-    shift = ShiftMonitor(count_signs(requests(np.random.default_rng(8), 5)))
-    for monitor in (FloorMonitor(0.9), shift):
-        state = json.loads(json.dumps(monitor.to_dict(), allow_nan=False))
-        again = type(monitor).from_dict(state)
-        assert again.to_dict() == monitor.to_dict()
-        assert again.evidence == pytest.approx(1.0)
-
-
-def test_bins_are_finest_around_zero_and_cover_all() -> None:
-    places = [bin_of(value) for value in np.linspace(-1, 1, 20_001)]
-    assert places == sorted(places)
-    assert set(places) == set(range(64))
-    assert places.count(31) < places.count(0)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.01])
-def test_a_sign_out_of_bounds_is_one_line(value: float) -> None:
-    with pytest.raises(DataError, match=r"^sign is .*: give a number from -1 to 1$"):
-        bin_of(value)
+    monitor = FloorMonitor(0.9)
+    again = FloorMonitor.from_dict(json.loads(json.dumps(monitor.to_dict(), allow_nan=False)))
+    assert again.to_dict() == monitor.to_dict()
+    assert again.evidence == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("scores", [(math.nan, 1.0), (1.0, math.nan), (1.1, 1.0), (0.0, -0.1)])
@@ -178,18 +114,6 @@ def test_a_chance_out_of_bounds_is_refused(chance: float) -> None:
         FloorMonitor(0.9, chance)
 
 
-def test_signs_of_other_names_are_refused() -> None:
-    monitor = ShiftMonitor(count_signs([{"gain": 0.0}]))
-    with pytest.raises(DataError, match=r"signs are \['length'\]: give those of \['gain'\]"):
-        monitor.observe({"length": 0.1}, 0.5)
-
-
-@pytest.mark.parametrize("counts", [{}, {"gain": [1, 2]}, {"gain": [-1] * 64}])
-def test_a_reference_of_another_shape_is_refused(counts: dict[str, list[int]]) -> None:
-    with pytest.raises(DataError, match="a reference needs 64 counts"):
-        ShiftMonitor(counts)
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -205,13 +129,6 @@ def test_a_reference_of_another_shape_is_refused(counts: dict[str, list[int]]) -
 def test_a_damaged_floor_state_is_one_line(damage: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"^the floor monitor's state is damaged .*: start anew$"):
         FloorMonitor.from_dict(FloorMonitor(0.9).to_dict() | damage)
-
-
-@pytest.mark.parametrize("damage", [{"counts": []}, {"counts": {"gain": ["x"]}}, {"num": "x"}])
-def test_a_damaged_shift_state_is_one_line(damage: dict[str, Any]) -> None:
-    state = ShiftMonitor(count_signs([{"gain": 0.0}])).to_dict()
-    with pytest.raises(DataError, match=r"^the shift monitor's state is damaged .*: start anew$"):
-        ShiftMonitor.from_dict(state | damage)
 
 
 def test_a_state_that_lacks_a_part_is_damaged() -> None:

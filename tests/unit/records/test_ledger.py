@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from moestro.api.record_view import DecisionFilter
 from moestro.errors import StorageError
 from moestro.records import usage
 from moestro.records.config import RecordsConfig
+from moestro.records.counts import LedgerCounts, bury_ledger
 from moestro.records.database import Database
 from moestro.records.decisions import Entry
 from moestro.records.ledger import Ledger
 from moestro.records.records import Records
+from moestro.records.shared import SharedFile, create_shared
 from moestro.records.view import View
 from tests.unit.records.cluster import Cluster
 from tests.unit.records.made import NOON, make_record
@@ -136,11 +138,46 @@ def test_what_many_keys_spent_is_found_at_once(database: Database) -> None:
         assert usage.find_spent(connection, []) == {}
 
 
-def test_what_a_full_queue_cannot_hold_is_counted_and_nobody_waits(url: str) -> None:
-    ledger = Ledger(Database(RecordsConfig(url=url)), max_waiting=3, flush_s=1)
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    path = create_shared(2)
+    yield path
+    path.unlink()
+
+
+def test_what_a_full_queue_cannot_hold_is_counted_and_nobody_waits(url: str, shared: Path) -> None:
+    counts = LedgerCounts(SharedFile(shared, 0))
+    ledger = Ledger(Database(RecordsConfig(url=url)), counts, max_waiting=3, flush_s=1)
     for number in range(10):
         ledger.add(Entry(make_record(number)))
     assert (ledger.num_waiting, ledger.num_lost) == (3, 7)
+    # Every worker knows.
+    assert LedgerCounts(SharedFile(shared, 1)).num_lost == 7
+
+
+def test_what_a_killed_worker_had_in_its_queue_is_counted_as_lost_once(
+    start: Start, wait_until: Wait, shared: Path
+) -> None:
+    other = start(shared=shared, worker=1)
+    dying = start(shared=shared, worker=0, settings={"flush_s": 0.05})
+    for number in range(5):
+        dying.finish(make_record(number))
+    wait_until(lambda: dying.health().written_records == 5)
+    assert bury_ledger(SharedFile(shared, 0)) == 0
+    # Its thread is ended, so that nothing more is written, as if it were killed.
+    dying.ledger.stop(60)
+    for number in range(7):
+        dying.finish(make_record(number))
+    assert other.health().lost_records == 0
+    assert bury_ledger(SharedFile(shared, 0)) == 7
+    assert bury_ledger(SharedFile(shared, 0)) == 0
+    assert other.health().lost_records == 7
+    # The next one in its place goes on from there.
+    again = start(shared=shared, worker=0)
+    again.finish(make_record())
+    wait_until(lambda: again.health().written_records == 1)
+    assert bury_ledger(SharedFile(shared, 0)) == 0
+    assert again.health().lost_records == 7
 
 
 def test_one_bad_record_takes_no_other_with_it(start: Start, wait_until: Wait) -> None:
@@ -154,8 +191,9 @@ def test_one_bad_record_takes_no_other_with_it(start: Start, wait_until: Wait) -
     assert order == [f"request-{number}" for number in (8, 7, 6, 5, 3, 2, 1, 0)]
 
 
-def test_a_batch_in_doubt_is_not_written_twice(database: Database) -> None:
-    ledger = Ledger(database, max_waiting=100, flush_s=1)
+def test_a_batch_in_doubt_is_not_written_twice(database: Database, shared: Path) -> None:
+    counts = LedgerCounts(SharedFile(shared, 0))
+    ledger = Ledger(database, counts, max_waiting=100, flush_s=1)
     batch = [Entry(make_record(number)) for number in range(3)]
     ledger._commit(batch)
     # As if the answer to the commit had got lost.

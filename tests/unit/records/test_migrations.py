@@ -60,6 +60,28 @@ def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
         database.open()
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("DELETE FROM moestro_stamps WHERE name = 'identity'", "lacks the stamp identity"),
+        ("DELETE FROM moestro_stamps", "lacks the stamp keys"),
+        ("ALTER TABLE moestro_decisions DROP COLUMN digest", "lacks moestro_decisions.digest"),
+        ("DROP TABLE moestro_states", "lacks moestro_states.name"),
+        ("DELETE FROM moestro_schema", "has the table moestro_"),
+        ("DROP TABLE moestro_schema", "has the table moestro_"),
+        ("UPDATE moestro_schema SET version = 1", "has the table moestro_answers, which came with"),
+    ],
+)
+def test_a_database_that_is_not_what_it_says_is_one_line_with_the_next_step(
+    database: Database, change: str, what: str
+) -> None:
+    with database.write() as connection:
+        connection.execute(text(change))
+    database.close()
+    with pytest.raises(StorageError, match=rf"^the database's schema .*{what}.*Move it away"):
+        database.open()
+
+
 def test_a_column_that_a_later_version_adds_is_added(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

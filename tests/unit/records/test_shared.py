@@ -13,6 +13,7 @@ import pytest
 from moestro.api.key_terms import KeyTerms
 from moestro.errors import CapacityError, ConfigError, MoestroError, StorageError
 from moestro.records.busy import BusyBackends
+from moestro.records.counts import NUM_COUNTS, SharedCounts
 from moestro.records.meters import Estimate, Meters
 from moestro.records.shared import FileLock, SharedFile, create_shared
 
@@ -103,6 +104,26 @@ def test_workers_together_give_away_exactly_a_keys_means(
 ) -> None:
     terms = KeyTerms(name="alice", **limits)
     assert sum(run_workers(hold_often, path, terms)) == count
+
+
+def count_often(worker: int, together: Any, results: Any, path: Path) -> None:
+    counts = SharedCounts(SharedFile(path, worker))
+    together.wait()
+    for _ in range(2000):
+        counts.count("model a", (1, 0, 0.5))
+    results.put(worker)
+
+
+def test_what_workers_count_is_counted_by_all_of_them_together_and_outlives_them(
+    path: Path,
+) -> None:
+    began = time.time()
+    assert run_workers(count_often, path)
+    first, second = (SharedFile(path, worker) for worker in (0, 1))
+    first.clear_worker(1)
+    assert SharedCounts(first).counted("model a") == (6000, 0, 3000, 0, 0, 0)
+    assert SharedCounts(second).counted("model b") == (0,) * NUM_COUNTS
+    assert SharedCounts(first).began_at == pytest.approx(began, abs=60)
 
 
 def test_a_dead_workers_requests_are_cleared(path: Path) -> None:
