@@ -4,8 +4,8 @@ Every row's gain is estimated by a fit that lacked it. A random half of the rows
 other half is served; 500 times. The watches start on MMLU and are put to GSM8K, alone in 200 orders
 and as they are wired into a gateway of two workers in 10. Foreseen before measuring: violations 3 %
 (default promise) and 10 % (endless traffic), strong calls 13 points above hindsight on MMLU, 28 on
-GSM8K, 15 on nine models; floor lost after 60 audits, false alarms 1 %; shift seen in 15 requests,
-in 50 by the gateway, which counts them 16 at a time at each worker; 2,000 as before without alarm.
+GSM8K, 15 on nine models; floor lost after 60 audits, false alarms 1 %; shift seen in 70 requests,
+in 100 by the gateway, which counts them 16 at a time at each worker; 2,000 as before, no alarm.
 
     python benchmarks/floor.py PATH_TO_RECORDINGS [--only-watches]
 """

@@ -37,8 +37,9 @@ Floats = NDArray[np.float64]
 FALSE_ALARM = 0.01
 # Values that bets are on: between every two of them lies as large a part of the calibration rows.
 _QUANTILES = np.linspace(0.1, 0.9, 9)
-# How far towards certainty a bettor takes the share to have gone: a little, and nearly all.
-_REACHES = (0.3, 0.85)
+# How far towards certainty a bettor takes the share to have gone. Bold ones are sure after a dozen
+# requests; shy ones need some fifty, and so are not alarmed by a short run of requests of one kind.
+_REACH = 0.1
 _DIGITS = 6
 
 
@@ -148,7 +149,6 @@ def _bettors(
     """Yield sign, value, what is paid if won and if lost, and whether it is on "above"."""
     for is_above, part in ((False, share), (True, 1.0 - share)):
         most = part + margin
-        for reach in _REACHES:
-            if most < 1.0:
-                believed = most + reach * (1.0 - most)
-                yield place, value, believed / most, 1.0 - reach, is_above
+        if most < 1.0:
+            believed = most + _REACH * (1.0 - most)
+            yield place, value, believed / most, 1.0 - _REACH, is_above
