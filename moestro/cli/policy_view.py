@@ -29,8 +29,9 @@ class PolicyPage:
         return PolicyView(
             name=config.path.name,
             digest=self._live.digest,
-            models=policy.models,
-            strongest=policy.strongest,
+            # By the fleet's names, as everything else on the pages.
+            models=tuple(config.names.get(name, name) for name in policy.models),
+            strongest=config.names.get(policy.strongest, policy.strongest),
             curve=tuple(map(_point, policy.curve)),
             curve_rows=policy.training.get("num_rows"),
             has_cascade=policy.cascade is not None,

@@ -70,7 +70,7 @@ export function evidence(policy, now) {
 }
 
 function watches(policy, now) {
-  const audits = policy.audit_share > 0 ? `${percent(policy.audit_share)} of requests are also answered by the strongest model; scores come from ${policy.judge ?? "an unnamed judge"}.` : "No request is audited: a loss of quality would not be noticed.";
+  const audits = policy.audit_share > 0 ? `All of the first answers by other models, and later ${percent(policy.audit_share)} of them, are compared with the strongest model's; scores come from ${policy.judge ?? "an unnamed judge"}.` : "No request is audited: a loss of quality would not be noticed.";
   return [el("h3", {}, "Live, since the calibration"), el("p", { className: "soft" }, audits),
     ...(policy.watches.length ? policy.watches.map(each => watch(each, now)) : [el("p", { className: "soft" }, "Nothing was watched yet.")])];
 }
@@ -79,7 +79,7 @@ function watch(each, now) {
   const [title, unit] = WATCHES[each.name] ?? [each.name, "observations"];
   // Evidence multiplies, so its way to the alarm is drawn by its logarithm.
   const way = each.is_held ? Math.max(0, Math.log(Math.max(each.evidence, 1)) / Math.log(each.alarm_at)) : 1;
-  const odds = value => value >= 1000 ? "> 1,000" : number(value, value < 10 ? 2 : 0);
+  const odds = value => value >= 1000 ? "> 1,000" : value < 0.01 ? "< 0.01" : number(value, value < 10 ? 2 : 0);
   const state = each.is_held ? pill("ready", "holds") : pill("stopped", each.lost_at === null ? "lost" : `lost ${ago(now - each.lost_at)}`);
   const kept = each.quality_kept === null ? "" : ` \u00b7 kept ${percent(each.quality_kept)} of the strongest model's score`;
   return el("div", { className: "watch" }, el("div", { className: "row apart" }, el("strong", {}, title), state),

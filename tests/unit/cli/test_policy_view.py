@@ -62,6 +62,12 @@ def test_a_policy_is_shown_with_its_curve_and_its_floor() -> None:
     assert (view.watches, view.has_cascade) == ((), False)
 
 
+def test_models_have_the_names_that_the_fleet_gives_them() -> None:
+    view = page(PolicyConfig(path=Path("p"), names={"large": "gpt"})).view()
+    assert view is not None
+    assert (view.models, view.strongest) == (("small", "gpt"), "gpt")
+
+
 def test_a_policy_that_was_not_calibrated_has_no_floor() -> None:
     view = page(CONFIG, evidence={}, cascade=object()).view()
     assert view is not None
