@@ -61,7 +61,7 @@ function drawBanner(banner, policy) {
   if (banner.hidden || banner.dataset.key === key) return;
   banner.dataset.key = key;
   const [first] = lost;
-  const what = lost.some(each => each.name === "floor") ? "The floor was lost" : "Requests no longer look like the calibration rows";
+  const what = lost.some(each => each.name === "floor") ? "The floor was lost" : "Requests stopped looking like the calibration rows";
   const when = first.lost_at === null ? "" : ` on ${moment(first.lost_at)}`;
   banner.replaceChildren(el("strong", {}, `${what}${when}.`), el("p", {}, "Every request for auto now goes to ", el("b", {}, policy.strongest), ". Record new outcomes, then calibrate again:"),
     el("code", { className: "command" }, policy.recalibrate ?? "moestro policy calibrate"));
