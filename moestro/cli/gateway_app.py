@@ -5,6 +5,7 @@ Next: worker.py, bookkeeping.py, watches.py, gateway/gateway.py, server/app.py.
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ from moestro.ui.watched import Watched
 
 if TYPE_CHECKING:
     from moestro.gateway.telemetry import OpenTelemetry
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ class LivePolicies:
         """Follow the present watches, and no earlier ones; in the worker's event loop."""
         self.stop()
         self._running = asyncio.get_running_loop().create_task(self.watches.run())
+        self._running.add_done_callback(_tell_end)
 
     def stop(self) -> None:
         """Follow nothing any more."""
@@ -102,6 +107,11 @@ class LivePolicies:
     def _current(self) -> CurrentGateway:
         assert self.gateway is not None
         return self.gateway
+
+
+def _tell_end(watching: asyncio.Task[None]) -> None:
+    if not watching.cancelled() and watching.exception() is not None:
+        log.error("the policy is not watched any more: %r", watching.exception())
 
 
 def build_gateway_app(plan: Plan) -> Parts:

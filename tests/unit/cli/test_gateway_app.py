@@ -15,6 +15,7 @@ import pytest
 
 from moestro.cli import gateway_app
 from moestro.cli.gateway_app import Parts, build_gateway_app
+from moestro.cli.watches import Watches
 from moestro.cli.worker import Plan
 from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, PolicyConfig, Price
 from moestro.policy.store import POLICY_FILE
@@ -112,6 +113,28 @@ def test_each_worker_shows_what_all_of_them_did(tmp_path: Path, shared: Path) ->
                 assert strong["cost_usd"] == pytest.approx(2 * weak["cost_usd"])
 
     run(work())
+
+
+def test_a_watch_that_fails_is_told_of(
+    tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Watches):
+        async def run(self) -> None:
+            raise ValueError("out of order")
+
+    async def work() -> None:
+        async with (
+            FakeServer(well).running() as server,
+            two_workers(tmp_path, shared, server) as (one, _),
+        ):
+            one.live.watches = Failing()
+            one.live.start()
+            async with asyncio.timeout(20):
+                while "not watched any more" not in caplog.text:
+                    await asyncio.sleep(0.01)
+
+    run(work())
+    assert "out of order" in caplog.text
 
 
 def test_an_answer_that_one_worker_got_is_given_again_by_the_other(
