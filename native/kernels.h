@@ -112,6 +112,39 @@ struct ExpertProduct {
   float* out;
 };
 
+// Experts in training, as optimizers have them: bfloat16, (experts, 2 * hidden_width, width) with the
+// gate's rows first, and (experts, width, hidden_width).
+struct TrainedExperts {
+  const uint16_t* gate_up;
+  const uint16_t* down;
+  int64_t num_experts;
+  int64_t width;
+  int64_t hidden_width;
+};
+
+// The same sum, in bfloat16. `hidden` has room for gate and up of each slot in use; what is in it
+// is the backward pass's matter.
+struct ExpertsForward {
+  const uint16_t* x;
+  Visits visits;
+  TrainedExperts experts;
+  uint16_t* hidden;
+  uint16_t* out;
+};
+
+// Gradients of all that the sum depends on, from that of `out`.
+struct ExpertsBackward {
+  const uint16_t* x;
+  const uint16_t* hidden;
+  const uint16_t* dout;
+  Visits visits;
+  TrainedExperts experts;
+  uint16_t* dx;
+  float* dweights;
+  uint16_t* dgate_up;
+  uint16_t* ddown;
+};
+
 struct Stack;
 struct Step;
 class Workspace;
@@ -124,6 +157,8 @@ struct Kernels {
   void (*apply_experts)(const ExpertProduct&, Workspace&, int num_threads);
   void (*fill_sigmoids)(const float* x, int64_t number, float* y);
   void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
+  void (*forward_experts)(const ExpertsForward&, Workspace&, int num_threads);
+  void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;

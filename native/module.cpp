@@ -80,6 +80,23 @@ class Library {
                            workspace(), num_threads);
   }
 
+  void forward_experts(Address x, const Visits& visits, const TrainedExperts& experts,
+                       Address hidden, Address out, int num_threads) const {
+    kernels_.forward_experts(
+        {at<const uint16_t>(x), visits, experts, at<uint16_t>(hidden), at<uint16_t>(out)},
+        workspace(), num_threads);
+  }
+
+  void backward_experts(Address x, Address hidden, Address dout, const Visits& visits,
+                        const TrainedExperts& experts, Address dx, Address dweights,
+                        Address dgate_up, Address ddown, int num_threads) const {
+    kernels_.backward_experts(
+        {at<const uint16_t>(x), at<const uint16_t>(hidden), at<const uint16_t>(dout), visits,
+         experts, at<uint16_t>(dx), at<float>(dweights), at<uint16_t>(dgate_up),
+         at<uint16_t>(ddown)},
+        workspace(), num_threads);
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -143,6 +160,18 @@ void bind_parts(nb::module_& m) {
                           int64_t num_outputs, int64_t depth, int64_t num_panels, Address bias) {
         new (self) Matrices{at<const char>(data), static_cast<Format>(format), num_matrices,
                             num_outputs, depth, num_panels, at<const float>(bias)};
+      });
+  nb::class_<Visits>(m, "Visits")
+      .def("__init__", [](Visits* self, Address experts, Address weights, Address is_used,
+                          int64_t num_rows, int64_t num_slots) {
+        new (self) Visits{at<const int64_t>(experts), at<const float>(weights),
+                          at<const bool>(is_used), num_rows, num_slots};
+      });
+  nb::class_<TrainedExperts>(m, "TrainedExperts")
+      .def("__init__", [](TrainedExperts* self, Address gate_up, Address down, int64_t num_experts,
+                          int64_t width, int64_t hidden_width) {
+        new (self) TrainedExperts{at<const uint16_t>(gate_up), at<const uint16_t>(down),
+                                  num_experts, width, hidden_width};
       });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
@@ -215,7 +244,10 @@ NB_MODULE(_native, m) {
       .def(nb::init<const std::string&>())
       .def("multiply", &Library::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("fill_sigmoids", &Library::fill_sigmoids, nb::call_guard<nb::gil_scoped_release>())
-      .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>());
+      .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_experts", &Library::forward_experts, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_experts", &Library::backward_experts,
+           nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())
       .def("set_final_norm", &OwnStack::set_final_norm)

@@ -2,9 +2,12 @@
 
 #define MOESTRO_ISA portable
 #include "isa_portable.h"
+#include "experts_training.h"
 #include "run.h"
 
 namespace moestro {
-const Kernels portable_kernels = {portable::multiply<Portable>, portable::apply_experts<Portable>,
-                             portable::fill_sigmoids<Portable>, portable::run<Portable>};
+const Kernels portable_kernels = {
+    portable::multiply<Portable>,        portable::apply_experts<Portable>,
+    portable::fill_sigmoids<Portable>,   portable::run<Portable>,
+    portable::forward_experts<Portable>, portable::backward_experts<Portable>};
 }

@@ -16,6 +16,16 @@ class Matrices:
         /,
     ) -> None: ...
 
+class Visits:
+    def __init__(
+        self, experts: int, weights: int, is_used: int, num_rows: int, num_slots: int, /
+    ) -> None: ...
+
+class TrainedExperts:
+    def __init__(
+        self, gate_up: int, down: int, num_experts: int, width: int, hidden_width: int, /
+    ) -> None: ...
+
 class Norm:
     def __init__(self, weight: int, epsilon: float, /) -> None: ...
 
@@ -85,6 +95,30 @@ class Library:
         gate_up: Matrices,
         down: Matrices,
         out: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_experts(
+        self,
+        x: int,
+        visits: Visits,
+        experts: TrainedExperts,
+        hidden: int,
+        out: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def backward_experts(
+        self,
+        x: int,
+        hidden: int,
+        dout: int,
+        visits: Visits,
+        experts: TrainedExperts,
+        dx: int,
+        dweights: int,
+        dgate_up: int,
+        ddown: int,
         num_threads: int,
         /,
     ) -> None: ...
