@@ -2,12 +2,14 @@
 
 #define MOESTRO_ISA avx512
 #include "isa_avx512.h"
+#include "attention_training.h"
 #include "experts_training.h"
 #include "run.h"
 
 namespace moestro {
 const Kernels avx512_kernels = {
-    avx512::multiply<Avx512>,        avx512::apply_experts<Avx512>,
-    avx512::fill_sigmoids<Avx512>,   avx512::run<Avx512>,
-    avx512::forward_experts<Avx512>, avx512::backward_experts<Avx512>};
+    avx512::multiply<Avx512>,          avx512::apply_experts<Avx512>,
+    avx512::fill_sigmoids<Avx512>,     avx512::run<Avx512>,
+    avx512::forward_experts<Avx512>,   avx512::backward_experts<Avx512>,
+    avx512::forward_attention<Avx512>, avx512::backward_attention<Avx512>};
 }

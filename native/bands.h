@@ -83,14 +83,15 @@ void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, in
   }
 }
 
-// Multiplies rows by one band and calls emit(row, column in the band, sixteen outputs). Rows are
-// read in whole tiles: behind the last there must be memory for as many as fill one up.
+// Multiplies rows by the first words of one band and calls emit(row, column in the band, sixteen
+// outputs). Rows are read in whole tiles: behind the last there must be memory for as many as fill
+// one up.
 template <class Isa, class Left, class Emit>
 void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
-                   Emit emit) {
+                   int64_t words, Emit emit) {
   static_assert(Isa::BAND_PANELS <= 3, "one case for each number of panels");
   const uint32_t* band = right.band(b);
-  const int64_t panels = right.plan.width(b) / PANEL, words = right.num_words;
+  const int64_t panels = right.plan.width(b) / PANEL;
   for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
     const int64_t rows = smaller(TILE_ROWS, num_rows - first);
     if (panels == 1) multiply_tile<Isa, 1>(left, first, band, words, rows, emit);
@@ -103,15 +104,33 @@ void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, 
   }
 }
 
-// The same for all bands, with the column in the whole matrix.
+// The same for the bands of the first columns, with the column in the whole matrix.
 template <class Isa, class Left, class Emit>
-void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
-  for (int64_t b = 0; b < right.plan.number; ++b) {
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
+                    int64_t num_columns, int64_t words, Emit emit) {
+  for (int64_t b = 0; b < right.plan.number && right.plan.first(b) < num_columns; ++b) {
     const int64_t first = right.plan.first(b);
-    multiply_band<Isa>(left, num_rows, right, b,
+    multiply_band<Isa>(left, num_rows, right, b, words,
                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
                          emit(row, first + column, sums);
                        });
+  }
+}
+
+template <class Isa, class Left, class Emit>
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
+  multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
+}
+
+// left^T right for two matrices in bands of the same words: emit(column of left, of right, sums).
+template <class Isa, class Emit>
+void multiply_transposed(const Bands<Isa>& left, const Bands<Isa>& right, Emit emit) {
+  for (int64_t a = 0; a < left.plan.number; ++a) {
+    const int64_t first = left.plan.first(a), width = left.plan.width(a);
+    multiply_bands<Isa>(ByColumns{left.band(a), width}, width, right,
+                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
+                          emit(first + row, column, sums);
+                        });
   }
 }
 
@@ -142,6 +161,28 @@ void pack_rows(const uint16_t* rows, int64_t num_words, const Bands<Isa>& bands,
       Isa::interleave(even + c, even + step + c, to + c);
     }
   }
+}
+
+// Packs all bands of a matrix, either way.
+template <class Isa>
+Bands<Isa> pack_all_transposed(const uint16_t* matrix, int64_t columns, int64_t depth,
+                               uint32_t* to) {
+  const Bands<Isa> bands(to, columns, depth / 2);
+  for (int64_t b = 0; b < bands.plan.number; ++b) pack_transposed<Isa>(matrix, bands, b);
+  return bands;
+}
+
+template <class Isa>
+Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows, uint32_t* to) {
+  const Bands<Isa> bands(to, columns, num_rows / 2);
+  for (int64_t b = 0; b < bands.plan.number; ++b) {
+    pack_rows<Isa>(rows, bands.num_words, bands, b, 0);
+  }
+  return bands;
+}
+
+inline ByRows by_rows(const uint16_t* rows, int64_t width) {
+  return {reinterpret_cast<const uint32_t*>(rows), width / 2};
 }
 
 }  // namespace moestro::MOESTRO_ISA

@@ -3,10 +3,11 @@
 // Pairs of a row and an expert are sorted by expert and taken in blocks, each by one thread from
 // gathering to the experts' outputs, so that a block's numbers stay in a core's cache. Rows are
 // then summed over their slots in order. Matrices' gradients are sums over all pairs of an expert,
-// each one chain: no result depends on threads. Next: training.h.
+// each one chain: no result depends on threads. Next: attention_training.h.
 
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "bands.h"
@@ -115,10 +116,6 @@ struct BlockRows {
   const int64_t width;
   Number* const data;
 };
-
-inline ByRows by_rows(const uint16_t* rows, int64_t width) {
-  return {reinterpret_cast<const uint32_t*>(rows), width / 2};
-}
 
 // Copies a block's rows of `from` to `to`, and a row of zeros where their number is odd.
 inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block,
@@ -265,7 +262,9 @@ struct MatrixGradient {
     const int64_t columns = right.num_columns, rows = left_plan.width(a);
     uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
     to += right_plan.first(b);
-    multiply_band<Isa>(ByColumns{left.expert(expert).band(a), rows}, rows, right.expert(expert), b,
+    const Bands<Isa> factors = right.expert(expert);
+    multiply_band<Isa>(ByColumns{left.expert(expert).band(a), rows}, rows, factors, b,
+                       factors.num_words,
                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
                          Isa::store_bfloat16(sums, to + row * columns + column);
                        });
@@ -400,7 +399,7 @@ void backward_experts(const ExpertsBackward& pass, Workspace& workspace, int num
   check_visits(pass.visits, pass.experts.num_experts);
   workspace.reset();
   // Slots that are not in use have no gradient.
-  std::memset(pass.dweights, 0, sizeof(float) * pass.visits.num_rows * pass.visits.num_slots);
+  std::fill_n(pass.dweights, pass.visits.num_rows * pass.visits.num_slots, 0.0f);
   BackwardExperts<Isa> work(pass, workspace, num_threads);
   run_team(num_threads, [&](Team& team) { work.run(team); });
 }

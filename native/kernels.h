@@ -145,6 +145,50 @@ struct ExpertsBackward {
   uint16_t* ddown;
 };
 
+// Causal attention in training: sequences of one length, heads, and the widths of their parts.
+struct AttentionShape {
+  int64_t num_sequences;
+  int64_t length;
+  int64_t num_heads;
+  int64_t nope;
+  int64_t rotary;
+  int64_t value;
+  float scale;
+
+  int64_t query_width() const { return nope + rotary; }
+  int64_t num_tasks() const { return num_sequences * num_heads; }
+};
+
+// Rows of heads, read or written, within larger rows: one larger row for each token.
+struct HeadRows {
+  uint16_t* data;
+  int64_t row_step;
+  int64_t head_step;
+};
+
+// Queries and keys in two parts, the second with their position; keys share it among heads.
+struct AttentionParts {
+  HeadRows query_nope, query_rope, key_nope, key_rope, value;
+};
+
+struct AttentionForward {
+  AttentionShape shape;
+  AttentionParts inputs;
+  HeadRows out;
+  // Of each sequence's heads' queries: the logarithm of what its weights were divided by.
+  float* log_totals;
+};
+
+struct AttentionBackward {
+  AttentionShape shape;
+  AttentionParts inputs;
+  HeadRows out, dout;
+  const float* log_totals;
+  AttentionParts gradients;
+  // Each head's gradient of the keys' shared part: (sequences, heads, tokens, rotary).
+  float* dkey_ropes;
+};
+
 struct Stack;
 struct Step;
 class Workspace;
@@ -159,6 +203,8 @@ struct Kernels {
   void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
   void (*forward_experts)(const ExpertsForward&, Workspace&, int num_threads);
   void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
+  void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
+  void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;

@@ -97,6 +97,21 @@ class Library {
         workspace(), num_threads);
   }
 
+  void forward_attention(const AttentionShape& shape, const AttentionParts& inputs,
+                         const HeadRows& out, Address log_totals, int num_threads) const {
+    kernels_.forward_attention({shape, inputs, out, at<float>(log_totals)}, workspace(),
+                               num_threads);
+  }
+
+  void backward_attention(const AttentionShape& shape, const AttentionParts& inputs,
+                          const HeadRows& out, const HeadRows& dout, Address log_totals,
+                          const AttentionParts& gradients, Address dkey_ropes,
+                          int num_threads) const {
+    kernels_.backward_attention({shape, inputs, out, dout, at<const float>(log_totals), gradients,
+                                 at<float>(dkey_ropes)},
+                                workspace(), num_threads);
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -173,6 +188,22 @@ void bind_parts(nb::module_& m) {
         new (self) TrainedExperts{at<const uint16_t>(gate_up), at<const uint16_t>(down),
                                   num_experts, width, hidden_width};
       });
+  nb::class_<AttentionShape>(m, "AttentionShape")
+      .def("__init__", [](AttentionShape* self, int64_t num_sequences, int64_t length,
+                          int64_t num_heads, int64_t nope, int64_t rotary, int64_t value,
+                          float scale) {
+        new (self) AttentionShape{num_sequences, length, num_heads, nope, rotary, value, scale};
+      });
+  nb::class_<HeadRows>(m, "HeadRows")
+      .def("__init__", [](HeadRows* self, Address data, int64_t row_step, int64_t head_step) {
+        new (self) HeadRows{at<uint16_t>(data), row_step, head_step};
+      });
+  nb::class_<AttentionParts>(m, "AttentionParts")
+      .def("__init__",
+           [](AttentionParts* self, const HeadRows& query_nope, const HeadRows& query_rope,
+              const HeadRows& key_nope, const HeadRows& key_rope, const HeadRows& value) {
+             new (self) AttentionParts{query_nope, query_rope, key_nope, key_rope, value};
+           });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
   });
@@ -247,6 +278,10 @@ NB_MODULE(_native, m) {
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>())
       .def("forward_experts", &Library::forward_experts, nb::call_guard<nb::gil_scoped_release>())
       .def("backward_experts", &Library::backward_experts,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_attention", &Library::forward_attention,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_attention", &Library::backward_attention,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())

@@ -2,12 +2,14 @@
 
 #define MOESTRO_ISA portable
 #include "isa_portable.h"
+#include "attention_training.h"
 #include "experts_training.h"
 #include "run.h"
 
 namespace moestro {
 const Kernels portable_kernels = {
-    portable::multiply<Portable>,        portable::apply_experts<Portable>,
-    portable::fill_sigmoids<Portable>,   portable::run<Portable>,
-    portable::forward_experts<Portable>, portable::backward_experts<Portable>};
+    portable::multiply<Portable>,          portable::apply_experts<Portable>,
+    portable::fill_sigmoids<Portable>,     portable::run<Portable>,
+    portable::forward_experts<Portable>,   portable::backward_experts<Portable>,
+    portable::forward_attention<Portable>, portable::backward_attention<Portable>};
 }

@@ -26,6 +26,33 @@ class TrainedExperts:
         self, gate_up: int, down: int, num_experts: int, width: int, hidden_width: int, /
     ) -> None: ...
 
+class AttentionShape:
+    def __init__(
+        self,
+        num_sequences: int,
+        length: int,
+        num_heads: int,
+        nope: int,
+        rotary: int,
+        value: int,
+        scale: float,
+        /,
+    ) -> None: ...
+
+class HeadRows:
+    def __init__(self, data: int, row_step: int, head_step: int, /) -> None: ...
+
+class AttentionParts:
+    def __init__(
+        self,
+        query_nope: HeadRows,
+        query_rope: HeadRows,
+        key_nope: HeadRows,
+        key_rope: HeadRows,
+        value: HeadRows,
+        /,
+    ) -> None: ...
+
 class Norm:
     def __init__(self, weight: int, epsilon: float, /) -> None: ...
 
@@ -119,6 +146,28 @@ class Library:
         dweights: int,
         dgate_up: int,
         ddown: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+
+    def forward_attention(
+        self,
+        shape: AttentionShape,
+        inputs: AttentionParts,
+        out: HeadRows,
+        log_totals: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def backward_attention(
+        self,
+        shape: AttentionShape,
+        inputs: AttentionParts,
+        out: HeadRows,
+        dout: HeadRows,
+        log_totals: int,
+        gradients: AttentionParts,
+        dkey_ropes: int,
         num_threads: int,
         /,
     ) -> None: ...
