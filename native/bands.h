@@ -9,6 +9,7 @@
 #pragma once
 
 #include "numbers.h"
+#include "training.h"
 
 namespace moestro::MOESTRO_ISA {
 

@@ -1,5 +1,5 @@
 // What the kernels take and give, and the one table of them that each instruction set fills.
-// Knows no Python. Next: tile.h, then stack.h.
+// Knows no Python. Next: tile.h, then stack.h; training.h.
 //
 // Every output is one chain of sums over its inputs, in order, whatever the number of rows or
 // threads: a row alone gets the bits that it gets among a thousand.
@@ -112,83 +112,13 @@ struct ExpertProduct {
   float* out;
 };
 
-// Experts in training, as optimizers have them: bfloat16, (experts, 2 * hidden_width, width) with the
-// gate's rows first, and (experts, width, hidden_width).
-struct TrainedExperts {
-  const uint16_t* gate_up;
-  const uint16_t* down;
-  int64_t num_experts;
-  int64_t width;
-  int64_t hidden_width;
-};
-
-// The same sum, in bfloat16. `hidden` has room for gate and up of each slot in use; what is in it
-// is the backward pass's matter.
-struct ExpertsForward {
-  const uint16_t* x;
-  Visits visits;
-  TrainedExperts experts;
-  uint16_t* hidden;
-  uint16_t* out;
-};
-
-// Gradients of all that the sum depends on, from that of `out`.
-struct ExpertsBackward {
-  const uint16_t* x;
-  const uint16_t* hidden;
-  const uint16_t* dout;
-  Visits visits;
-  TrainedExperts experts;
-  uint16_t* dx;
-  float* dweights;
-  uint16_t* dgate_up;
-  uint16_t* ddown;
-};
-
-// Causal attention in training: sequences of one length, heads, and the widths of their parts.
-struct AttentionShape {
-  int64_t num_sequences;
-  int64_t length;
-  int64_t num_heads;
-  int64_t nope;
-  int64_t rotary;
-  int64_t value;
-  float scale;
-
-  int64_t query_width() const { return nope + rotary; }
-  int64_t num_tasks() const { return num_sequences * num_heads; }
-};
-
-// Rows of heads, read or written, within larger rows: one larger row for each token.
-struct HeadRows {
-  uint16_t* data;
-  int64_t row_step;
-  int64_t head_step;
-};
-
-// Queries and keys in two parts, the second with their position; keys share it among heads.
-struct AttentionParts {
-  HeadRows query_nope, query_rope, key_nope, key_rope, value;
-};
-
-struct AttentionForward {
-  AttentionShape shape;
-  AttentionParts inputs;
-  HeadRows out;
-  // Of each sequence's heads' queries: the logarithm of what its weights were divided by.
-  float* log_totals;
-};
-
-struct AttentionBackward {
-  AttentionShape shape;
-  AttentionParts inputs;
-  HeadRows out, dout;
-  const float* log_totals;
-  AttentionParts gradients;
-  // Each head's gradient of the keys' shared part: (sequences, heads, tokens, rotary).
-  float* dkey_ropes;
-};
-
+struct ExpertsForward;
+struct ExpertsBackward;
+struct AttentionForward;
+struct AttentionBackward;
+struct NormRows;
+struct Rotation;
+struct LossRows;
 struct Stack;
 struct Step;
 class Workspace;
@@ -205,6 +135,11 @@ struct Kernels {
   void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
   void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
   void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
+  void (*forward_norm)(const NormRows&, uint16_t* y, Workspace&, int num_threads);
+  void (*backward_norm)(const NormRows&, const uint16_t* dy, uint16_t* dx, float* dweight,
+                        Workspace&, int num_threads);
+  void (*rotate)(const Rotation&, Workspace&, int num_threads);
+  void (*differentiate_nats)(const LossRows&, Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;

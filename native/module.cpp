@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "stack.h"
+#include "training.h"
 #include "workspace.h"
 
 namespace nb = nanobind;
@@ -112,6 +113,31 @@ class Library {
                                 workspace(), num_threads);
   }
 
+  void forward_norm(const NormRows& norm, Address y, int num_threads) const {
+    kernels_.forward_norm(norm, at<uint16_t>(y), workspace(), num_threads);
+  }
+
+  void backward_norm(const NormRows& norm, Address dy, Address dx, Address dweight,
+                     int num_threads) const {
+    kernels_.backward_norm(norm, at<const uint16_t>(dy), at<uint16_t>(dx), at<float>(dweight),
+                           workspace(), num_threads);
+  }
+
+  void rotate(const HeadRows& x, int64_t num_rows, int64_t length, int64_t num_heads,
+              int64_t num_pairs, Address cosines, Address sines, bool is_interleaved,
+              bool is_inverse, Address y, int num_threads) const {
+    kernels_.rotate({x, num_rows, length, num_heads, num_pairs, at<const float>(cosines),
+                     at<const float>(sines), is_interleaved, is_inverse, at<uint16_t>(y)},
+                    workspace(), num_threads);
+  }
+
+  void differentiate_nats(Address logits, Address targets, int64_t num_rows, int64_t vocabulary,
+                          Address nats, int num_threads) const {
+    kernels_.differentiate_nats({at<uint16_t>(logits), at<const int64_t>(targets), num_rows,
+                                 vocabulary, at<float>(nats)},
+                                workspace(), num_threads);
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -204,6 +230,12 @@ void bind_parts(nb::module_& m) {
               const HeadRows& key_nope, const HeadRows& key_rope, const HeadRows& value) {
              new (self) AttentionParts{query_nope, query_rope, key_nope, key_rope, value};
            });
+  nb::class_<NormRows>(m, "NormRows")
+      .def("__init__", [](NormRows* self, Address x, int64_t step, int64_t num_rows, int64_t width,
+                          Address weight, float epsilon) {
+        new (self) NormRows{at<const uint16_t>(x), step, num_rows, width, at<const float>(weight),
+                            epsilon};
+      });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
   });
@@ -282,6 +314,11 @@ NB_MODULE(_native, m) {
       .def("forward_attention", &Library::forward_attention,
            nb::call_guard<nb::gil_scoped_release>())
       .def("backward_attention", &Library::backward_attention,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_norm", &Library::forward_norm, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_norm", &Library::backward_norm, nb::call_guard<nb::gil_scoped_release>())
+      .def("rotate", &Library::rotate, nb::call_guard<nb::gil_scoped_release>())
+      .def("differentiate_nats", &Library::differentiate_nats,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())

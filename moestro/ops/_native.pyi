@@ -53,6 +53,11 @@ class AttentionParts:
         /,
     ) -> None: ...
 
+class NormRows:
+    def __init__(
+        self, x: int, step: int, num_rows: int, width: int, weight: int, epsilon: float, /
+    ) -> None: ...
+
 class Norm:
     def __init__(self, weight: int, epsilon: float, /) -> None: ...
 
@@ -168,6 +173,36 @@ class Library:
         log_totals: int,
         gradients: AttentionParts,
         dkey_ropes: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+
+    def forward_norm(self, norm: NormRows, y: int, num_threads: int, /) -> None: ...
+    def backward_norm(
+        self, norm: NormRows, dy: int, dx: int, dweight: int, num_threads: int, /
+    ) -> None: ...
+    def rotate(
+        self,
+        x: HeadRows,
+        num_rows: int,
+        length: int,
+        num_heads: int,
+        num_pairs: int,
+        cosines: int,
+        sines: int,
+        is_interleaved: bool,
+        is_inverse: bool,
+        y: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def differentiate_nats(
+        self,
+        logits: int,
+        targets: int,
+        num_rows: int,
+        vocabulary: int,
+        nats: int,
         num_threads: int,
         /,
     ) -> None: ...

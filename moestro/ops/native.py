@@ -128,6 +128,24 @@ class NativeKernels:
         )
         return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
 
+    def differentiate_nats(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """Turn bfloat16 logits into the gradients of their nats, in place, and return nats_N."""
+        N, V = logits_NV.shape
+        assert logits_NV.dtype == torch.bfloat16
+        assert logits_NV.is_contiguous()
+        targets_N = _plain(targets_N, torch.int64)
+        assert targets_N.shape == (N,)
+        nats_N = torch.empty(N)
+        self.library.differentiate_nats(
+            logits_NV.data_ptr(),
+            targets_N.data_ptr(),
+            N,
+            V,
+            nats_N.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return nats_N
+
     def sigmoid(self, x: Tensor) -> Tensor:
         """Fill with sigmoids on the caller's thread: they are few."""
         x = _plain(x, torch.float32)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 
+#include "../training.h"
 #include "../workspace.h"
 #include "check.h"
 #include "matrix.h"
@@ -110,6 +111,42 @@ Results run_attention(const Kernels& kernels, const AttentionShape& shape, int t
   return results;
 }
 
+struct RowShape {
+  int64_t rows, width, heads, pairs;
+};
+constexpr RowShape ROWS[] = {{0, 16, 1, 4}, {1, 16, 1, 8}, {130, 144, 3, 24}};
+
+Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
+  Random random;
+  Workspace workspace;
+  const int64_t size = shape.rows * shape.width, turned = shape.rows * shape.heads * 2 * shape.pairs;
+  const std::vector<float> weight = random.normals(shape.width);
+  const Halves x = halves(random, size, 1.0f), dy = halves(random, size, 1.0f);
+  Halves y(size), dx(size), logits = halves(random, size, 3.0f);
+  std::vector<float> dweight(shape.width), nats(shape.rows);
+  const NormRows norm{x.data(), shape.width, shape.rows, shape.width, weight.data(), 1e-6f};
+  kernels.forward_norm(norm, y.data(), workspace, threads);
+  kernels.backward_norm(norm, dy.data(), dx.data(), dweight.data(), workspace, threads);
+  std::vector<int64_t> targets;
+  for (int64_t t = 0; t < shape.rows; ++t) targets.push_back(random.below(shape.width));
+  kernels.differentiate_nats({logits.data(), targets.data(), shape.rows, shape.width, nats.data()},
+                             workspace, threads);
+  Halves heads = halves(random, turned, 1.0f), rotated(turned), back(turned);
+  const int64_t length = 13, row = shape.heads * 2 * shape.pairs;
+  const std::vector<float> cosines = random.normals(length * shape.pairs);
+  const std::vector<float> sines = random.normals(length * shape.pairs);
+  Rotation rotation{{heads.data(), row, 2 * shape.pairs}, shape.rows, length, shape.heads,
+                    shape.pairs, cosines.data(), sines.data(), true, false, rotated.data()};
+  kernels.rotate(rotation, workspace, threads);
+  rotation.is_inverse = true;
+  rotation.y = back.data();
+  kernels.rotate(rotation, workspace, threads);
+  Results results = dweight;
+  append(results, nats);
+  for (const Halves* each : {&y, &dx, &logits, &rotated, &back}) append(results, floats(*each));
+  return results;
+}
+
 template <class Shape>
 void check_pass(Results (*run)(const Kernels&, const Shape&, int), const Shape& shape,
                 const std::string& name) {
@@ -137,6 +174,7 @@ void check_training() {
   for (const AttentionShape& shape : ATTENTION) {
     check_pass(run_attention, shape, "attention in training");
   }
+  for (const RowShape& shape : ROWS) check_pass(run_rows, shape, "rows in training");
 }
 
 }  // namespace moestro::check
