@@ -19,6 +19,8 @@ namespace moestro::MOESTRO_ISA {
 
 // Rows summed over their slots as one task.
 constexpr int64_t SUM_ROWS = 64;
+// Experts that make whole ones fit tasks: fewer would leave threads waiting for the last.
+constexpr int64_t TASKS_PER_THREAD = 8;
 
 // Some matrices of one shape, packed one behind the other.
 template <class Isa>
@@ -202,9 +204,8 @@ struct MatrixGradient {
 
   int64_t tasks_of_one() const { return left_plan.number * right_plan.number; }
 
-  void run(int64_t task) const {
-    const int64_t expert = task / tasks_of_one(), pair = task % tasks_of_one();
-    const int64_t a = pair / right_plan.number, b = pair % right_plan.number;
+  void run(int64_t expert, int64_t part) const {
+    const int64_t a = part / right_plan.number, b = part % right_plan.number;
     const int64_t columns = right.num_columns, rows = left_plan.width(a);
     uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
     to += right_plan.first(b);
@@ -252,13 +253,19 @@ class BackwardExperts {
       down_.pack_task(pass_.experts.down, task - of_gate_up);
     });
     team.barrier();
-    team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
-    team.barrier();
-    const int64_t of_gate_up = number_ * dgate_up_.tasks_of_one();
-    team.each(of_gate_up + number_ * ddown_.tasks_of_one(), [&](int64_t task) {
-      if (task < of_gate_up) return dgate_up_.run(task);
-      ddown_.run(task - of_gate_up);
-    });
+    if (number_ >= TASKS_PER_THREAD * team.size()) {
+      // A thread goes on to the sums while an expert's pairs are in its cache.
+      team.each(number_, [&](int64_t e) {
+        for (int64_t b = pairs_.first_block[e]; b < pairs_.first_block[e + 1]; ++b) {
+          visit(pairs_.blocks[b], team.rank());
+        }
+        for (int64_t i = 0; i < tasks_of_one(); ++i) sum_pairs(e * tasks_of_one() + i);
+      });
+    } else {
+      team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
+      team.barrier();
+      team.each(number_ * tasks_of_one(), [&](int64_t task) { sum_pairs(task); });
+    }
     team.barrier();
     sum_slots<Isa>(team, pairs_, dx_, width_, pass_.dx);
     team.barrier();
@@ -296,6 +303,16 @@ class BackwardExperts {
     all_dout_.put(block, dout);
     all_active_.put(block, active);
     all_dhidden_.put(block, dhidden);
+  }
+
+  int64_t tasks_of_one() const { return dgate_up_.tasks_of_one() + ddown_.tasks_of_one(); }
+
+  // A part of the gradients of an expert's matrices.
+  void sum_pairs(int64_t task) const {
+    const int64_t expert = task / tasks_of_one(), part = task % tasks_of_one();
+    const int64_t of_gate_up = dgate_up_.tasks_of_one();
+    if (part < of_gate_up) return dgate_up_.run(expert, part);
+    ddown_.run(expert, part - of_gate_up);
   }
 
   // From the gradient of a pair's scaled activations to that of its gate and up, and its weight's.

@@ -118,6 +118,7 @@ struct AttentionForward;
 struct AttentionBackward;
 struct NormRows;
 struct Rotation;
+struct GateRows;
 struct LossRows;
 struct Stack;
 struct Step;
@@ -140,6 +141,11 @@ struct Kernels {
                         Workspace&, int num_threads);
   void (*rotate)(const Rotation&, Workspace&, int num_threads);
   void (*differentiate_nats)(const LossRows&, Workspace&, int num_threads);
+  void (*forward_gate)(const GateRows&, float* logits, Workspace&, int num_threads);
+  void (*backward_gate)(const GateRows&, const float* dlogits, uint16_t* dx, float* dweight,
+                        Workspace&, int num_threads);
+  void (*take_largest)(const float* scores, int64_t num_rows, int64_t num_columns, int64_t number,
+                       float* largest, int64_t* columns, int num_threads);
 };
 
 extern const Kernels portable_kernels;

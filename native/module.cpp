@@ -138,6 +138,22 @@ class Library {
                                 workspace(), num_threads);
   }
 
+  void forward_gate(const GateRows& gate, Address logits, int num_threads) const {
+    kernels_.forward_gate(gate, at<float>(logits), workspace(), num_threads);
+  }
+
+  void backward_gate(const GateRows& gate, Address dlogits, Address dx, Address dweight,
+                     int num_threads) const {
+    kernels_.backward_gate(gate, at<const float>(dlogits), at<uint16_t>(dx), at<float>(dweight),
+                           workspace(), num_threads);
+  }
+
+  void take_largest(Address scores, int64_t num_rows, int64_t num_columns, int64_t number,
+                    Address largest, Address columns, int num_threads) const {
+    kernels_.take_largest(at<const float>(scores), num_rows, num_columns, number,
+                          at<float>(largest), at<int64_t>(columns), num_threads);
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -230,6 +246,12 @@ void bind_parts(nb::module_& m) {
               const HeadRows& key_nope, const HeadRows& key_rope, const HeadRows& value) {
              new (self) AttentionParts{query_nope, query_rope, key_nope, key_rope, value};
            });
+  nb::class_<GateRows>(m, "GateRows")
+      .def("__init__", [](GateRows* self, Address x, int64_t num_rows, int64_t width,
+                          Address weight, int64_t num_experts) {
+        new (self) GateRows{at<const uint16_t>(x), num_rows, width, at<const float>(weight),
+                            num_experts};
+      });
   nb::class_<NormRows>(m, "NormRows")
       .def("__init__", [](NormRows* self, Address x, int64_t step, int64_t num_rows, int64_t width,
                           Address weight, float epsilon) {
@@ -318,6 +340,9 @@ NB_MODULE(_native, m) {
       .def("forward_norm", &Library::forward_norm, nb::call_guard<nb::gil_scoped_release>())
       .def("backward_norm", &Library::backward_norm, nb::call_guard<nb::gil_scoped_release>())
       .def("rotate", &Library::rotate, nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_gate", &Library::forward_gate, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_gate", &Library::backward_gate, nb::call_guard<nb::gil_scoped_release>())
+      .def("take_largest", &Library::take_largest, nb::call_guard<nb::gil_scoped_release>())
       .def("differentiate_nats", &Library::differentiate_nats,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")

@@ -111,6 +111,15 @@ struct Rotation {
   uint16_t* y;
 };
 
+// Rows and a gate's float32 weights (experts, width): logits are (rows, experts).
+struct GateRows {
+  const uint16_t* x;
+  int64_t num_rows;
+  int64_t width;
+  const float* weight;
+  int64_t num_experts;
+};
+
 // Logits that become gradients, and the nats of each row's target.
 struct LossRows {
   uint16_t* logits;

@@ -19,6 +19,7 @@ struct TrainingPairs {
         place(workspace.take<int64_t>(num_slots())),
         first(workspace.take<int64_t>(num_experts + 1)),
         first_word(workspace.take<int64_t>(num_experts + 1)),
+        first_block(workspace.take<int64_t>(num_experts + 1)),
         blocks(workspace.take<Block>(divide_up(num_slots(), BLOCK_PAIRS) + num_experts)) {
     sort(num_experts, workspace.take<int64_t>(num_experts + 1));
   }
@@ -37,8 +38,8 @@ struct TrainingPairs {
   const Visits visits;
   // Where each pair comes from; the pair of each slot, -1 for one that is not in use.
   int64_t *const slot, *const place;
-  // An expert's first pair and first word.
-  int64_t *const first, *const first_word;
+  // An expert's first pair, first word, and first block.
+  int64_t *const first, *const first_word, *const first_block;
   Block* const blocks;
   int64_t num_blocks = 0;
 
@@ -46,7 +47,7 @@ struct TrainingPairs {
   void sort(int64_t num_experts, int64_t* next) {
     for (int64_t e = 0; e <= num_experts; ++e) next[e] = 0;
     for (int64_t i = 0; i < num_slots(); ++i) next[visits.experts[i] + 1] += visits.is_used[i];
-    first[0] = first_word[0] = 0;
+    first[0] = first_word[0] = first_block[0] = 0;
     for (int64_t e = 0; e < num_experts; ++e) {
       const int64_t pairs = next[e + 1];
       first[e + 1] = next[e + 1] = next[e] + pairs;
@@ -54,6 +55,7 @@ struct TrainingPairs {
       for (int64_t start = 0; start < pairs; start += BLOCK_PAIRS) {
         blocks[num_blocks++] = {e, first[e] + start, smaller(BLOCK_PAIRS, pairs - start)};
       }
+      first_block[e + 1] = num_blocks;
     }
     for (int64_t i = 0; i < num_slots(); ++i) {
       place[i] = visits.is_used[i] ? next[visits.experts[i]]++ : -1;

@@ -58,6 +58,11 @@ class NormRows:
         self, x: int, step: int, num_rows: int, width: int, weight: int, epsilon: float, /
     ) -> None: ...
 
+class GateRows:
+    def __init__(
+        self, x: int, num_rows: int, width: int, weight: int, num_experts: int, /
+    ) -> None: ...
+
 class Norm:
     def __init__(self, weight: int, epsilon: float, /) -> None: ...
 
@@ -154,7 +159,6 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
-
     def forward_attention(
         self,
         shape: AttentionShape,
@@ -176,7 +180,6 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
-
     def forward_norm(self, norm: NormRows, y: int, num_threads: int, /) -> None: ...
     def backward_norm(
         self, norm: NormRows, dy: int, dx: int, dweight: int, num_threads: int, /
@@ -203,6 +206,21 @@ class Library:
         num_rows: int,
         vocabulary: int,
         nats: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_gate(self, gate: GateRows, logits: int, num_threads: int, /) -> None: ...
+    def backward_gate(
+        self, gate: GateRows, dlogits: int, dx: int, dweight: int, num_threads: int, /
+    ) -> None: ...
+    def take_largest(
+        self,
+        scores: int,
+        num_rows: int,
+        num_columns: int,
+        number: int,
+        largest: int,
+        columns: int,
         num_threads: int,
         /,
     ) -> None: ...

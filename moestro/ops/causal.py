@@ -29,7 +29,7 @@ def causal_kernels(
     S, num_keys = nope_BSHN.shape[1], expanded_BSHE.shape[1]
     N, R = nope_BSHN.shape[-1], rope_BSHR.shape[-1]
     widths = (S, N + R, expanded_BSHE.shape[-1] - N)
-    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and S == num_keys
+    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and num_keys == S
     is_fitting = is_fitting and N % _PART_MULTIPLE == 0 and 0 < S <= _MOST_TOKENS
     if not (is_fitting and nope_BSHN.is_cpu and nope_BSHN.dtype == torch.bfloat16):
         return None
@@ -82,7 +82,9 @@ class _Causal(torch.autograd.Function):
         R = inputs[3].shape[-1]
         dout_BSHV = _by_heads(grads[0])
         assert dout_BSHV.shape == out_BSHV.shape
-        gradients = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs]
+        gradients = [
+            torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs
+        ]
         dropes_BHSR = torch.empty(B, H, S, R)
         kernels.library.backward_attention(
             ctx.shape,

@@ -31,10 +31,12 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 def bfloat16_kernels(x: Tensor) -> NativeKernels | None:
     """Return the native kernels for rows of this dtype and place, None if torch must do."""
-    if not (x.is_cpu and x.dtype == torch.bfloat16):
-        return None
-    kernels = chosen_kernels().kernels
-    return kernels if isinstance(kernels, NativeKernels) else None
+    return _kernels(x, torch.bfloat16)
+
+
+def float32_kernels(x: Tensor) -> NativeKernels | None:
+    """Return the native kernels if these are float32 numbers on a CPU."""
+    return _kernels(x, torch.float32)
 
 
 def rotate_heads(
@@ -126,6 +128,13 @@ def _rotate(
         torch.get_num_threads(),
     )
     return out_BSHR
+
+
+def _kernels(x: Tensor, dtype: torch.dtype) -> NativeKernels | None:
+    if not (x.is_cpu and x.dtype == dtype):
+        return None
+    kernels = chosen_kernels().kernels
+    return kernels if isinstance(kernels, NativeKernels) else None
 
 
 def _rows(x: Tensor) -> Tensor:

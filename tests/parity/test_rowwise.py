@@ -15,6 +15,7 @@ from moestro.ops.cross_entropy import linear_cross_entropy
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.rowwise import rms_norm
+from moestro.ops.scoring import gate_logits, take_largest
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 # Results are rounded to bfloat16, to 1 in 512; gradients are made of such.
@@ -57,9 +58,7 @@ def test_norms_equal_torchs(kernels: NativeKernels, shape: tuple[int, ...]) -> N
 def test_a_norm_of_a_part_reads_it_where_it_lies(kernels: NativeKernels) -> None:
     x, weight_D = draw(2, 30, 64), draw(48, seed=1).float()
     found = run(lambda x: rms_norm(x.split([48, 16], dim=-1)[0], weight_D, 1e-6), x)
-    expected = run(
-        lambda x: F.rms_norm(x[..., :48], (48,), weight_D.double(), 1e-6), x.double()
-    )
+    expected = run(lambda x: F.rms_norm(x[..., :48], (48,), weight_D.double(), 1e-6), x.double())
     assert_close(found, expected)
 
 
@@ -104,7 +103,12 @@ def test_a_token_that_is_not_in_the_vocabulary_is_refused(kernels: NativeKernels
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
-    x, weight_D, before, found = draw(200, 96), draw(96, seed=1).float(), torch.get_num_threads(), []
+    x, weight_D, before, found = (
+        draw(200, 96),
+        draw(96, seed=1).float(),
+        torch.get_num_threads(),
+        [],
+    )
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
@@ -122,3 +126,33 @@ def test_without_native_kernels_torch_does_the_same(monkeypatch: pytest.MonkeyPa
         rowwise, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
     )
     torch.testing.assert_close(rms_norm(x, weight_D, 1e-6), native, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 3), (70, 96, 16), (5, 48, 20)])
+def test_a_gates_logits_equal_torchs(kernels: NativeKernels, shape: tuple[int, int, int]) -> None:
+    N, D, E = shape
+    x_ND, weight_ED = draw(N, D), draw(E, D, seed=1).float()
+    # float64 goes through torch.
+    assert_close(
+        run(gate_logits, x_ND, weight_ED),
+        run(lambda x, w: x @ w.T, x_ND.double(), weight_ED.double()),
+    )
+
+
+@pytest.mark.parametrize(("num_experts", "num_slots"), [(1, 1), (16, 4), (7, 7), (64, 8)])
+def test_the_largest_are_those_of_a_sort(
+    kernels: NativeKernels, num_experts: int, num_slots: int
+) -> None:
+    # Rounded, so that many are equal: the lower column comes first.
+    scores = draw(200, num_experts).float().round()
+    ranked, columns = take_largest(scores, num_slots)
+    expected = scores.sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(ranked, expected.values[:, :num_slots])
+    assert torch.equal(columns, expected.indices[:, :num_slots])
+
+
+def test_what_is_no_number_is_chosen_last_and_only_once(kernels: NativeKernels) -> None:
+    nan = float("nan")
+    scores = torch.tensor([[nan, 1.0, nan, 3.0]])
+    assert take_largest(scores, 3)[1].tolist() == [[3, 1, 0]]
+    assert take_largest(scores, 4)[1].tolist() == [[3, 1, 0, 2]]
