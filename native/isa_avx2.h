@@ -21,6 +21,8 @@ struct Avx2 : PlainInterleave<Avx2> {
     return is_quantized ? 1 : num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1;
   }
 
+  static constexpr int BAND_PANELS = 1;
+
   static Lanes load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
   static void store(Lanes a, float* to) {
     _mm256_storeu_ps(to, a.low);
@@ -30,6 +32,11 @@ struct Avx2 : PlainInterleave<Avx2> {
   static Lanes load_half(const uint16_t* from) {
     const __m128i* halves = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+  }
+  static Lanes load_bfloat16(const uint16_t* from) {
+    const __m128i* halves = reinterpret_cast<const __m128i*>(from);
+    return floats({_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves)), 16),
+                   _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves + 1)), 16)});
   }
   static Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};

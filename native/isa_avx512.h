@@ -22,11 +22,18 @@ struct Avx512 {
     return is_quantized ? 2 : 4;
   }
 
+  // Panels that training multiplies eight rows by at once: 24 sums, and what they are made of.
+  static constexpr int BAND_PANELS = 3;
+
   static Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
   static void store(Lanes a, float* to) { _mm512_storeu_ps(to, a.value); }
   static Lanes fill(float number) { return {_mm512_set1_ps(number)}; }
   static Lanes load_half(const uint16_t* from) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+  }
+  static Lanes load_bfloat16(const uint16_t* from) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
   }
   static Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
     return {_mm512_fmadd_ps(a.value, b.value, c.value)};

@@ -21,6 +21,8 @@ struct Portable : PlainInterleave<Portable> {
   };
   static constexpr int tile_panels(bool, int) { return 1; }
 
+  static constexpr int BAND_PANELS = 1;
+
   static Lanes load(const float* from) {
     return each([=](int i) { return from[i]; });
   }
@@ -30,6 +32,9 @@ struct Portable : PlainInterleave<Portable> {
   }
   static Lanes load_half(const uint16_t* from) {
     return each([=](int i) { return half(from[i]); });
+  }
+  static Lanes load_bfloat16(const uint16_t* from) {
+    return each([=](int i) { return from_bits(static_cast<uint32_t>(from[i]) << 16); });
   }
   static Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
     return each([&](int i) { return a.value[i] * b.value[i] + c.value[i]; });

@@ -1,5 +1,5 @@
 // What the kernels take and give, and the one table of them that each instruction set fills.
-// Knows no Python. Next: tile.h, then stack.h.
+// Knows no Python. Next: tile.h, then stack.h; training.h.
 //
 // Every output is one chain of sums over its inputs, in order, whatever the number of rows or
 // threads: a row alone gets the bits that it gets among a thousand.
@@ -112,6 +112,14 @@ struct ExpertProduct {
   float* out;
 };
 
+struct ExpertsForward;
+struct ExpertsBackward;
+struct AttentionForward;
+struct AttentionBackward;
+struct NormRows;
+struct Rotation;
+struct GateRows;
+struct LossRows;
 struct Stack;
 struct Step;
 class Workspace;
@@ -124,6 +132,20 @@ struct Kernels {
   void (*apply_experts)(const ExpertProduct&, Workspace&, int num_threads);
   void (*fill_sigmoids)(const float* x, int64_t number, float* y);
   void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
+  void (*forward_experts)(const ExpertsForward&, Workspace&, int num_threads);
+  void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
+  void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
+  void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
+  void (*forward_norm)(const NormRows&, uint16_t* y, Workspace&, int num_threads);
+  void (*backward_norm)(const NormRows&, const uint16_t* dy, uint16_t* dx, float* dweight,
+                        Workspace&, int num_threads);
+  void (*rotate)(const Rotation&, Workspace&, int num_threads);
+  void (*differentiate_nats)(const LossRows&, Workspace&, int num_threads);
+  void (*forward_gate)(const GateRows&, float* logits, Workspace&, int num_threads);
+  void (*backward_gate)(const GateRows&, const float* dlogits, uint16_t* dx, float* dweight,
+                        Workspace&, int num_threads);
+  void (*take_largest)(const float* scores, int64_t num_rows, int64_t num_columns, int64_t number,
+                       float* largest, int64_t* columns, int num_threads);
 };
 
 extern const Kernels portable_kernels;

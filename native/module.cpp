@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "stack.h"
+#include "training.h"
 #include "workspace.h"
 
 namespace nb = nanobind;
@@ -80,6 +81,79 @@ class Library {
                            workspace(), num_threads);
   }
 
+  void forward_experts(Address x, const Visits& visits, const TrainedExperts& experts,
+                       Address hidden, Address out, int num_threads) const {
+    kernels_.forward_experts(
+        {at<const uint16_t>(x), visits, experts, at<uint16_t>(hidden), at<uint16_t>(out)},
+        workspace(), num_threads);
+  }
+
+  void backward_experts(Address x, Address hidden, Address dout, const Visits& visits,
+                        const TrainedExperts& experts, Address dx, Address dweights,
+                        Address dgate_up, Address ddown, int num_threads) const {
+    kernels_.backward_experts(
+        {at<const uint16_t>(x), at<const uint16_t>(hidden), at<const uint16_t>(dout), visits,
+         experts, at<uint16_t>(dx), at<float>(dweights), at<uint16_t>(dgate_up),
+         at<uint16_t>(ddown)},
+        workspace(), num_threads);
+  }
+
+  void forward_attention(const AttentionShape& shape, const AttentionParts& inputs,
+                         const HeadRows& out, Address log_totals, int num_threads) const {
+    kernels_.forward_attention({shape, inputs, out, at<float>(log_totals)}, workspace(),
+                               num_threads);
+  }
+
+  void backward_attention(const AttentionShape& shape, const AttentionParts& inputs,
+                          const HeadRows& out, const HeadRows& dout, Address log_totals,
+                          const AttentionParts& gradients, Address dkey_ropes,
+                          int num_threads) const {
+    kernels_.backward_attention({shape, inputs, out, dout, at<const float>(log_totals), gradients,
+                                 at<float>(dkey_ropes)},
+                                workspace(), num_threads);
+  }
+
+  void forward_norm(const NormRows& norm, Address y, int num_threads) const {
+    kernels_.forward_norm(norm, at<uint16_t>(y), workspace(), num_threads);
+  }
+
+  void backward_norm(const NormRows& norm, Address dy, Address dx, Address dweight,
+                     int num_threads) const {
+    kernels_.backward_norm(norm, at<const uint16_t>(dy), at<uint16_t>(dx), at<float>(dweight),
+                           workspace(), num_threads);
+  }
+
+  void rotate(const HeadRows& x, int64_t num_rows, int64_t length, int64_t num_heads,
+              int64_t num_pairs, Address cosines, Address sines, bool is_interleaved,
+              bool is_inverse, Address y, int num_threads) const {
+    kernels_.rotate({x, num_rows, length, num_heads, num_pairs, at<const float>(cosines),
+                     at<const float>(sines), is_interleaved, is_inverse, at<uint16_t>(y)},
+                    workspace(), num_threads);
+  }
+
+  void differentiate_nats(Address logits, Address targets, int64_t num_rows, int64_t vocabulary,
+                          Address nats, int num_threads) const {
+    kernels_.differentiate_nats({at<uint16_t>(logits), at<const int64_t>(targets), num_rows,
+                                 vocabulary, at<float>(nats)},
+                                workspace(), num_threads);
+  }
+
+  void forward_gate(const GateRows& gate, Address logits, int num_threads) const {
+    kernels_.forward_gate(gate, at<float>(logits), workspace(), num_threads);
+  }
+
+  void backward_gate(const GateRows& gate, Address dlogits, Address dx, Address dweight,
+                     int num_threads) const {
+    kernels_.backward_gate(gate, at<const float>(dlogits), at<uint16_t>(dx), at<float>(dweight),
+                           workspace(), num_threads);
+  }
+
+  void take_largest(Address scores, int64_t num_rows, int64_t num_columns, int64_t number,
+                    Address largest, Address columns, int num_threads) const {
+    kernels_.take_largest(at<const float>(scores), num_rows, num_columns, number,
+                          at<float>(largest), at<int64_t>(columns), num_threads);
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -143,6 +217,46 @@ void bind_parts(nb::module_& m) {
                           int64_t num_outputs, int64_t depth, int64_t num_panels, Address bias) {
         new (self) Matrices{at<const char>(data), static_cast<Format>(format), num_matrices,
                             num_outputs, depth, num_panels, at<const float>(bias)};
+      });
+  nb::class_<Visits>(m, "Visits")
+      .def("__init__", [](Visits* self, Address experts, Address weights, Address is_used,
+                          int64_t num_rows, int64_t num_slots) {
+        new (self) Visits{at<const int64_t>(experts), at<const float>(weights),
+                          at<const bool>(is_used), num_rows, num_slots};
+      });
+  nb::class_<TrainedExperts>(m, "TrainedExperts")
+      .def("__init__", [](TrainedExperts* self, Address gate_up, Address down, int64_t num_experts,
+                          int64_t width, int64_t hidden_width) {
+        new (self) TrainedExperts{at<const uint16_t>(gate_up), at<const uint16_t>(down),
+                                  num_experts, width, hidden_width};
+      });
+  nb::class_<AttentionShape>(m, "AttentionShape")
+      .def("__init__", [](AttentionShape* self, int64_t num_sequences, int64_t length,
+                          int64_t num_heads, int64_t nope, int64_t rotary, int64_t value,
+                          float scale) {
+        new (self) AttentionShape{num_sequences, length, num_heads, nope, rotary, value, scale};
+      });
+  nb::class_<HeadRows>(m, "HeadRows")
+      .def("__init__", [](HeadRows* self, Address data, int64_t row_step, int64_t head_step) {
+        new (self) HeadRows{at<uint16_t>(data), row_step, head_step};
+      });
+  nb::class_<AttentionParts>(m, "AttentionParts")
+      .def("__init__",
+           [](AttentionParts* self, const HeadRows& query_nope, const HeadRows& query_rope,
+              const HeadRows& key_nope, const HeadRows& key_rope, const HeadRows& value) {
+             new (self) AttentionParts{query_nope, query_rope, key_nope, key_rope, value};
+           });
+  nb::class_<GateRows>(m, "GateRows")
+      .def("__init__", [](GateRows* self, Address x, int64_t num_rows, int64_t width,
+                          Address weight, int64_t num_experts) {
+        new (self) GateRows{at<const uint16_t>(x), num_rows, width, at<const float>(weight),
+                            num_experts};
+      });
+  nb::class_<NormRows>(m, "NormRows")
+      .def("__init__", [](NormRows* self, Address x, int64_t step, int64_t num_rows, int64_t width,
+                          Address weight, float epsilon) {
+        new (self) NormRows{at<const uint16_t>(x), step, num_rows, width, at<const float>(weight),
+                            epsilon};
       });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
@@ -215,7 +329,22 @@ NB_MODULE(_native, m) {
       .def(nb::init<const std::string&>())
       .def("multiply", &Library::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("fill_sigmoids", &Library::fill_sigmoids, nb::call_guard<nb::gil_scoped_release>())
-      .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>());
+      .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_experts", &Library::forward_experts, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_experts", &Library::backward_experts,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_attention", &Library::forward_attention,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_attention", &Library::backward_attention,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_norm", &Library::forward_norm, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_norm", &Library::backward_norm, nb::call_guard<nb::gil_scoped_release>())
+      .def("rotate", &Library::rotate, nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_gate", &Library::forward_gate, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_gate", &Library::backward_gate, nb::call_guard<nb::gil_scoped_release>())
+      .def("take_largest", &Library::take_largest, nb::call_guard<nb::gil_scoped_release>())
+      .def("differentiate_nats", &Library::differentiate_nats,
+           nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())
       .def("set_final_norm", &OwnStack::set_final_norm)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from moestro.model.config import ModelConfig
 from moestro.model.gate import Choice
-from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
 from moestro.ops.panels import PackWeights
+from moestro.ops.training import visit_experts
 
 
 class Experts(nn.Module):
@@ -30,11 +30,8 @@ class Experts(nn.Module):
         if self.packed is not None:
             kernels, experts = self.packed
             return kernels.apply_experts(x_TD.float(), Visits(*choice), experts).to(x_TD.dtype)
-        num_experts = self.gate_up_proj.shape[0]
-        pairs = sort_pairs(choice.experts_TK, choice.is_used_TK, num_experts, row_multiple)
-        weights_TK = choice.weights_TK.to(x_TD.dtype)
         gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
-        return apply_experts(x_TD, weights_TK, pairs, gate_up_EGD, down_EDF)
+        return visit_experts(x_TD, Visits(*choice), gate_up_EGD, down_EDF, row_multiple)
 
     def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
         """Take the weights packed, for good: each parameter goes before the next is packed."""

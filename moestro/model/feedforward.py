@@ -4,12 +4,12 @@ Next: moe.py.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.model.linear import Linear
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
 from moestro.ops.panels import PackWeights
+from moestro.ops.training import feed_forward
 
 
 class FeedForward(nn.Module):
@@ -25,9 +25,9 @@ class FeedForward(nn.Module):
         """Transform each token by itself."""
         if self.packed is not None:
             return self._visit(x, *self.packed)
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(F.silu(gate) * up)
-        return out
+        gate_up_GD = self.gate_up_proj.weight.to(x.dtype)
+        down_DF = self.down_proj.weight.to(x.dtype)
+        return feed_forward(x.reshape(-1, x.shape[-1]), gate_up_GD, down_DF).view_as(x)
 
     def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
         """Take both matrices packed, for good, as one expert that every token visits."""

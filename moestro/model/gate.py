@@ -10,13 +10,13 @@ Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`),
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.model.config import ModelConfig
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.panels import pack
+from moestro.ops.scoring import gate_logits, take_largest
 
 
 class Choice(NamedTuple):
@@ -88,9 +88,8 @@ class Gate(nn.Module):
         return threshold_T.masked_fill(fraction_T >= 1, -torch.inf)
 
     def _score(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # float32: bfloat16 scores tie and flip between near-equal experts.
         if self.packed is None:
-            logits_TE = F.linear(x_TD.float(), self.weight.float())
+            logits_TE = gate_logits(x_TD, self.weight)
         else:
             logits_TE = self.packed.linear(x_TD.float())
         scores_TE = self._affinities(logits_TE)
@@ -129,7 +128,7 @@ def choose(
     Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`,
     which carries gradients; the choice itself has none.
     """
-    ranked_TK, experts_TK = selection_TE.topk(config.num_experts_per_tok, dim=-1)
+    ranked_TK, experts_TK = take_largest(selection_TE, config.num_experts_per_tok)
     is_used_TK = torch.ones_like(experts_TK, dtype=torch.bool)
     if threshold_T is not None:
         fewest = config.fewest_experts

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.panels import PackWeights
+from moestro.ops.rowwise import rms_norm
 
 
 class Linear(nn.Module):
@@ -57,5 +58,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize in float32 and return the dtype of `x`."""
-        # float32: a bfloat16 mean of squares is off by up to a percent.
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)

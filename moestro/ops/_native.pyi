@@ -16,6 +16,53 @@ class Matrices:
         /,
     ) -> None: ...
 
+class Visits:
+    def __init__(
+        self, experts: int, weights: int, is_used: int, num_rows: int, num_slots: int, /
+    ) -> None: ...
+
+class TrainedExperts:
+    def __init__(
+        self, gate_up: int, down: int, num_experts: int, width: int, hidden_width: int, /
+    ) -> None: ...
+
+class AttentionShape:
+    def __init__(
+        self,
+        num_sequences: int,
+        length: int,
+        num_heads: int,
+        nope: int,
+        rotary: int,
+        value: int,
+        scale: float,
+        /,
+    ) -> None: ...
+
+class HeadRows:
+    def __init__(self, data: int, row_step: int, head_step: int, /) -> None: ...
+
+class AttentionParts:
+    def __init__(
+        self,
+        query_nope: HeadRows,
+        query_rope: HeadRows,
+        key_nope: HeadRows,
+        key_rope: HeadRows,
+        value: HeadRows,
+        /,
+    ) -> None: ...
+
+class NormRows:
+    def __init__(
+        self, x: int, step: int, num_rows: int, width: int, weight: int, epsilon: float, /
+    ) -> None: ...
+
+class GateRows:
+    def __init__(
+        self, x: int, num_rows: int, width: int, weight: int, num_experts: int, /
+    ) -> None: ...
+
 class Norm:
     def __init__(self, weight: int, epsilon: float, /) -> None: ...
 
@@ -85,6 +132,95 @@ class Library:
         gate_up: Matrices,
         down: Matrices,
         out: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_experts(
+        self,
+        x: int,
+        visits: Visits,
+        experts: TrainedExperts,
+        hidden: int,
+        out: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def backward_experts(
+        self,
+        x: int,
+        hidden: int,
+        dout: int,
+        visits: Visits,
+        experts: TrainedExperts,
+        dx: int,
+        dweights: int,
+        dgate_up: int,
+        ddown: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_attention(
+        self,
+        shape: AttentionShape,
+        inputs: AttentionParts,
+        out: HeadRows,
+        log_totals: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def backward_attention(
+        self,
+        shape: AttentionShape,
+        inputs: AttentionParts,
+        out: HeadRows,
+        dout: HeadRows,
+        log_totals: int,
+        gradients: AttentionParts,
+        dkey_ropes: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_norm(self, norm: NormRows, y: int, num_threads: int, /) -> None: ...
+    def backward_norm(
+        self, norm: NormRows, dy: int, dx: int, dweight: int, num_threads: int, /
+    ) -> None: ...
+    def rotate(
+        self,
+        x: HeadRows,
+        num_rows: int,
+        length: int,
+        num_heads: int,
+        num_pairs: int,
+        cosines: int,
+        sines: int,
+        is_interleaved: bool,
+        is_inverse: bool,
+        y: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def differentiate_nats(
+        self,
+        logits: int,
+        targets: int,
+        num_rows: int,
+        vocabulary: int,
+        nats: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def forward_gate(self, gate: GateRows, logits: int, num_threads: int, /) -> None: ...
+    def backward_gate(
+        self, gate: GateRows, dlogits: int, dx: int, dweight: int, num_threads: int, /
+    ) -> None: ...
+    def take_largest(
+        self,
+        scores: int,
+        num_rows: int,
+        num_columns: int,
+        number: int,
+        largest: int,
+        columns: int,
         num_threads: int,
         /,
     ) -> None: ...

@@ -12,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.ops.rowwise import bfloat16_kernels
+
 CHUNK_TOKENS = 512
 # Softmax goes through float32 in pieces that stay in the processor's cache.
 _PIECE_ELEMENTS = 1 << 19
+# The native kernel takes whole panels of the vocabulary.
+_MULTIPLE = 16
 
 
 def linear_cross_entropy(
@@ -70,6 +74,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _to_gradients(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """Turn logits into the gradients of their nats, in place, and return nats_N."""
     N, V = logits_NV.shape
+    kernels = bfloat16_kernels(logits_NV)
+    if kernels is not None and V % _MULTIPLE == 0:
+        return kernels.differentiate_nats(logits_NV, targets_N)
     size = max(1, _PIECE_ELEMENTS // V)
     nats_N = torch.empty(N, device=logits_NV.device)
     float_MV, softmax_MV = torch.empty(2, min(size, N), V, device=logits_NV.device)

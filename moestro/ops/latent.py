@@ -2,7 +2,7 @@
 
 The same numbers at other costs: `naive` expands every latent to keys and values, which is cheapest
 for many queries; `absorbed` carries queries into the latent space, which is cheapest for few.
-Knows latents and heads, not caches or layers. Next: model/attention.py.
+Knows latents and heads, not caches or layers. Next: causal.py, model/attention.py.
 
 Shapes: B sequences, S queries, K keys (the last S of them are the queries' own tokens), H heads,
 N and R query widths without and with rotary position, V value width, C latent width.
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.ops.causal import attend_natively, causal_kernels
 from moestro.ops.scores import attend_whole, is_cheaper
 
 AttentionPath = Literal["auto", "naive", "absorbed"]
@@ -58,6 +59,10 @@ def naive(
     H, E, C = up_HEC.shape
     N, R = nope_BSHN.shape[-1], rope_BSHR.shape[-1]
     expanded_BKHE = F.linear(keys.latent_BKC, up_HEC.reshape(H * E, C)).view(B, K, H, E)
+    kernels = causal_kernels(nope_BSHN, rope_BSHR, expanded_BKHE)
+    if kernels is not None:
+        query = nope_BSHN, rope_BSHR
+        return attend_natively(kernels, query, (expanded_BKHE, keys.rope_BKR), scale)
     key_BKHN, value_BKHV = expanded_BKHE.split([N, E - N], dim=-1)
     shared_BKHR = keys.rope_BKR[:, :, None].expand(B, K, H, R)
     query_BHSQ = torch.cat([nope_BSHN, rope_BSHR], dim=-1).transpose(1, 2)

@@ -16,6 +16,8 @@ from moestro.errors import ConfigError
 from moestro.ops.kernels import PackedExperts, Visits
 from moestro.ops.panels import PANEL, Panels, strip_bytes
 
+# What native/bands.h multiplies: whole panels, and whole pairs of them.
+WIDTH_MULTIPLE = 32
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 
@@ -79,6 +81,71 @@ class NativeKernels:
         )
         return out_TD
 
+    def forward_experts(
+        self, x_TD: Tensor, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return out_TD of experts in training, and hidden_PG for their way back; bfloat16."""
+        parts = _TrainedExperts(self.native, visits, gate_up_EGD, down_EDF)
+        x_TD = parts.rows(x_TD)
+        out_TD = torch.empty_like(x_TD)
+        hidden_PG = x_TD.new_empty(int(parts.is_used_TK.sum()), gate_up_EGD.shape[1])
+        self.library.forward_experts(
+            x_TD.data_ptr(),
+            parts.visits,
+            parts.experts,
+            hidden_PG.data_ptr(),
+            out_TD.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out_TD, hidden_PG
+
+    def backward_experts(
+        self,
+        dout_TD: Tensor,
+        x_TD: Tensor,
+        hidden_PG: Tensor,
+        visits: Visits,
+        gate_up_EGD: Tensor,
+        down_EDF: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of inputs, visits' weights (float32) and both matrices."""
+        parts = _TrainedExperts(self.native, visits, gate_up_EGD, down_EDF)
+        x_TD, dout_TD = parts.rows(x_TD), parts.rows(dout_TD)
+        dx_TD, dweights_TK = torch.empty_like(x_TD), torch.empty_like(parts.weights_TK)
+        dgate_up_EGD, ddown_EDF = (torch.empty_like(m) for m in (parts.gate_up_EGD, parts.down_EDF))
+        assert hidden_PG.is_contiguous()
+        self.library.backward_experts(
+            x_TD.data_ptr(),
+            hidden_PG.data_ptr(),
+            dout_TD.data_ptr(),
+            parts.visits,
+            parts.experts,
+            dx_TD.data_ptr(),
+            dweights_TK.data_ptr(),
+            dgate_up_EGD.data_ptr(),
+            ddown_EDF.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
+
+    def differentiate_nats(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """Turn bfloat16 logits into the gradients of their nats, in place, and return nats_N."""
+        N, V = logits_NV.shape
+        assert logits_NV.dtype == torch.bfloat16
+        assert logits_NV.is_contiguous()
+        targets_N = _plain(targets_N, torch.int64)
+        assert targets_N.shape == (N,)
+        nats_N = torch.empty(N)
+        self.library.differentiate_nats(
+            logits_NV.data_ptr(),
+            targets_N.data_ptr(),
+            N,
+            V,
+            nats_N.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return nats_N
+
     def sigmoid(self, x: Tensor) -> Tensor:
         """Fill with sigmoids on the caller's thread: they are few."""
         x = _plain(x, torch.float32)
@@ -104,6 +171,35 @@ class NativeKernels:
             weights.num_panels,
             0 if bias_N is None else bias_N.data_ptr(),
         )
+
+
+class _TrainedExperts:
+    """Experts in training as C++ takes them; keeps alive what the addresses point to."""
+
+    def __init__(
+        self, native: ModuleType, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor
+    ) -> None:
+        E, D, F = down_EDF.shape
+        T, K = visits.experts_TK.shape
+        self.shape = T, D
+        self.experts_TK = _plain(visits.experts_TK, torch.int64)
+        self.weights_TK = _plain(visits.weights_TK, torch.float32)
+        self.is_used_TK = _plain(visits.is_used_TK, torch.bool)
+        self.gate_up_EGD = _plain(gate_up_EGD, torch.bfloat16)
+        self.down_EDF = _plain(down_EDF, torch.bfloat16)
+        assert self.weights_TK.shape == self.is_used_TK.shape == (T, K)
+        assert gate_up_EGD.shape == (E, 2 * F, D)
+        assert D % WIDTH_MULTIPLE == 0 == F % WIDTH_MULTIPLE
+        self.visits = native.Visits(
+            self.experts_TK.data_ptr(), self.weights_TK.data_ptr(), self.is_used_TK.data_ptr(), T, K
+        )
+        self.experts = native.TrainedExperts(
+            self.gate_up_EGD.data_ptr(), self.down_EDF.data_ptr(), E, D, F
+        )
+
+    def rows(self, tensor_TD: Tensor) -> Tensor:
+        assert tensor_TD.shape == self.shape
+        return _plain(tensor_TD, torch.bfloat16)
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,6 @@
 """Rotary positions: frequencies, with YaRN's stretch, and the rotation itself.
 
-Plain functions on tensors; knows no layer and no configuration class. Next: latent.py.
+Plain functions on tensors; knows no layer and no configuration class. Next: rowwise.py, latent.py.
 
 Shapes: B sequences, S tokens, H heads, R rotary width, P = R / 2 pairs.
 """
@@ -9,6 +9,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from moestro.ops.rowwise import bfloat16_kernels, rotate_heads
 
 
 def frequencies(dim: int, theta: float) -> Tensor:
@@ -64,6 +66,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
     all first halves before all second halves: queries and keys agree on that, and only their
     products matter.
     """
+    kernels = bfloat16_kernels(x)
+    if kernels is not None and x.dim() - cos.dim() == 1 and x.dim() in (3, 4):
+        # One head, or heads that share their token's angles.
+        x_BSHR = x if x.dim() == 4 else x[:, :, None]
+        cos_SP, sin_SP = (angle.flatten(0, -2) for angle in (cos, sin))
+        return rotate_heads(kernels, x_BSHR, cos_SP, sin_SP, is_interleaved).view_as(x)
     if is_interleaved:
         first, second = x[..., 0::2], x[..., 1::2]
     else:

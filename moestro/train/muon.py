@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are orthogonalized before they are applied (Keller Jordan, 2024).
 
 Scaled as in Moonlight (arXiv 2502.16982), so that AdamW's learning rate and weight decay carry
-over. Stacked experts are orthogonalized one by one in a batch. Next: optimizer.py.
+over. Stacked experts are orthogonalized one by one in a batch, in the dtype of the model's
+arithmetic. Next: optimizer.py.
 
 Shapes: N stacked matrices, R rows, C columns.
 """
@@ -27,12 +28,14 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         num_steps: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "num_steps": num_steps,
+            "dtype": dtype,
         }
         super().__init__(list(parameters), defaults)
 
@@ -50,7 +53,9 @@ class Muon(torch.optim.Optimizer):
                         for parameter, u in zip(parameters, updates, strict=True)
                     ]
                 )
-                steps_NRC = orthogonalize(stacked_NRC, group["num_steps"])
+                # As in the reference: what the iteration wants of its numbers is a rough size.
+                rounded_NRC = stacked_NRC.to(group["dtype"])
+                steps_NRC = orthogonalize(rounded_NRC, group["num_steps"])
                 _apply(parameters, steps_NRC, group["lr"], group["weight_decay"])
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:

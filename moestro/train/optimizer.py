@@ -32,7 +32,8 @@ class Optimizers:
         rate = config.adamw_learning_rate if matrices else config.learning_rate
         self._parts.append((_adamw(others, rate, config), rate))
         if matrices:
-            self._parts.append((_muon(matrices, config), config.learning_rate))
+            muon = _muon(matrices, config, model.compute_dtype)
+            self._parts.append((muon, config.learning_rate))
 
     def apply(self, scale: float) -> float:
         """Clip gradients, update weights at `scale` times the learning rates, return the norm."""
@@ -95,7 +96,9 @@ def _adamw(
     )
 
 
-def _muon(matrices: Mapping[str, nn.Parameter], config: OptimizerConfig) -> Muon:
+def _muon(
+    matrices: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype
+) -> Muon:
     for name, parameter in matrices.items():
         # Gate and up projection are two matrices that share a tensor.
         parameter.num_matrices = 2 if "gate_up_proj" in name else 1  # type: ignore[attr-defined]
@@ -105,4 +108,5 @@ def _muon(matrices: Mapping[str, nn.Parameter], config: OptimizerConfig) -> Muon
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         num_steps=config.newton_schulz_steps,
+        dtype=dtype,
     )

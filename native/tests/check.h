@@ -46,5 +46,6 @@ inline bool same_bits(const float* a, const float* b, int64_t number) {
 void check_products();
 void check_experts();
 void check_stacks();
+void check_training();
 
 }  // namespace moestro::check

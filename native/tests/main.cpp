@@ -1,5 +1,5 @@
 // Checks of the kernels without Python, for builds with sanitizers: `make check-native`.
-// Next: products.cpp, stacks.cpp.
+// Next: products.cpp, stacks.cpp, training.cpp.
 
 #include <cstdio>
 
@@ -10,6 +10,7 @@ int main() {
   check_products();
   check_experts();
   check_stacks();
+  check_training();
   for (const Named& set : instruction_sets()) std::printf("%s ", set.name);
   std::puts("are right");
 }

@@ -12,9 +12,13 @@ from moestro.train.muon import Muon, orthogonalize
 SHAPES = [(12, 12), (8, 30), (30, 8), (1, 5), (64, 20)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_orthogonalized_matrix_has_singular_values_near_one(shape: tuple[int, int]) -> None:
-    values = torch.linalg.svdvals(orthogonalize(random(3, *shape), num_steps=5))
+def test_an_orthogonalized_matrix_has_singular_values_near_one(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    steps_NRC = orthogonalize(random(3, *shape).to(dtype), num_steps=5)
+    values = torch.linalg.svdvals(steps_NRC.float())
     assert float(values.max()) < 1.3
     # The smallest of a square matrix start near zero and are lifted last.
     is_lifted = values > 0.3 if shape[0] == shape[1] else values > 0.6

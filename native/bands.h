@@ -1,0 +1,189 @@
+// Products of bfloat16 matrices as training needs them: forward, and both ways back. Where inference
+// packs a matrix once, here weights change with every step and tokens with every layer, so packing
+// is part of the product. Next: experts_training.h.
+//
+// The inner dimension goes by twos, one word for two bfloat16. A matrix's columns lie in bands of a
+// tile's width (the last may be narrower, in whole panels), word after word within a band: column c
+// of word w is at `band + w * width + c`. Every output is one chain of sums.
+
+#pragma once
+
+#include "numbers.h"
+#include "training.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Rows of a tile: with three panels their sums fill the registers of AVX-512.
+constexpr int64_t TILE_ROWS = 8;
+// What widths must be multiples of, so that panels and pairs of panels are whole.
+constexpr int64_t WIDTH_MULTIPLE = 32;
+
+// How some columns divide into bands.
+template <class Isa>
+struct BandPlan {
+  static constexpr int64_t WIDTH = Isa::BAND_PANELS * PANEL;
+
+  explicit BandPlan(int64_t columns) : num_columns(columns), number(divide_up(columns, WIDTH)) {}
+
+  int64_t first(int64_t b) const { return b * WIDTH; }
+  int64_t width(int64_t b) const { return smaller(WIDTH, num_columns - first(b)); }
+
+  int64_t num_columns, number;
+};
+
+// A matrix in bands; those of so many words begin one behind the other.
+template <class Isa>
+struct Bands {
+  Bands(uint32_t* words, int64_t columns, int64_t number_of_words)
+      : plan(columns), data(words), num_words(number_of_words) {}
+
+  uint32_t* band(int64_t b) const { return data + plan.first(b) * num_words; }
+
+  BandPlan<Isa> plan;
+  uint32_t* data;
+  int64_t num_words;
+};
+
+// Rows of words, and columns of bands, as the left side of a product.
+struct ByRows {
+  const uint32_t* words;
+  int64_t step;
+  const uint32_t* at(int64_t r, int64_t w) const { return words + r * step + w; }
+};
+struct ByColumns {
+  const uint32_t* words;
+  int64_t step;
+  const uint32_t* at(int64_t r, int64_t w) const { return words + r + w * step; }
+};
+
+template <class Isa, int PANELS, class Left, class Emit>
+void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, int64_t num_words,
+                   int64_t num_rows, Emit& emit) {
+  typename Isa::Lanes sums[TILE_ROWS][PANELS];
+#pragma GCC unroll 16
+  for (int r = 0; r < TILE_ROWS; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
+  }
+  for (int64_t w = 0; w < num_words; ++w, band += PANELS * PANEL) {
+    typename Isa::Words right[PANELS];
+#pragma GCC unroll 16
+    for (int p = 0; p < PANELS; ++p) right[p] = Isa::load(band + p * PANEL);
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r) {
+      const auto passing = Isa::fill_word(left.at(first_row + r, w));
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::add_pairs(sums[r][p], right[p], passing);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < TILE_ROWS; ++r) {
+    if (r >= num_rows) break;
+#pragma GCC unroll 16
+    for (int p = 0; p < PANELS; ++p) emit(first_row + r, p * PANEL, sums[r][p]);
+  }
+}
+
+// Multiplies rows by the first words of one band and calls emit(row, column in the band, sixteen
+// outputs). Rows are read in whole tiles: behind the last there must be memory for as many as fill
+// one up.
+template <class Isa, class Left, class Emit>
+void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
+                   int64_t words, Emit emit) {
+  static_assert(Isa::BAND_PANELS <= 3, "one case for each number of panels");
+  const uint32_t* band = right.band(b);
+  const int64_t panels = right.plan.width(b) / PANEL;
+  for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
+    const int64_t rows = smaller(TILE_ROWS, num_rows - first);
+    if (panels == 1) multiply_tile<Isa, 1>(left, first, band, words, rows, emit);
+    if constexpr (Isa::BAND_PANELS >= 2) {
+      if (panels == 2) multiply_tile<Isa, 2>(left, first, band, words, rows, emit);
+    }
+    if constexpr (Isa::BAND_PANELS >= 3) {
+      if (panels == 3) multiply_tile<Isa, 3>(left, first, band, words, rows, emit);
+    }
+  }
+}
+
+// The same for the bands of the first columns, with the column in the whole matrix.
+template <class Isa, class Left, class Emit>
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
+                    int64_t num_columns, int64_t words, Emit emit) {
+  for (int64_t b = 0; b < right.plan.number && right.plan.first(b) < num_columns; ++b) {
+    const int64_t first = right.plan.first(b);
+    multiply_band<Isa>(left, num_rows, right, b, words,
+                       [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
+                         emit(row, first + column, sums);
+                       });
+  }
+}
+
+template <class Isa, class Left, class Emit>
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
+  multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
+}
+
+// left^T right for two matrices in bands of the same words: emit(column of left, of right, sums).
+template <class Isa, class Emit>
+void multiply_transposed(const Bands<Isa>& left, const Bands<Isa>& right, Emit emit) {
+  for (int64_t a = 0; a < left.plan.number; ++a) {
+    const int64_t first = left.plan.first(a), width = left.plan.width(a);
+    multiply_bands<Isa>(ByColumns{left.band(a), width}, width, right,
+                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
+                          emit(first + row, column, sums);
+                        });
+  }
+}
+
+// Fills band b with a matrix whose rows are the product's columns: y = x W^T.
+template <class Isa>
+void pack_transposed(const uint16_t* matrix, const Bands<Isa>& bands, int64_t b) {
+  const int64_t width = bands.plan.width(b), words = bands.num_words;
+  const uint32_t* first = reinterpret_cast<const uint32_t*>(matrix) + bands.plan.first(b) * words;
+  for (int64_t c = 0; c < width; c += PANEL) {
+    const uint32_t* rows[PANEL];
+    for (int64_t r = 0; r < PANEL; ++r) rows[r] = first + (c + r) * words;
+    for (int64_t w = 0; w < words; w += PANEL) {
+      Isa::transpose(rows, w, width, bands.band(b) + w * width + c);
+    }
+  }
+}
+
+// Fills words of band b, from `first_word` on, with rows taken by twos: y = x W, or a factor of a
+// sum over rows.
+template <class Isa>
+void pack_rows(const uint16_t* rows, int64_t num_words, const Bands<Isa>& bands, int64_t b,
+               int64_t first_word) {
+  const int64_t width = bands.plan.width(b), step = bands.plan.num_columns;
+  uint32_t* to = bands.band(b) + first_word * width;
+  for (int64_t w = 0; w < num_words; ++w, to += width) {
+    const uint16_t* even = rows + 2 * w * step + bands.plan.first(b);
+    for (int64_t c = 0; c < width; c += PANEL) {
+      Isa::interleave(even + c, even + step + c, to + c);
+    }
+  }
+}
+
+// Packs all bands of a matrix, either way.
+template <class Isa>
+Bands<Isa> pack_all_transposed(const uint16_t* matrix, int64_t columns, int64_t depth,
+                               uint32_t* to) {
+  const Bands<Isa> bands(to, columns, depth / 2);
+  for (int64_t b = 0; b < bands.plan.number; ++b) pack_transposed<Isa>(matrix, bands, b);
+  return bands;
+}
+
+template <class Isa>
+Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows, uint32_t* to) {
+  const Bands<Isa> bands(to, columns, num_rows / 2);
+  for (int64_t b = 0; b < bands.plan.number; ++b) {
+    pack_rows<Isa>(rows, bands.num_words, bands, b, 0);
+  }
+  return bands;
+}
+
+inline ByRows by_rows(const uint16_t* rows, int64_t width) {
+  return {reinterpret_cast<const uint32_t*>(rows), width / 2};
+}
+
+}  // namespace moestro::MOESTRO_ISA

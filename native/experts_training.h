@@ -1,0 +1,370 @@
+// Experts in training: forward, and the gradients of inputs, weights of visits, and matrices.
+//
+// Pairs of a row and an expert are sorted by expert and taken in blocks, each by one thread from
+// gathering to the experts' outputs, so that a block's numbers stay in a core's cache. Rows are
+// then summed over their slots in order. Matrices' gradients are sums over all pairs of an expert,
+// each one chain: no result depends on threads. Next: attention_training.h.
+
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "bands.h"
+#include "pairs.h"
+#include "training_pairs.h"
+#include "team.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Rows summed over their slots as one task.
+constexpr int64_t SUM_ROWS = 64;
+// Experts that make whole ones fit tasks: fewer would leave threads waiting for the last.
+constexpr int64_t TASKS_PER_THREAD = 8;
+
+// Some matrices of one shape, packed one behind the other.
+template <class Isa>
+struct PackedMatrices {
+  PackedMatrices(Workspace& workspace, int64_t matrices, int64_t columns, int64_t depth)
+      : number(matrices),
+        plan(columns),
+        num_words(depth / 2),
+        data(workspace.take<uint32_t>(matrices * columns * num_words)) {}
+
+  Bands<Isa> matrix(int64_t m) const {
+    return {data + m * plan.num_columns * num_words, plan.num_columns, num_words};
+  }
+  int64_t num_tasks() const { return number * plan.number; }
+  void pack_transposed_task(const uint16_t* from, int64_t task) const {
+    const int64_t m = task / plan.number;
+    pack_transposed<Isa>(from + m * size(), matrix(m), task % plan.number);
+  }
+  void pack_task(const uint16_t* from, int64_t task) const {
+    const int64_t m = task / plan.number;
+    pack_rows<Isa>(from + m * size(), num_words, matrix(m), task % plan.number, 0);
+  }
+
+ private:
+  int64_t size() const { return plan.num_columns * num_words * 2; }
+
+  const int64_t number;
+  const BandPlan<Isa> plan;
+  const int64_t num_words;
+  uint32_t* const data;
+};
+
+// One thread's room for a block of pairs: rows of so many bfloat16 or float32.
+template <class Number>
+struct BlockRows {
+  BlockRows(Workspace& workspace, int64_t row_width, int num_threads)
+      : width(row_width), data(workspace.take<Number>(num_threads * BLOCK_PAIRS * row_width)) {}
+
+  Number* rows(int rank) const { return data + rank * BLOCK_PAIRS * width; }
+
+  const int64_t width;
+  Number* const data;
+};
+
+// Copies a block's rows of `from` to `to`, and a row of zeros where their number is odd.
+inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block,
+                   const uint16_t* from, int64_t width, uint16_t* to) {
+  for (int64_t i = 0; i < block.num_pairs; ++i) {
+    std::memcpy(to + i * width, from + pairs.row(block.first_pair + i) * width, 2 * width);
+  }
+  if (block.num_pairs % 2) std::memset(to + block.num_pairs * width, 0, 2 * width);
+}
+
+// Sums pairs' rows over each row's slots, in order.
+template <class Isa>
+void sum_slots(Team& team, const TrainingPairs& pairs, const uint16_t* from, int64_t width,
+               uint16_t* to) {
+  const int64_t slots = pairs.visits.num_slots, rows = pairs.visits.num_rows;
+  team.each(divide_up(rows, SUM_ROWS), [&](int64_t task) {
+    for (int64_t t = task * SUM_ROWS; t < smaller(rows, (task + 1) * SUM_ROWS); ++t) {
+      for (int64_t c = 0; c < width; c += PANEL) {
+        typename Isa::Lanes sum = Isa::fill(0.0f);
+        for (int64_t k = 0; k < slots; ++k) {
+          const int64_t pair = pairs.place[t * slots + k];
+          if (pair >= 0) sum = Isa::add(sum, Isa::load_bfloat16(from + pair * width + c));
+        }
+        Isa::store_bfloat16(sum, to + t * width + c);
+      }
+    }
+  });
+}
+
+// hidden = (gate, up) of each pair; out = sum over slots of down(weight * silu(gate) * up).
+template <class Isa>
+class ForwardExperts {
+ public:
+  ForwardExperts(const ExpertsForward& given, Workspace& workspace, int num_threads)
+      : pass_(given),
+        width_(given.experts.width),
+        hidden_(given.experts.hidden_width),
+        pairs_(workspace, given.visits, given.experts.num_experts),
+        gate_up_(workspace, given.experts.num_experts, 2 * hidden_, width_),
+        down_(workspace, given.experts.num_experts, width_, hidden_),
+        x_(workspace, width_, num_threads),
+        raw_(workspace, 2 * hidden_, num_threads),
+        active_(workspace, hidden_, num_threads),
+        out_(workspace.take<uint16_t>(pairs_.num_slots() * width_)) {}
+
+  void run(Team& team) {
+    team.each(gate_up_.num_tasks() + down_.num_tasks(), [&](int64_t task) {
+      const int64_t of_gate_up = gate_up_.num_tasks();
+      if (task < of_gate_up) return gate_up_.pack_transposed_task(pass_.experts.gate_up, task);
+      down_.pack_transposed_task(pass_.experts.down, task - of_gate_up);
+    });
+    team.barrier();
+    team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
+    team.barrier();
+    sum_slots<Isa>(team, pairs_, out_, width_, pass_.out);
+    team.barrier();
+  }
+
+ private:
+  using Block = TrainingPairs::Block;
+  using Lanes = typename Isa::Lanes;
+
+  void visit(const Block& block, int rank) {
+    uint16_t* x = x_.rows(rank);
+    gather(pairs_, block, pass_.x, width_, x);
+    float* raw = raw_.rows(rank);
+    multiply_bands<Isa>(by_rows(x, width_), block.num_pairs, gate_up_.matrix(block.expert),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          Isa::store(sums, raw + row * 2 * hidden_ + column);
+                        });
+    uint16_t* active = active_.rows(rank);
+    for (int64_t i = 0; i < block.num_pairs; ++i) {
+      activate(raw + i * 2 * hidden_, block.first_pair + i, active + i * hidden_);
+    }
+    uint16_t* out = out_ + block.first_pair * width_;
+    multiply_bands<Isa>(by_rows(active, hidden_), block.num_pairs, down_.matrix(block.expert),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          Isa::store_bfloat16(sums, out + row * width_ + column);
+                        });
+  }
+
+  void activate(const float* raw, int64_t pair, uint16_t* active) const {
+    uint16_t* kept = pass_.hidden + pair * 2 * hidden_;
+    const Lanes weight = Isa::fill(pairs_.weight(pair));
+    for (int64_t c = 0; c < hidden_; c += PANEL) {
+      const Lanes gate = Isa::load(raw + c), up = Isa::load(raw + hidden_ + c);
+      Isa::store_bfloat16(gate, kept + c);
+      Isa::store_bfloat16(up, kept + hidden_ + c);
+      Isa::store_bfloat16(Isa::multiply(silu<Isa>(gate), Isa::multiply(up, weight)), active + c);
+    }
+  }
+
+  const ExpertsForward& pass_;
+  const int64_t width_, hidden_;
+  const TrainingPairs pairs_;
+  const PackedMatrices<Isa> gate_up_, down_;
+  const BlockRows<uint16_t> x_;
+  const BlockRows<float> raw_;
+  const BlockRows<uint16_t> active_;
+  uint16_t* const out_;
+};
+
+// A factor of the matrices' gradients: rows of all pairs in bands, expert after expert.
+template <class Isa>
+struct PairBands {
+  PairBands(Workspace& workspace, const TrainingPairs& sorted, int64_t num_experts, int64_t columns)
+      : pairs(sorted),
+        num_columns(columns),
+        data(workspace.take<uint32_t>(sorted.first_word[num_experts] * columns)) {}
+
+  Bands<Isa> expert(int64_t e) const {
+    return {data + pairs.first_word[e] * num_columns, num_columns, pairs.num_words(e)};
+  }
+  // Takes a block's rows, with one of zeros behind an odd number.
+  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
+    const Bands<Isa> bands = expert(block.expert);
+    const int64_t first_word = (block.first_pair - pairs.first[block.expert]) / 2;
+    for (int64_t b = 0; b < bands.plan.number; ++b) {
+      pack_rows<Isa>(rows, divide_up(block.num_pairs, 2), bands, b, first_word);
+    }
+  }
+
+  const TrainingPairs& pairs;
+  const int64_t num_columns;
+  uint32_t* const data;
+};
+
+// The gradient of all experts' matrices of one kind: out[e] = left[e]^T right[e].
+template <class Isa>
+struct MatrixGradient {
+  MatrixGradient(const PairBands<Isa>& left_factor, const PairBands<Isa>& right_factor,
+                 uint16_t* gradient)
+      : left(left_factor),
+        right(right_factor),
+        left_plan(left.num_columns),
+        right_plan(right.num_columns),
+        out(gradient) {}
+
+  int64_t tasks_of_one() const { return left_plan.number * right_plan.number; }
+
+  void run(int64_t expert, int64_t part) const {
+    const int64_t a = part / right_plan.number, b = part % right_plan.number;
+    const int64_t columns = right.num_columns, rows = left_plan.width(a);
+    uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
+    to += right_plan.first(b);
+    const Bands<Isa> factors = right.expert(expert);
+    multiply_band<Isa>(ByColumns{left.expert(expert).band(a), rows}, rows, factors, b,
+                       factors.num_words,
+                       [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
+                         Isa::store_bfloat16(sums, to + row * columns + column);
+                       });
+  }
+
+  const PairBands<Isa>&left, &right;
+  const BandPlan<Isa> left_plan, right_plan;
+  uint16_t* const out;
+};
+
+template <class Isa>
+class BackwardExperts {
+ public:
+  BackwardExperts(const ExpertsBackward& given, Workspace& workspace, int num_threads)
+      : pass_(given),
+        number_(given.experts.num_experts),
+        width_(given.experts.width),
+        hidden_(given.experts.hidden_width),
+        pairs_(workspace, given.visits, number_),
+        gate_up_(workspace, number_, width_, 2 * hidden_),
+        down_(workspace, number_, hidden_, width_),
+        x_(workspace, width_, num_threads),
+        dout_(workspace, width_, num_threads),
+        dscaled_(workspace, hidden_, num_threads),
+        active_(workspace, hidden_, num_threads),
+        dhidden_(workspace, 2 * hidden_, num_threads),
+        all_x_(workspace, pairs_, number_, width_),
+        all_dout_(workspace, pairs_, number_, width_),
+        all_active_(workspace, pairs_, number_, hidden_),
+        all_dhidden_(workspace, pairs_, number_, 2 * hidden_),
+        dx_(workspace.take<uint16_t>(pairs_.num_slots() * width_)),
+        dgate_up_(all_dhidden_, all_x_, given.dgate_up),
+        ddown_(all_dout_, all_active_, given.ddown) {}
+
+  void run(Team& team) {
+    team.each(gate_up_.num_tasks() + down_.num_tasks(), [&](int64_t task) {
+      const int64_t of_gate_up = gate_up_.num_tasks();
+      if (task < of_gate_up) return gate_up_.pack_task(pass_.experts.gate_up, task);
+      down_.pack_task(pass_.experts.down, task - of_gate_up);
+    });
+    team.barrier();
+    if (number_ >= TASKS_PER_THREAD * team.size()) {
+      // A thread goes on to the sums while an expert's pairs are in its cache.
+      team.each(number_, [&](int64_t e) {
+        for (int64_t b = pairs_.first_block[e]; b < pairs_.first_block[e + 1]; ++b) {
+          visit(pairs_.blocks[b], team.rank());
+        }
+        for (int64_t i = 0; i < tasks_of_one(); ++i) sum_pairs(e * tasks_of_one() + i);
+      });
+    } else {
+      team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
+      team.barrier();
+      team.each(number_ * tasks_of_one(), [&](int64_t task) { sum_pairs(task); });
+    }
+    team.barrier();
+    sum_slots<Isa>(team, pairs_, dx_, width_, pass_.dx);
+    team.barrier();
+  }
+
+ private:
+  using Block = TrainingPairs::Block;
+  using Lanes = typename Isa::Lanes;
+
+  void visit(const Block& block, int rank) {
+    uint16_t *x = x_.rows(rank), *dout = dout_.rows(rank), *active = active_.rows(rank);
+    uint16_t* dhidden = dhidden_.rows(rank);
+    float* dscaled = dscaled_.rows(rank);
+    gather(pairs_, block, pass_.x, width_, x);
+    gather(pairs_, block, pass_.dout, width_, dout);
+    multiply_bands<Isa>(by_rows(dout, width_), block.num_pairs, down_.matrix(block.expert),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          Isa::store(sums, dscaled + row * hidden_ + column);
+                        });
+    for (int64_t i = 0; i < block.num_pairs; ++i) {
+      go_back(block.first_pair + i, dscaled + i * hidden_, active + i * hidden_,
+              dhidden + i * 2 * hidden_);
+    }
+    if (block.num_pairs % 2) {
+      std::memset(active + block.num_pairs * hidden_, 0, 2 * hidden_);
+      std::memset(dhidden + block.num_pairs * 2 * hidden_, 0, 4 * hidden_);
+    }
+    uint16_t* dx = dx_ + block.first_pair * width_;
+    multiply_bands<Isa>(by_rows(dhidden, 2 * hidden_), block.num_pairs,
+                        gate_up_.matrix(block.expert),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          Isa::store_bfloat16(sums, dx + row * width_ + column);
+                        });
+    all_x_.put(block, x);
+    all_dout_.put(block, dout);
+    all_active_.put(block, active);
+    all_dhidden_.put(block, dhidden);
+  }
+
+  int64_t tasks_of_one() const { return dgate_up_.tasks_of_one() + ddown_.tasks_of_one(); }
+
+  // A part of the gradients of an expert's matrices.
+  void sum_pairs(int64_t task) const {
+    const int64_t expert = task / tasks_of_one(), part = task % tasks_of_one();
+    const int64_t of_gate_up = dgate_up_.tasks_of_one();
+    if (part < of_gate_up) return dgate_up_.run(expert, part);
+    ddown_.run(expert, part - of_gate_up);
+  }
+
+  // From the gradient of a pair's scaled activations to that of its gate and up, and its weight's.
+  void go_back(int64_t pair, const float* dscaled, uint16_t* active, uint16_t* dhidden) const {
+    const uint16_t* kept = pass_.hidden + pair * 2 * hidden_;
+    const Lanes weight = Isa::fill(pairs_.weight(pair)), one = Isa::fill(1.0f);
+    Lanes dweight = Isa::fill(0.0f);
+    for (int64_t c = 0; c < hidden_; c += PANEL) {
+      const Lanes gate = Isa::load_bfloat16(kept + c);
+      const Lanes up = Isa::load_bfloat16(kept + hidden_ + c);
+      const Lanes sigmoid = Isa::divide(one, one_plus_inverse_exponential<Isa>(gate));
+      const Lanes silu = Isa::multiply(gate, sigmoid), both = Isa::multiply(silu, up);
+      const Lanes scaled = Isa::load(dscaled + c), dactive = Isa::multiply(scaled, weight);
+      dweight = Isa::multiply_add(scaled, both, dweight);
+      Isa::store_bfloat16(Isa::multiply(both, weight), active + c);
+      Isa::store_bfloat16(Isa::multiply(dactive, silu), dhidden + hidden_ + c);
+      // d silu(g) / dg = sigmoid(g) (1 + g (1 - sigmoid(g))) = sigmoid + silu - silu sigmoid
+      const Lanes rest = Isa::multiply(silu, Isa::multiply(sigmoid, Isa::fill(-1.0f)));
+      const Lanes slope = Isa::add(Isa::add(sigmoid, silu), rest);
+      Isa::store_bfloat16(Isa::multiply(Isa::multiply(dactive, up), slope), dhidden + c);
+    }
+    pass_.dweights[pairs_.slot[pair]] = Isa::sum(dweight);
+  }
+
+  const ExpertsBackward& pass_;
+  const int64_t number_, width_, hidden_;
+  const TrainingPairs pairs_;
+  const PackedMatrices<Isa> gate_up_, down_;
+  const BlockRows<uint16_t> x_, dout_;
+  const BlockRows<float> dscaled_;
+  const BlockRows<uint16_t> active_, dhidden_;
+  const PairBands<Isa> all_x_, all_dout_, all_active_, all_dhidden_;
+  uint16_t* const dx_;
+  const MatrixGradient<Isa> dgate_up_, ddown_;
+};
+
+template <class Isa>
+void forward_experts(const ExpertsForward& pass, Workspace& workspace, int num_threads) {
+  check_visits(pass.visits, pass.experts.num_experts);
+  workspace.reset();
+  ForwardExperts<Isa> work(pass, workspace, num_threads);
+  run_team(num_threads, [&](Team& team) { work.run(team); });
+}
+
+template <class Isa>
+void backward_experts(const ExpertsBackward& pass, Workspace& workspace, int num_threads) {
+  check_visits(pass.visits, pass.experts.num_experts);
+  workspace.reset();
+  // Slots that are not in use have no gradient.
+  std::fill_n(pass.dweights, pass.visits.num_rows * pass.visits.num_slots, 0.0f);
+  BackwardExperts<Isa> work(pass, workspace, num_threads);
+  run_team(num_threads, [&](Team& team) { work.run(team); });
+}
+
+}  // namespace moestro::MOESTRO_ISA

@@ -1,0 +1,180 @@
+// What training does with each row by itself: norms, rotary positions, and the loss's gradient.
+// Sums over rows go through sums of fixed pieces, in order: no result depends on threads.
+// Next: kernels.h.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "numbers.h"
+#include "team.h"
+#include "training.h"
+#include "workspace.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Rows of a task, and of a piece of a sum over rows.
+constexpr int64_t PIECE_ROWS = 64;
+
+// Calls work(row) for all rows, shared out among threads in pieces.
+template <class Work>
+void each_row(Team& team, int64_t num_rows, Work work) {
+  team.each(divide_up(num_rows, PIECE_ROWS), [&](int64_t piece) {
+    const int64_t last = smaller(num_rows, (piece + 1) * PIECE_ROWS);
+    for (int64_t t = piece * PIECE_ROWS; t < last; ++t) work(t, piece);
+  });
+  team.barrier();
+}
+
+// 1 / sqrt(mean(x^2) + epsilon).
+template <class Isa>
+float inverse_size(const NormRows& norm, const uint16_t* x) {
+  typename Isa::Lanes squares = Isa::fill(0.0f);
+  for (int64_t c = 0; c < norm.width; c += PANEL) {
+    const auto a = Isa::load_bfloat16(x + c);
+    squares = Isa::multiply_add(a, a, squares);
+  }
+  const float mean = Isa::sum(squares) / static_cast<float>(norm.width);
+  return 1.0f / std::sqrt(mean + norm.epsilon);
+}
+
+template <class Isa>
+void forward_norm(const NormRows& norm, uint16_t* y, Workspace&, int num_threads) {
+  run_team(num_threads, [&](Team& team) {
+    each_row(team, norm.num_rows, [&](int64_t t, int64_t) {
+      const uint16_t* x = norm.x + t * norm.step;
+      const auto inverse = Isa::fill(inverse_size<Isa>(norm, x));
+      for (int64_t c = 0; c < norm.width; c += PANEL) {
+        const auto scaled = Isa::multiply(Isa::load_bfloat16(x + c), inverse);
+        Isa::store_bfloat16(Isa::multiply(scaled, Isa::load(norm.weight + c)),
+                            y + t * norm.width + c);
+      }
+    });
+  });
+}
+
+// With n = x r: dx = r (w dy - n mean(w dy n)), and dw is the sum of dy n over rows.
+template <class Isa>
+void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, float* dweight,
+                   Workspace& workspace, int num_threads) {
+  workspace.reset();
+  const int64_t width = norm.width, pieces = divide_up(norm.num_rows, PIECE_ROWS);
+  float* sums = workspace.take<float>(pieces * width);
+  std::fill_n(sums, pieces * width, 0.0f);
+  run_team(num_threads, [&](Team& team) {
+    each_row(team, norm.num_rows, [&](int64_t t, int64_t piece) {
+      const uint16_t *x = norm.x + t * norm.step, *g = dy + t * width;
+      const float inverse = inverse_size<Isa>(norm, x);
+      const auto scale = Isa::fill(inverse);
+      float* sum = sums + piece * width;
+      typename Isa::Lanes total = Isa::fill(0.0f);
+      for (int64_t c = 0; c < width; c += PANEL) {
+        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
+        const auto change = Isa::multiply(Isa::load_bfloat16(g + c), normed);
+        total = Isa::multiply_add(change, Isa::load(norm.weight + c), total);
+        Isa::store(Isa::add(Isa::load(sum + c), change), sum + c);
+      }
+      const auto mean = Isa::fill(-Isa::sum(total) / static_cast<float>(width));
+      for (int64_t c = 0; c < width; c += PANEL) {
+        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
+        const auto weighed =
+            Isa::multiply(Isa::load_bfloat16(g + c), Isa::load(norm.weight + c));
+        const auto change = Isa::multiply_add(normed, mean, weighed);
+        Isa::store_bfloat16(Isa::multiply(change, scale), dx + t * width + c);
+      }
+    });
+  });
+  std::fill_n(dweight, width, 0.0f);
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    for (int64_t c = 0; c < width; ++c) dweight[c] += sums[piece * width + c];
+  }
+}
+
+inline float from_bfloat16(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
+}
+
+// Rotates pairs; the way back, from halves to pairs as they were, is the inverse rotation.
+template <class Isa>
+void rotate(const Rotation& rotation, Workspace&, int num_threads) {
+  const int64_t pairs = rotation.num_pairs, heads = rotation.num_heads;
+  const int64_t step = rotation.is_interleaved ? 2 : 1;
+  const int64_t other = rotation.is_interleaved ? 1 : pairs;
+  run_team(num_threads, [&](Team& team) {
+    each_row(team, rotation.num_rows, [&](int64_t t, int64_t) {
+      const float* cosines = rotation.cosines + t % rotation.length * pairs;
+      const float* sines = rotation.sines + t % rotation.length * pairs;
+      for (int64_t h = 0; h < heads; ++h) {
+        const uint16_t* x = rotation.x.data + t * rotation.x.row_step + h * rotation.x.head_step;
+        uint16_t* y = rotation.y + (t * heads + h) * 2 * pairs;
+        for (int64_t p = 0; p < pairs; p += PANEL) {
+          float first[PANEL] = {}, second[PANEL] = {};
+          uint16_t first_out[PANEL], second_out[PANEL];
+          const int64_t count = smaller(PANEL, pairs - p);
+          for (int64_t i = 0; i < count; ++i) {
+            const int64_t place = rotation.is_inverse ? p + i : (p + i) * step;
+            const float a = from_bfloat16(x[place]);
+            const float b = from_bfloat16(x[place + (rotation.is_inverse ? pairs : other)]);
+            const float sine = rotation.is_inverse ? -sines[p + i] : sines[p + i];
+            first[i] = a * cosines[p + i] - b * sine;
+            second[i] = b * cosines[p + i] + a * sine;
+          }
+          Isa::store_bfloat16(Isa::load(first), first_out);
+          Isa::store_bfloat16(Isa::load(second), second_out);
+          for (int64_t i = 0; i < count; ++i) {
+            const int64_t place = rotation.is_inverse ? (p + i) * step : p + i;
+            y[place] = first_out[i];
+            y[place + (rotation.is_inverse ? other : pairs)] = second_out[i];
+          }
+        }
+      }
+    });
+  });
+}
+
+// Turns logits into the gradients of their nats, in place.
+template <class Isa>
+void differentiate_nats(const LossRows& rows, Workspace& workspace, int num_threads) {
+  const int64_t width = rows.vocabulary;
+  for (int64_t t = 0; t < rows.num_rows; ++t) {
+    if (rows.targets[t] < 0 || rows.targets[t] >= width) throw std::out_of_range("no such token");
+  }
+  workspace.reset();
+  float* buffers = workspace.take<float>(num_threads * width);
+  run_team(num_threads, [&](Team& team) {
+    float* shares = buffers + team.rank() * width;
+    each_row(team, rows.num_rows, [&](int64_t t, int64_t) {
+      uint16_t* logits = rows.logits + t * width;
+      const int64_t target = rows.targets[t];
+      const float goal = from_bfloat16(logits[target]);
+      auto most = Isa::load_bfloat16(logits);
+      for (int64_t c = PANEL; c < width; c += PANEL) {
+        most = Isa::larger(most, Isa::load_bfloat16(logits + c));
+      }
+      const float largest = Isa::largest(most);
+      auto total = Isa::fill(0.0f);
+      for (int64_t c = 0; c < width; c += PANEL) {
+        const auto below = Isa::add(Isa::load_bfloat16(logits + c), Isa::fill(-largest));
+        const auto share = exponential<Isa>(below);
+        total = Isa::add(total, share);
+        Isa::store(share, shares + c);
+      }
+      const float sum = Isa::sum(total);
+      rows.nats[t] = std::log(sum) + largest - goal;
+      // The gradient is the share, less 1 for the target.
+      shares[target] -= sum;
+      const auto inverse = Isa::fill(1.0f / sum);
+      for (int64_t c = 0; c < width; c += PANEL) {
+        Isa::store_bfloat16(Isa::multiply(Isa::load(shares + c), inverse), logits + c);
+      }
+    });
+  });
+}
+
+}  // namespace moestro::MOESTRO_ISA

@@ -1,0 +1,132 @@
+// What the kernels of training take and give: bfloat16 as torch has it, sums in float32.
+// Next: bands.h, then experts_training.h, attention_training.h and rows_training.h.
+//
+// Every number is summed by one thread in one order, whatever the number of threads.
+
+#pragma once
+
+#include "kernels.h"
+
+namespace moestro {
+
+// Experts in training, as optimizers have them: bfloat16, (experts, 2 * hidden_width, width) with the
+// gate's rows first, and (experts, width, hidden_width).
+struct TrainedExperts {
+  const uint16_t* gate_up;
+  const uint16_t* down;
+  int64_t num_experts;
+  int64_t width;
+  int64_t hidden_width;
+};
+
+// The same sum, in bfloat16. `hidden` has room for gate and up of each slot in use; what is in it
+// is the backward pass's matter.
+struct ExpertsForward {
+  const uint16_t* x;
+  Visits visits;
+  TrainedExperts experts;
+  uint16_t* hidden;
+  uint16_t* out;
+};
+
+// Gradients of all that the sum depends on, from that of `out`.
+struct ExpertsBackward {
+  const uint16_t* x;
+  const uint16_t* hidden;
+  const uint16_t* dout;
+  Visits visits;
+  TrainedExperts experts;
+  uint16_t* dx;
+  float* dweights;
+  uint16_t* dgate_up;
+  uint16_t* ddown;
+};
+
+// Causal attention in training: sequences of one length, heads, and the widths of their parts.
+struct AttentionShape {
+  int64_t num_sequences;
+  int64_t length;
+  int64_t num_heads;
+  int64_t nope;
+  int64_t rotary;
+  int64_t value;
+  float scale;
+
+  int64_t query_width() const { return nope + rotary; }
+  int64_t num_tasks() const { return num_sequences * num_heads; }
+};
+
+// Rows of heads, read or written, within larger rows: one larger row for each token.
+struct HeadRows {
+  uint16_t* data;
+  int64_t row_step;
+  int64_t head_step;
+};
+
+// Queries and keys in two parts, the second with their position; keys share it among heads.
+struct AttentionParts {
+  HeadRows query_nope, query_rope, key_nope, key_rope, value;
+};
+
+struct AttentionForward {
+  AttentionShape shape;
+  AttentionParts inputs;
+  HeadRows out;
+  // Of each sequence's heads' queries: the logarithm of what its weights were divided by.
+  float* log_totals;
+};
+
+struct AttentionBackward {
+  AttentionShape shape;
+  AttentionParts inputs;
+  HeadRows out, dout;
+  const float* log_totals;
+  AttentionParts gradients;
+  // Each head's gradient of the keys' shared part: (sequences, heads, tokens, rotary).
+  float* dkey_ropes;
+};
+
+// Rows in training that are normalized, `step` numbers apart.
+struct NormRows {
+  const uint16_t* x;
+  int64_t step;
+  int64_t num_rows;
+  int64_t width;
+  const float* weight;
+  float epsilon;
+};
+
+// Heads' rows of sequences of one length, rotated by their position: pairs that are neighbors or half
+// a width apart become first and second halves, side by side in `y`. The inverse undoes it.
+struct Rotation {
+  HeadRows x;
+  int64_t num_rows;
+  int64_t length;
+  int64_t num_heads;
+  int64_t num_pairs;
+  const float* cosines;
+  const float* sines;
+  bool is_interleaved;
+  bool is_inverse;
+  uint16_t* y;
+};
+
+// Rows and a gate's float32 weights (experts, width): logits are (rows, experts).
+struct GateRows {
+  const uint16_t* x;
+  int64_t num_rows;
+  int64_t width;
+  const float* weight;
+  int64_t num_experts;
+};
+
+// Logits that become gradients, and the nats of each row's target.
+struct LossRows {
+  uint16_t* logits;
+  const int64_t* targets;
+  int64_t num_rows;
+  int64_t vocabulary;
+  float* nats;
+};
+
+}  // namespace moestro

@@ -1,0 +1,158 @@
+"""Native norms, rotations and losses equal torch's, values and gradients, whatever the threads.
+
+Shapes: B sequences, S tokens, H heads, D width, N rows, V vocabulary, R rotary width, P = R / 2.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moestro.ops import choose, rope, rowwise
+from moestro.ops.cross_entropy import linear_cross_entropy
+from moestro.ops.kernels import TorchKernels
+from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.rowwise import rms_norm
+from moestro.ops.scoring import gate_logits, take_largest
+
+NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
+# Results are rounded to bfloat16, to 1 in 512; gradients are made of such.
+CLOSE = 0.01
+
+
+@pytest.fixture(params=NATIVE.instruction_sets())
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NativeKernels:
+    chosen = choose.Chosen(NativeKernels(request.param, load_native()), "a test asks for it")
+    monkeypatch.setattr(rowwise, "chosen_kernels", lambda: chosen)
+    assert isinstance(chosen.kernels, NativeKernels)
+    return chosen.kernels
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def run(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """Return a function's value and the gradients of its inputs."""
+    leaves = [each.detach().clone().requires_grad_() for each in inputs]
+    out = function(*leaves)
+    out.backward(draw(*out.shape, seed=9).to(out.dtype))
+    return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours.double() - theirs).norm() / theirs.norm()) < CLOSE
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (3, 50, 96), (130, 48)])
+def test_norms_equal_torchs(kernels: NativeKernels, shape: tuple[int, ...]) -> None:
+    x, weight_D = draw(*shape), draw(shape[-1], seed=1).float()
+    expected = run(lambda x, w: F.rms_norm(x, w.shape, w, 1e-6), x.double(), weight_D.double())
+    assert_close(run(lambda x, w: rms_norm(x, w, 1e-6), x, weight_D), expected)
+
+
+def test_a_norm_of_a_part_reads_it_where_it_lies(kernels: NativeKernels) -> None:
+    x, weight_D = draw(2, 30, 64), draw(48, seed=1).float()
+    found = run(lambda x: rms_norm(x.split([48, 16], dim=-1)[0], weight_D, 1e-6), x)
+    expected = run(lambda x: F.rms_norm(x[..., :48], (48,), weight_D.double(), 1e-6), x.double())
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("is_interleaved", [True, False])
+@pytest.mark.parametrize("num_pairs", [8, 16, 24])
+def test_rotations_equal_torchs(
+    kernels: NativeKernels, is_interleaved: bool, num_pairs: int
+) -> None:
+    S, P = 70, num_pairs
+    cos_SP, sin_SP = rope.angles(torch.arange(S), rope.frequencies(2 * P, 10_000.0), 1.2)
+
+    def heads(x_BSHR: Tensor) -> Tensor:
+        return rope.rotate(x_BSHR, cos_SP[:, None], sin_SP[:, None], is_interleaved)
+
+    def shared(x_BSR: Tensor) -> Tensor:
+        return rope.rotate(x_BSR, cos_SP, sin_SP, is_interleaved)
+
+    x_BSHR = draw(2, S, 3, 2 * P)
+    # float64 goes through torch.
+    assert_close(run(heads, x_BSHR), run(heads, x_BSHR.double()))
+    assert_close(run(shared, x_BSHR[:, :, 0]), run(shared, x_BSHR[:, :, 0].double()))
+
+
+def test_losses_equal_torchs(kernels: NativeKernels) -> None:
+    N, D, V = 70, 32, 144
+    x_ND, head_VD = draw(N, D), draw(V, D, seed=1)
+    targets_N = torch.randint(V, (N,), generator=torch.Generator().manual_seed(2))
+    weights_N = torch.full((N,), 1 / N)
+
+    def exact(x_ND: Tensor, head_VD: Tensor) -> Tensor:
+        return F.cross_entropy(x_ND @ head_VD.T, targets_N)
+
+    def ours(x_ND: Tensor, head_VD: Tensor) -> Tensor:
+        return linear_cross_entropy(x_ND, head_VD, targets_N, weights_N)[0]
+
+    assert_close(run(ours, x_ND, head_VD), run(exact, x_ND.double(), head_VD.double()))
+
+
+def test_a_token_that_is_not_in_the_vocabulary_is_refused(kernels: NativeKernels) -> None:
+    with pytest.raises(IndexError, match="no such token"):
+        kernels.differentiate_nats(draw(2, 32), torch.tensor([1, 32]))
+
+
+def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
+    x, weight_D, before, found = (
+        draw(200, 96),
+        draw(96, seed=1).float(),
+        torch.get_num_threads(),
+        [],
+    )
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(run(lambda x, w: rms_norm(x, w, 1e-6), x, weight_D))
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+def test_without_native_kernels_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight_D = draw(5, 96), draw(96, seed=1).float()
+    native = rms_norm(x, weight_D, 1e-6)
+    monkeypatch.setattr(
+        rowwise, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
+    )
+    torch.testing.assert_close(rms_norm(x, weight_D, 1e-6), native, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 3), (70, 96, 16), (5, 48, 20)])
+def test_a_gates_logits_equal_torchs(kernels: NativeKernels, shape: tuple[int, int, int]) -> None:
+    N, D, E = shape
+    x_ND, weight_ED = draw(N, D), draw(E, D, seed=1).float()
+    # float64 goes through torch.
+    assert_close(
+        run(gate_logits, x_ND, weight_ED),
+        run(lambda x, w: x @ w.T, x_ND.double(), weight_ED.double()),
+    )
+
+
+@pytest.mark.parametrize(("num_experts", "num_slots"), [(1, 1), (16, 4), (7, 7), (64, 8)])
+def test_the_largest_are_those_of_a_sort(
+    kernels: NativeKernels, num_experts: int, num_slots: int
+) -> None:
+    # Rounded, so that many are equal: the lower column comes first.
+    scores = draw(200, num_experts).float().round()
+    ranked, columns = take_largest(scores, num_slots)
+    expected = scores.sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(ranked, expected.values[:, :num_slots])
+    assert torch.equal(columns, expected.indices[:, :num_slots])
+
+
+def test_what_is_no_number_is_chosen_last_and_only_once(kernels: NativeKernels) -> None:
+    nan = float("nan")
+    scores = torch.tensor([[nan, 1.0, nan, 3.0]])
+    assert take_largest(scores, 3)[1].tolist() == [[3, 1, 0]]
+    assert take_largest(scores, 4)[1].tolist() == [[3, 1, 0, 2]]

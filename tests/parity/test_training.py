@@ -1,0 +1,158 @@
+"""The native passes of training equal their twins, values and gradients, whatever the threads.
+
+Shapes: T tokens, K slots per token, E experts, D width, F expert width, G = 2F.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from moestro.ops.grouped import apply_experts_one_by_one, sort_pairs
+from moestro.ops.kernels import Visits
+from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.training import feed_forward, native_kernels, visit_natively
+
+NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
+# Tokens around a block of 64 pairs, widths of one band and of several; T, K, E, D, F.
+EXPERTS = [(1, 1, 1, 64, 32), (37, 3, 5, 96, 64), (130, 2, 3, 32, 160), (200, 1, 1, 128, 96)]
+# Inputs, hidden activations and results are rounded to bfloat16 on the way, each to 1 in 512.
+CLOSE = 0.01
+
+
+@pytest.fixture(params=NATIVE.instruction_sets())
+def kernels(request: pytest.FixtureRequest) -> NativeKernels:
+    return NativeKernels(request.param, load_native())
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def draw(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Return the root mean square of the difference, in that of what is expected."""
+    return float((found.detach().double() - expected).norm() / expected.norm())
+
+
+def visits(T: int, K: int, E: int, used: float = 0.7) -> Visits:
+    generator = torch.Generator().manual_seed(3)
+    experts_TK = torch.rand(T, E, generator=generator).topk(K).indices
+    is_used_TK = torch.rand(T, K, generator=generator) <= used
+    weights_TK = torch.rand(T, K, generator=generator) * is_used_TK
+    return Visits(experts_TK, weights_TK, is_used_TK)
+
+
+def leaves(T: int, E: int, D: int, F: int) -> list[Tensor]:
+    drawn = (
+        draw(T, D, seed=0),
+        draw(E, 2 * F, D, seed=1, scale=D**-0.5),
+        draw(E, D, F, seed=2, scale=F**-0.5),
+    )
+    return [each.bfloat16().requires_grad_() for each in drawn]
+
+
+def run(kernels: NativeKernels, chosen: Visits, given: list[Tensor]) -> list[Tensor]:
+    """Return the output and the gradients of the inputs, the weights and both matrices."""
+    x_TD, gate_up_EGD, down_EDF = (each.detach().clone().requires_grad_() for each in given)
+    weights_TK = chosen.weights_TK.clone().requires_grad_()
+    weighted = Visits(chosen.experts_TK, weights_TK, chosen.is_used_TK)
+    out_TD = visit_natively(kernels, x_TD, weighted, gate_up_EGD, down_EDF)
+    out_TD.backward(draw(*out_TD.shape, seed=5).bfloat16())
+    gradients = [each.grad for each in (x_TD, weights_TK, gate_up_EGD, down_EDF)]
+    return [out_TD.detach(), *(each for each in gradients if each is not None)]
+
+
+def run_exactly(chosen: Visits, given: list[Tensor]) -> list[Tensor]:
+    x_TD, gate_up_EGD, down_EDF = (each.detach().double().requires_grad_() for each in given)
+    weights_TK = chosen.weights_TK.double().requires_grad_()
+    pairs = sort_pairs(chosen.experts_TK, chosen.is_used_TK, len(down_EDF))
+    scaled_TK = weights_TK * chosen.is_used_TK
+    out_TD = apply_experts_one_by_one(x_TD, scaled_TK, pairs, gate_up_EGD, down_EDF)
+    out_TD.backward(draw(*out_TD.shape, seed=5).bfloat16().double())
+    gradients = [each.grad for each in (x_TD, weights_TK, gate_up_EGD, down_EDF)]
+    return [out_TD.detach(), *(each for each in gradients if each is not None)]
+
+
+@pytest.mark.parametrize("shape", EXPERTS)
+def test_experts_equal_their_twin_in_values_and_gradients(
+    kernels: NativeKernels, shape: tuple[int, int, int, int, int]
+) -> None:
+    T, K, E, D, F = shape
+    chosen = visits(T, K, E, used=1.0 if T == 1 else 0.7)
+    given = leaves(T, E, D, F)
+    for found, expected in zip(
+        run(kernels, chosen, given), run_exactly(chosen, given), strict=True
+    ):
+        assert distance(found, expected) < CLOSE
+
+
+def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
+    T, K, E, D, F = 210, 3, 5, 96, 64
+    chosen, given = visits(T, K, E), leaves(T, E, D, F)
+    with threads(1):
+        alone = run(kernels, chosen, given)
+    for number in (2, 3):
+        with threads(number):
+            together = run(kernels, chosen, given)
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_a_token_gets_the_same_bits_whatever_its_neighbors_choose(kernels: NativeKernels) -> None:
+    T, K, E, D, F = 100, 3, 5, 96, 64
+    chosen, given = visits(T, K, E), leaves(T, E, D, F)
+    whole = run(kernels, chosen, given)
+    part = Visits(chosen.experts_TK[-7:], chosen.weights_TK[-7:], chosen.is_used_TK[-7:])
+    alone = run(kernels, part, [given[0][-7:], *given[1:]])
+    assert torch.equal(alone[0], whole[0][-7:])
+
+
+def test_what_nobody_visits_has_no_gradient(kernels: NativeKernels) -> None:
+    experts_TK = torch.tensor([[0, 2], [2, 0], [0, 2]])
+    is_used_TK = torch.tensor([[True, False], [True, True], [True, False]])
+    chosen = Visits(experts_TK, torch.ones(3, 2) * is_used_TK, is_used_TK)
+    _, _, dweights_TK, dgate_up_EGD, ddown_EDF = run(kernels, chosen, leaves(3, 4, 32, 32))
+    assert not dweights_TK[~is_used_TK].any()
+    assert bool(dweights_TK[is_used_TK].all())
+    for gradient in (dgate_up_EGD, ddown_EDF):
+        assert [bool(gradient[e].any()) for e in range(4)] == [True, False, True, False]
+
+
+def test_no_tokens_give_no_rows_and_gradients_of_zero(kernels: NativeKernels) -> None:
+    out_TD, dx_TD, _, dgate_up_EGD, ddown_EDF = run(kernels, visits(0, 2, 3), leaves(0, 3, 32, 64))
+    assert out_TD.shape == dx_TD.shape == (0, 32)
+    assert not dgate_up_EGD.any()
+    assert not ddown_EDF.any()
+
+
+def test_an_expert_that_is_not_there_is_refused(kernels: NativeKernels) -> None:
+    chosen = Visits(torch.tensor([[3]]), torch.ones(1, 1), torch.ones(1, 1).bool())
+    with pytest.raises(IndexError, match="no such expert"):
+        run(kernels, chosen, leaves(1, 3, 32, 32))
+
+
+def test_a_dense_layer_is_an_expert_that_all_visit() -> None:
+    x_TD, gate_up_1GD, down_1DF = leaves(70, 1, 64, 96)
+    found = feed_forward(x_TD, gate_up_1GD[0], down_1DF[0])
+    x, gate_up, down = (each.detach().double() for each in (x_TD, gate_up_1GD[0], down_1DF[0]))
+    expected = feed_forward(x, gate_up, down)
+    assert distance(found, expected) < CLOSE
+
+
+def test_only_what_the_kernels_take_goes_to_them() -> None:
+    fitting = torch.empty(3, 64, 32)
+    assert native_kernels(torch.empty(2, 64, dtype=torch.bfloat16), fitting) is not None
+    assert native_kernels(torch.empty(2, 64), fitting) is None
+    odd = torch.empty(3, 64, 48)
+    assert native_kernels(torch.empty(2, 64, dtype=torch.bfloat16), odd) is None
