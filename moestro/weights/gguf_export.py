@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moestro.model.config import ModelConfig
 from moestro.ops import gguf_blocks
-from moestro.ops.quantize import GROUP, Kind, Quantized
+from moestro.ops.quantize import GROUP, Kind
 from moestro.weights.gguf_config import ARCHITECTURE, check_expressible, write_config
 from moestro.weights.gguf_names import find_spot
 from moestro.weights.gguf_query import as_llama_reads
@@ -143,8 +143,10 @@ def _encode(reader: Reader, piece: Piece, kind: Type) -> Tensor:
     config = reader.config
     if kind in codes:
         whole = reader.read_codes(piece, codes[kind])
-        parts = (_pair_neighbors(config, piece, part) for part in (whole.codes, whole.scales))
-        return gguf_blocks.join_codes(Quantized(*parts, whole.depth, whole.kind))
+        ordered = [_pair_neighbors(config, piece, part) for part in (whole.codes, whole.scales)]
+        return gguf_blocks.join_codes(
+            dataclasses.replace(whole, codes=ordered[0], scales=ordered[1])
+        )
     dtypes = {each: own for own, each in _FLOATS.items()}
     value = _pair_neighbors(config, piece, reader.read(piece))
     return value.to(dtypes[kind]).contiguous().view(torch.uint8)
