@@ -19,7 +19,8 @@ class Absent(Exception):
 class PeerSpec:
     """How a peer is started: which Python runs which script on which model.
 
-    `memory` is roughly what it will take, in bytes. `kind` is the format of its weights.
+    `memory` is roughly what it will take, in bytes. `preloaded` is a library that its makers
+    recommend to load before all others; it need not be there.
     """
 
     name: str
@@ -27,7 +28,7 @@ class PeerSpec:
     python: Path
     model: Path
     memory: int
-    is_ours: bool = False
+    preloaded: Path | None = None
 
 
 @dataclass
@@ -46,6 +47,8 @@ class PeerProcess:
             raise Absent(f"{self.spec.python} is not there: its installation failed")
         # Where its libraries lie must not depend on whose environment this process runs in.
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if self.spec.preloaded is not None and self.spec.preloaded.exists():
+            kept["LD_PRELOAD"] = str(self.spec.preloaded)
         begin = time.perf_counter()
         with self.log.open("w") as log:
             self._process = subprocess.Popen(

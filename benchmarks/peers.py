@@ -168,7 +168,16 @@ def make_gguf(preset: str, folder: Path, name: str, python: Path) -> Path:
 def spec(name: str, script: str, python: Path, model: Path) -> PeerSpec:
     """Describe a peer; it takes a quarter more memory than its file, and a little beside it."""
     memory = int(1.25 * size_of(model)) + 500_000_000
-    return PeerSpec(name=name, script=script, python=python, model=model, memory=memory)
+    # vLLM's own OpenMP, which comes with it and which it warns of when it is missing.
+    preloaded = python.absolute().parents[1] / "lib" / "libiomp5.so"
+    return PeerSpec(
+        name=name,
+        script=script,
+        python=python,
+        model=model,
+        memory=memory,
+        preloaded=preloaded if script == "vllm_cpu.py" else None,
+    )
 
 
 def size_of(model: Path) -> int:

@@ -1,26 +1,22 @@
 // Latent attention over pages, absorbed: queries carried to the latent space meet cached latents
 // (arXiv 2412.19437, eq. 1-11), with a running softmax (FlashAttention, arXiv 2205.14135).
 //
-// A task packs the keys of a span like weights, so that scores and mixtures are the same products
-// as everything else. Next: memory.h, run.h.
+// A task's queries lie side by side in lanes, from their scores to their weights. Next: memory.h,
+// run.h.
 
 #pragma once
 
 #include "multiply.h"
 #include "plan.h"
+#include "span.h"
 
 namespace moestro::MOESTRO_ISA {
 
-// Keys whose scores are held at once.
-constexpr int64_t SPAN = 64;
 // Below any score, and still a number.
 constexpr float NOTHING = -1e30f;
-
-// The running softmax of one query over some keys; its mixture is not divided by `sum` yet.
-struct Part {
-  float most;
-  float sum;
-};
+// Panels of a task's queries.
+constexpr int64_t QUERY_PANELS = TASK_QUERIES / PANEL;
+static_assert(TASK_QUERIES % PANEL == 0 && QUERY_PANELS == 3, "one case for each number of panels");
 
 template <class Isa>
 float exponential_of(float x) {
@@ -48,34 +44,6 @@ void merge(Part& total, float* mixture, const Part& part, const float* added, in
   blend<Isa>(mixture, old, added, fresh, width);
 }
 
-// One thread's memory for a task.
-struct Span {
-  Span(Workspace& workspace, Format format, int64_t cache_width, int64_t width)
-      : keys{nullptr, format, 1, SPAN, cache_width, SPAN / PANEL},
-        values{nullptr, format, 1, width, SPAN, width / PANEL},
-        key_words(workspace.take<uint32_t>(keys.stride() * keys.num_panels / STRIP / 4)),
-        value_words(workspace.take<uint32_t>(values.stride() * values.num_panels / STRIP / 4)),
-        queries(InputMemory(workspace, cache_width, TASK_QUERIES), keys),
-        weights(InputMemory(workspace, SPAN, TASK_QUERIES), values),
-        scores(workspace.take<float>(TASK_QUERIES * SPAN)),
-        parts(workspace.take<Part>(TASK_QUERIES)),
-        mixtures(workspace.take<float>(TASK_QUERIES * width)),
-        no_key(workspace.take<uint32_t>(cache_width + PANEL)) {
-    keys.data = reinterpret_cast<const char*>(key_words);
-    values.data = reinterpret_cast<const char*>(value_words);
-    std::memset(no_key, 0, sizeof(uint32_t) * (cache_width + PANEL));
-  }
-
-  Matrices keys, values;
-  uint32_t* key_words;
-  uint32_t* value_words;
-  Inputs queries, weights;
-  float* scores;
-  Part* parts;
-  float* mixtures;
-  uint32_t* no_key;
-};
-
 // One layer's latents, and the rows that attend to them.
 struct Cached {
   char* slots;
@@ -100,15 +68,14 @@ class Attention {
         width_(mixture_width), parts_(parts), mixtures_(mixtures) {}
 
   void run(const AttentionTask& task, Span& span) const {
-    const Blocks blocks(task.num_queries);
-    put_queries(task, blocks, span);
+    put_queries(task, span);
     const int64_t index = plan_.num_parts(task.sequence) == 1 ? 0 : task.first_chunk;
     const int64_t place = plan_.part(task.sequence, index, task.first_query);
     Part* totals = parts_ + place;
     float* mixtures = mixtures_ + place * width_;
-    take_chunk(task, task.first_chunk, blocks, span, totals, mixtures);
+    take_chunk(task, task.first_chunk, span, totals, mixtures);
     for (int64_t chunk = task.first_chunk + 1; chunk < task.last_chunk; ++chunk) {
-      take_chunk(task, chunk, blocks, span, span.parts, span.mixtures);
+      take_chunk(task, chunk, span, span.parts, span.mixtures);
       for (int64_t q = 0; q < task.num_queries; ++q) {
         merge<Isa>(totals[q], mixtures + q * width_, span.parts[q], span.mixtures + q * width_,
                    width_);
@@ -131,160 +98,163 @@ class Attention {
   }
 
  private:
-  static constexpr int64_t STEP = STRIP * PANEL;
+  static int64_t num_panels(const AttentionTask& task) {
+    return divide_up(task.num_queries, PANEL);
+  }
 
-  void put_queries(const AttentionTask& task, const Blocks& blocks, Span& span) const {
+  void put_queries(const AttentionTask& task, Span& span) const {
     const int64_t first_row = step_.sequences[task.sequence].first_row;
     const float* from = queries_ + (first_row * shape_.num_heads + task.first_query) * cached_.width;
+    const int64_t lanes = num_panels(task) * PANEL;
+    if (lanes > task.num_queries) {
+      std::memset(span.queries, 0,
+                  sizeof(uint32_t) * lanes * num_words(cached_.format, cached_.width));
+    }
     for (int64_t q = 0; q < task.num_queries; ++q) {
-      const int64_t b = q / blocks.size;
-      put_row<Isa>(from + q * cached_.width, cached_.format, cached_.width, q % blocks.size,
-                   span.queries.block(blocks.first(b), blocks.rows(b)));
+      put_row<Isa>(from + q * cached_.width, cached_.format, cached_.width, q,
+                   {span.queries, nullptr, nullptr, lanes});
     }
   }
 
-  void take_chunk(const AttentionTask& task, int64_t chunk, const Blocks& blocks, Span& span,
-                  Part* parts, float* mixtures) const {
+  void take_chunk(const AttentionTask& task, int64_t chunk, Span& span, Part* parts,
+                  float* mixtures) const {
     const int64_t last_query = task.first_query + task.num_queries - 1;
-    const int64_t end =
-        smaller((chunk + 1) * CHUNK, plan_.num_keys(task.sequence, last_query));
-    for (int64_t q = 0; q < task.num_queries; ++q) parts[q] = {NOTHING, 0.0f};
+    const int64_t end = smaller((chunk + 1) * CHUNK, plan_.num_keys(task.sequence, last_query));
+    for (int64_t q = 0; q < TASK_QUERIES; ++q) {
+      span.most[q] = NOTHING;
+      span.sums[q] = 0.0f;
+    }
     std::memset(mixtures, 0, sizeof(float) * task.num_queries * width_);
     for (int64_t start = chunk * CHUNK; start < end; start += SPAN) {
-      pack(task, start, smaller(SPAN, end - start), span);
-      for (int64_t b = 0; b < blocks.number; ++b) {
-        fill_scores(blocks, b, span);
-        for (int64_t r = 0; r < blocks.rows(b); ++r) {
-          const int64_t q = blocks.first(b) + r;
-          const int64_t num_keys = plan_.num_keys(task.sequence, task.first_query + q) - start;
-          weigh(q, num_keys, parts[q], mixtures + q * width_, span);
-          put_row<Isa>(span.scores + q * SPAN, cached_.format, SPAN, r,
-                       span.weights.block(blocks.first(b), blocks.rows(b)));
-        }
-        add_mixtures(blocks, b, span, mixtures);
-      }
-    }
-  }
-
-  // Packs a span's keys twice: as the scores' weights, and its latents as the mixtures'.
-  void pack(const AttentionTask& task, int64_t start, int64_t count, Span& span) const {
-    const int64_t* table = step_.sequences[task.sequence].table;
-    const uint32_t* rows[SPAN];
-    for (int64_t k = 0; k < SPAN; ++k) {
-      rows[k] = k < count ? reinterpret_cast<const uint32_t*>(cached_.key(table, start + k))
-                          : span.no_key;
-    }
-    const int64_t words = num_words(cached_.format, cached_.width);
-    for (int64_t p = 0; p < SPAN / PANEL; ++p) {
-      uint32_t* to = panel_words(span.key_words, span.keys, p);
-      for (int64_t w = 0; w < words; w += PANEL) pack_words(rows + p * PANEL, w, words, to);
-    }
-    for (int64_t c = 0; c < width_; c += PANEL) {
-      pack_values(rows, c, panel_words(span.value_words, span.values, c / PANEL));
-    }
-  }
-
-  static uint32_t* panel_words(uint32_t* words, const Matrices& packed, int64_t panel) {
-    return words + panel / STRIP * packed.stride() / 4 + panel % STRIP * PANEL;
-  }
-
-  void pack_words(const uint32_t* const* rows, int64_t start, int64_t words, uint32_t* to) const {
-    if (start + PANEL <= words && cached_.width % 2 == 0) {
-      return Isa::transpose(rows, start, STEP, to + start * STEP);
-    }
-    const int64_t bytes = cached_.slot_bytes();
-    for (int64_t w = start; w < smaller(start + PANEL, words); ++w) {
-      for (int64_t r = 0; r < PANEL; ++r) {
-        uint32_t word = 0;
-        std::memcpy(&word, reinterpret_cast<const char*>(rows[r]) + 4 * w,
-                    smaller(4, bytes - 4 * w));
-        to[w * STEP + r] = word;
-      }
-    }
-  }
-
-  // Latent columns from `c` on. Those beyond the latent's are of no use and do no harm.
-  void pack_values(const uint32_t* const* rows, int64_t c, uint32_t* to) const {
-    const int64_t count = smaller(PANEL, cached_.width - c);
-    if (cached_.format == Format::float32) {
-      for (int64_t k = 0; k < SPAN; ++k, to += STEP) copy_some(rows[k] + c, count, to);
-      return;
-    }
-    for (int64_t k = 0; k < SPAN; k += 2, to += STEP) {
-      const uint16_t* even = reinterpret_cast<const uint16_t*>(rows[k]) + c;
-      const uint16_t* odd = reinterpret_cast<const uint16_t*>(rows[k + 1]) + c;
-      if (count == PANEL) {
-        Isa::interleave(even, odd, to);
+      const int64_t number = smaller(SPAN, end - start);
+      find_keys(task, start, number, span);
+      group(task, start, number, span);
+      if (cached_.format == Format::float32) {
+        take_span<Format::float32>(task, number, span, mixtures);
       } else {
-        for (int64_t i = 0; i < PANEL; ++i) {
-          to[i] = i < count ? even[i] | static_cast<uint32_t>(odd[i]) << 16 : 0;
-        }
+        take_span<Format::bfloat16>(task, number, span, mixtures);
+      }
+    }
+    for (int64_t q = 0; q < task.num_queries; ++q) parts[q] = {span.most[q], span.sums[q]};
+  }
+
+  // Lists a span's keys; behind them, up to the end of the list, are zeros.
+  void find_keys(const AttentionTask& task, int64_t start, int64_t number, Span& span) const {
+    const int64_t* table = step_.sequences[task.sequence].table;
+    for (int64_t k = 0; k < SPAN; ++k) {
+      if (k >= number) {
+        span.keys[k] = span.no_key;
+      } else if (span.is_copied) {
+        uint32_t* copy = span.copies + k * span.row_words;
+        std::memset(copy, 0, sizeof(uint32_t) * span.row_words);
+        std::memcpy(copy, cached_.key(table, start + k), cached_.slot_bytes());
+        span.keys[k] = copy;
+      } else {
+        span.keys[k] = reinterpret_cast<const uint32_t*>(cached_.key(table, start + k));
       }
     }
   }
 
-  static void copy_some(const uint32_t* from, int64_t count, uint32_t* to) {
-    for (int64_t i = 0; i < PANEL; ++i) to[i] = i < count ? from[i] : 0;
-  }
-
-  void fill_scores(const Blocks& blocks, int64_t b, Span& span) const {
-    float* scores = span.scores + blocks.first(b) * SPAN;
-    multiply_cached(span.keys, span.queries.block(blocks.first(b), blocks.rows(b)),
-                    [&](const Outputs& outputs) {
-                      for (int64_t r = 0; r < outputs.num_rows; ++r) {
-                        std::memcpy(scores + r * SPAN + outputs.panel * PANEL, outputs.row(r),
-                                    outputs.num_panels * PANEL * sizeof(float));
-                      }
-                    });
-  }
-
-  void add_mixtures(const Blocks& blocks, int64_t b, Span& span, float* mixtures) const {
-    float* to = mixtures + blocks.first(b) * width_;
-    multiply_cached(span.values, span.weights.block(blocks.first(b), blocks.rows(b)),
-                    [&](const Outputs& outputs) {
-                      for (int64_t r = 0; r < outputs.num_rows; ++r) {
-                        float* row = to + r * width_ + outputs.panel * PANEL;
-                        for (int64_t p = 0; p < outputs.num_panels * PANEL; p += PANEL) {
-                          Isa::store(Isa::add(Isa::load(row + p), Isa::load(outputs.row(r) + p)),
-                                     row + p);
-                        }
-                      }
-                    });
-  }
-
-  template <class Emit>
-  void multiply_cached(const Matrices& packed, const Block& block, Emit emit) const {
-    if (cached_.format == Format::float32) {
-      multiply_block<Isa, Format::float32>(packed, 0, 0, packed.num_panels, block, emit);
-    } else {
-      multiply_block<Isa, Format::bfloat16>(packed, 0, 0, packed.num_panels, block, emit);
+  // Groups queries by their row in the batch. What a row does not see yet is not there for it: a
+  // weight of zero would not do, if a later row's latent is no number.
+  void group(const AttentionTask& task, int64_t start, int64_t number, Span& span) const {
+    span.num_groups = 0;
+    int64_t q = 0;
+    while (q < task.num_queries) {
+      const int64_t query = task.first_query + q, heads = shape_.num_heads;
+      const int64_t count = smaller(heads - query % heads, task.num_queries - q);
+      const int64_t visible = plan_.num_keys(task.sequence, query) - start;
+      const int64_t num_seen = larger(0, smaller(number, visible));
+      for (int64_t i = q; i < q + count; ++i) span.num_seen[i] = num_seen;
+      const uint32_t** keys = span.keys;
+      if (num_seen < number) {
+        keys = span.seen + span.num_groups * SPAN;
+        for (int64_t k = 0; k < SPAN; ++k) keys[k] = k < num_seen ? span.keys[k] : span.no_key;
+      }
+      span.groups[span.num_groups++] = {q, count, keys, num_seen};
+      q += count;
     }
   }
 
-  // Turns one query's scores over a span to weights, and brings its part so far to their measure.
-  void weigh(int64_t q, int64_t num_keys, Part& part, float* mixture, Span& span) const {
+  template <Format F>
+  void take_span(const AttentionTask& task, int64_t number, Span& span, float* mixtures) const {
+    switch (num_panels(task)) {
+      case 1: score_and_weigh<F, 1>(number, task.num_queries, span); break;
+      case 2: score_and_weigh<F, 2>(number, task.num_queries, span); break;
+      default: score_and_weigh<F, 3>(number, task.num_queries, span);
+    }
+    const Weights weights{span.weights, num_panels(task) * PANEL, span.factors};
+    for (int64_t c = 0; c < width_; c += MIXED) {
+      for (int64_t g = 0; g < span.num_groups; ++g) {
+        mix_columns<Isa, F>(span.groups[g], 0, weights, c, mixtures, width_);
+      }
+    }
+  }
+
+  template <Format F, int PANELS>
+  void score_and_weigh(int64_t number, int64_t num_queries, Span& span) const {
+    const int64_t words = num_words(F, cached_.width);
+    score_keys<Isa, F, PANELS>(span.keys, number, span.queries, words, span.scores);
+    hide<PANELS>(number, num_queries, NOTHING / shape_.softmax_scale, span);
+    for (int64_t p = 0; p < PANELS; ++p) raise_peak<PANELS>(p, number, span);
+    hide<PANELS>(number, num_queries, 0.0f, span);
+    for (int64_t p = 0; p < PANELS; ++p) put_weights<F, PANELS>(p, number, span);
+  }
+
+  // Puts a number in the place of scores of keys that a query does not see.
+  template <int PANELS>
+  static void hide(int64_t number, int64_t num_queries, float instead, Span& span) {
+    for (int64_t q = 0; q < num_queries; ++q) {
+      for (int64_t k = span.num_seen[q]; k < number; ++k) {
+        span.scores[k * PANELS * PANEL + q] = instead;
+      }
+    }
+  }
+
+  // Turns a panel's scores to weights, and brings its queries' softmax so far to their measure.
+  template <int PANELS>
+  void raise_peak(int64_t p, int64_t number, Span& span) const {
     using Lanes = typename Isa::Lanes;
-    float* scores = span.scores + q * SPAN;
-    Lanes most = Isa::fill(part.most), sum = Isa::fill(0.0f);
-    for (int64_t k = 0; k < SPAN; k += PANEL) {
-      Isa::store(Isa::multiply(Isa::load(scores + k), Isa::fill(shape_.softmax_scale)), scores + k);
+    constexpr int64_t STEP = PANELS * PANEL;
+    const Lanes scale = Isa::fill(shape_.softmax_scale), minus = Isa::fill(-1.0f);
+    float *scores = span.scores + p * PANEL, *most = span.most + p * PANEL;
+    Lanes peak = Isa::load(most);
+    for (int64_t k = 0; k < number; ++k) {
+      const Lanes scaled = Isa::multiply(Isa::load(scores + k * STEP), scale);
+      Isa::store(scaled, scores + k * STEP);
+      peak = Isa::larger(peak, scaled);
     }
-    for (int64_t k = larger(num_keys, 0); k < SPAN; ++k) scores[k] = NOTHING;
-    for (int64_t k = 0; k < SPAN; k += PANEL) most = Isa::larger(most, Isa::load(scores + k));
-    const float peak = Isa::largest(most);
-    for (int64_t k = 0; k < SPAN; k += PANEL) {
-      const Lanes below = Isa::add(Isa::load(scores + k), Isa::fill(-peak));
-      Isa::store(exponential<Isa>(below), scores + k);
+    const Lanes less = Isa::multiply(peak, minus);
+    Isa::store(exponential<Isa>(Isa::add(Isa::load(most), less)), span.factors + p * PANEL);
+    Isa::store(peak, most);
+    for (int64_t k = 0; k < number; ++k) {
+      const Lanes below = Isa::add(Isa::load(scores + k * STEP), less);
+      Isa::store(exponential<Isa>(below), scores + k * STEP);
     }
-    // An exponential is never quite nothing; what is not seen weighs nothing at all.
-    for (int64_t k = larger(num_keys, 0); k < SPAN; ++k) scores[k] = 0.0f;
-    for (int64_t k = 0; k < SPAN; k += PANEL) sum = Isa::add(sum, Isa::load(scores + k));
-    const float factor = exponential_of<Isa>(part.most - peak);
-    part = {peak, part.sum * factor + Isa::sum(sum)};
-    if (factor == 1.0f) return;
-    for (int64_t c = 0; c < width_; c += PANEL) {
-      Isa::store(Isa::multiply(Isa::load(mixture + c), Isa::fill(factor)), mixture + c);
+  }
+
+  // Sums a panel's weights and rounds them for the mixtures.
+  template <Format F, int PANELS>
+  static void put_weights(int64_t p, int64_t number, Span& span) {
+    using Lanes = typename Isa::Lanes;
+    constexpr int64_t STEP = PANELS * PANEL, EACH = inputs_per_word(F);
+    Lanes sum = Isa::fill(0.0f);
+    for (int64_t k = 0; k < number; k += EACH) {
+      const float* scores = span.scores + k * STEP + p * PANEL;
+      uint32_t* to = span.weights + k / EACH * STEP + p * PANEL;
+      const Lanes first = Isa::load(scores);
+      sum = Isa::add(sum, first);
+      if constexpr (F == Format::float32) {
+        std::memcpy(to, scores, sizeof(float) * PANEL);
+      } else {
+        const Lanes second = k + 1 < number ? Isa::load(scores + STEP) : Isa::fill(0.0f);
+        sum = Isa::add(sum, second);
+        Isa::store_pairs(first, second, to);
+      }
     }
+    float* sums = span.sums + p * PANEL;
+    const Lanes factor = Isa::load(span.factors + p * PANEL);
+    Isa::store(Isa::multiply_add(Isa::load(sums), factor, sum), sums);
   }
 
   const AttentionPlan& plan_;

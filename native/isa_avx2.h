@@ -6,11 +6,11 @@
 
 #include <cstdint>
 
-#include "interleave.h"
+#include "plain_pairs.h"
 
 namespace moestro {
 
-struct Avx2 : PlainInterleave<Avx2> {
+struct Avx2 : PlainPairs<Avx2> {
   struct Lanes {
     __m256 low, high;
   };
@@ -20,6 +20,8 @@ struct Avx2 : PlainInterleave<Avx2> {
   static constexpr int tile_panels(bool is_quantized, int num_rows) {
     return is_quantized ? 1 : num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1;
   }
+  static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
+  static constexpr int MIXED_ROWS = 2;
 
   static constexpr int BAND_PANELS = 1;
 
@@ -110,7 +112,7 @@ struct Avx2 : PlainInterleave<Avx2> {
   static void store_bfloat16(Lanes a, uint16_t* to) {
     float lanes[16];
     store(a, lanes);
-    for (int i = 0; i < 16; ++i) to[i] = PlainInterleave<Avx2>::round_bfloat16(lanes[i]);
+    for (int i = 0; i < 16; ++i) to[i] = PlainPairs<Avx2>::round_bfloat16(lanes[i]);
   }
   static void store_int8(Lanes a, int8_t* to) {
     int32_t counts[16];
@@ -119,7 +121,18 @@ struct Avx2 : PlainInterleave<Avx2> {
     for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(counts[i]);
   }
 
+  static void interleave(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+    first = {mix(even, odd, 0), mix(even, odd, 1)};
+    second = {mix(even, odd, 2), mix(even, odd, 3)};
+  }
+
  private:
+  static __m256i mix(const uint32_t* even, const uint32_t* odd, int part) {
+    const __m128i *a = reinterpret_cast<const __m128i*>(even) + part,
+                  *b = reinterpret_cast<const __m128i*>(odd) + part;
+    return _mm256_or_si256(_mm256_cvtepu16_epi32(_mm_loadu_si128(a)),
+                           _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(b)), 16));
+  }
   static __m256 power(__m256 a) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));

@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "interleave.h"
+#include "plain_pairs.h"
 
 namespace moestro {
 
-struct Portable : PlainInterleave<Portable> {
+struct Portable : PlainPairs<Portable> {
   static constexpr int WIDTH = 16;
   struct Lanes {
     float value[WIDTH];
@@ -20,6 +20,8 @@ struct Portable : PlainInterleave<Portable> {
     uint32_t value[WIDTH];
   };
   static constexpr int tile_panels(bool, int) { return 1; }
+  static constexpr int score_rows(int) { return 1; }
+  static constexpr int MIXED_ROWS = 1;
 
   static constexpr int BAND_PANELS = 1;
 
@@ -122,7 +124,16 @@ struct Portable : PlainInterleave<Portable> {
   }
 
   static void store_bfloat16(const Lanes& a, uint16_t* to) {
-    for (int i = 0; i < WIDTH; ++i) to[i] = PlainInterleave<Portable>::round_bfloat16(a.value[i]);
+    for (int i = 0; i < WIDTH; ++i) to[i] = PlainPairs<Portable>::round_bfloat16(a.value[i]);
+  }
+  static void interleave(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+    // A word has two columns of its row.
+    const auto mix = [=](int i) {
+      const int shift = i % 2 * 16;
+      return (even[i / 2] >> shift & 0xffffu) | (odd[i / 2] >> shift) << 16;
+    };
+    first = words(mix);
+    second = words([=](int i) { return mix(WIDTH + i); });
   }
   static void store_int8(const Lanes& a, int8_t* to) {
     // A NaN's code does not matter, its scale is NaN too; but its conversion would be undefined.

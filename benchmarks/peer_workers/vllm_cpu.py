@@ -1,4 +1,8 @@
-"""vLLM's CPU build behind protocol.py: its offline engine, in this process, step by step."""
+"""vLLM's CPU build behind protocol.py: its offline engine, in this process, step by step.
+
+Loading compiles the model: minutes the first time, then less, as the compiler's results are kept in
+vLLM's own cache. It reads prompts of latent attention anew for each task and in one piece.
+"""
 
 import os
 import time
@@ -30,8 +34,6 @@ class VllmCpu:
             skip_tokenizer_init=True,
             max_model_len=8192,
             max_num_seqs=8,
-            # A prompt that is asked to be continued again is not read again.
-            enable_prefix_caching=True,
         )
         self._engine = model.llm_engine
         self.vocab_size: int = model.model_config.get_vocab_size()

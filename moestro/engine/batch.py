@@ -9,6 +9,7 @@ Shapes: T tokens of the batch, G sequences of a group, S tokens of each, M block
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -25,8 +26,9 @@ _MOST_SHARED_TOKENS = 8
 class Batch:
     """What goes through the model: real tokens first, then some that fill up the last rows.
 
-    `starts` is the row of each work's first token, in the order of `works`. `budget_T` is None
-    where every token takes all experts.
+    `starts` is the row of each work's first token, in the order of `works`. `sequences_S3` and
+    `tables` say whose rows they are, as ops/stack.py has them. `budget_T` is None where every token
+    takes all experts.
     """
 
     works: tuple[Work, ...]
@@ -35,6 +37,8 @@ class Batch:
     tokens_T: Tensor
     positions_T: Tensor
     slots_T: Tensor
+    sequences_S3: Tensor
+    tables: Tensor
     budget_T: Tensor | None
     block_size: int
 
@@ -42,16 +46,6 @@ class Batch:
     def groups(self) -> tuple[Group, ...]:
         """The sequences as torch attends: those alike together."""
         return tuple(_groups(self.works, self.starts, self.block_size))
-
-    @cached_property
-    def sequences(self) -> tuple[Tensor, Tensor]:
-        """The sequences as ops/stack.py has them: `sequences_S3` and `tables`."""
-        rows: list[int] = []
-        tables: list[int] = []
-        for work, start in zip(self.works, self.starts, strict=True):
-            rows += [start, work.num_tokens, len(tables)]
-            tables += work.sequence.blocks[: -(-work.end // self.block_size)]
-        return torch.tensor(rows).view(-1, 3), torch.tensor(tables)
 
     def rows(self, index: int) -> range:
         """Return the rows of work `index`."""
@@ -77,9 +71,13 @@ def gather(
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
+    sequences: list[int] = []
+    tables: list[int] = []
     budgets: list[float] = []
-    for work in ordered:
+    for work, start in zip(ordered, starts, strict=True):
         sequence = work.sequence
+        sequences += [start, work.num_tokens, len(tables)]
+        tables += sequence.blocks[: -(-work.end // block_size)]
         known = sequence.tokens[work.start : work.end]
         tokens += known + sequence.drafts[: work.num_tokens - len(known)]
         positions += range(work.start, work.end)
@@ -87,13 +85,25 @@ def gather(
         granted = most_experts if sequence.experts is None else sequence.experts
         budgets += [granted] * work.num_tokens
     has_budget = any(work.sequence.experts is not None for work in ordered)
+    parts = [
+        tokens + [0] * num_filled,
+        positions + [0] * num_filled,
+        slots + [scratch_slot] * num_filled,
+        sequences,
+        tables,
+    ]
+    # One tensor and its parts: making one costs more than what goes into it.
+    whole = torch.tensor(list(chain.from_iterable(parts)))
+    tokens_T, positions_T, slots_T, flat, tables_ = whole.split([len(part) for part in parts])
     return Batch(
         works=tuple(ordered),
         starts=tuple(starts),
         num_tokens=row,
-        tokens_T=torch.tensor(tokens + [0] * num_filled),
-        positions_T=torch.tensor(positions + [0] * num_filled),
-        slots_T=torch.tensor(slots + [scratch_slot] * num_filled),
+        tokens_T=tokens_T,
+        positions_T=positions_T,
+        slots_T=slots_T,
+        sequences_S3=flat.view(-1, 3),
+        tables=tables_,
         budget_T=torch.tensor(budgets + [most_experts] * num_filled) if has_budget else None,
         block_size=block_size,
     )

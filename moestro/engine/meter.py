@@ -6,10 +6,13 @@ Shapes: L MoE layers, E experts, K slots per token, T tokens of a step, N = K + 
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moestro.api.stats import ExpertStats
 from moestro.engine.runner import Gates
@@ -46,7 +49,7 @@ class Meter:
         self._total_LE = np.zeros(self._shape, np.int64)
         self._buckets: deque[_Bucket] = deque()
         # The newest bucket's latest steps: a few together are counted as fast as one.
-        self._uncounted: list[tuple[Counts, NDArray[np.bool_]]] = []
+        self._uncounted: list[tuple[Gates, int]] = []
 
     def add(
         self,
@@ -64,9 +67,7 @@ class Meter:
         bucket.generation_tokens += generation_tokens
         if gates is None:
             return
-        is_used_LTK = gates.is_used_LTK[:, :num_tokens].numpy(force=True)
-        experts_LTK = gates.experts_LTK[:, :num_tokens].numpy(force=True)
-        self._uncounted.append((experts_LTK, is_used_LTK))
+        self._uncounted.append((gates, num_tokens))
         if len(self._uncounted) >= _MOST_UNCOUNTED or num_tokens >= _MOST_UNCOUNTED:
             self._settle()
 
@@ -106,8 +107,8 @@ class Meter:
         """Count what is not counted yet into the newest bucket."""
         if not self._uncounted:
             return
-        parts = zip(*self._uncounted, strict=True)
-        experts_LTK, is_used_LTK = (np.concatenate(part, axis=1) for part in parts)
+        experts_LTK = _join((gates.experts_LTK, number) for gates, number in self._uncounted)
+        is_used_LTK = _join((gates.is_used_LTK, number) for gates, number in self._uncounted)
         self._uncounted = []
         counts_LE = _count(experts_LTK, self._shape, is_used_LTK)
         self._total_LE += counts_LE
@@ -131,6 +132,12 @@ class Meter:
 
     def _recent(self, now_s: float, window_s: float) -> list[_Bucket]:
         return [bucket for bucket in self._buckets if now_s - bucket.start_s <= window_s]
+
+
+def _join(steps: Iterable[tuple[Tensor, int]]) -> NDArray[Any]:
+    """Put the real tokens of some steps behind each other."""
+    parts = [values_LTK[:, :number].numpy(force=True) for values_LTK, number in steps]
+    return np.concatenate(parts, axis=1)
 
 
 def _count(

@@ -65,7 +65,7 @@ class Runner:
             layers = range(self.model.config.num_hidden_layers)
             chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
             parts = chosen.experts_LTK, chosen.weights_LTK, chosen.is_used_LTK
-            return hidden_TD, Gates(*parts) if len(chosen.experts_LTK) else None
+            return hidden_TD, Gates(*parts) if chosen.experts_LTK.shape[0] else None
         trace = Trace()
         hidden_BTD = self.model(
             batch.tokens_T[None].to(self.device),
@@ -96,7 +96,7 @@ class Runner:
     def logits(self, hidden_TD: Tensor, rows: Sequence[int]) -> Tensor:
         """Return logits_NV behind chosen rows."""
         filled = [*rows, *[0] * (round_up(len(rows), self.row_multiple) - len(rows))]
-        if filled != list(range(len(hidden_TD))):
+        if filled != list(range(hidden_TD.shape[0])):
             hidden_TD = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
         return self.model.logits(hidden_TD)[: len(rows)].cpu()
 
@@ -107,10 +107,13 @@ class Runner:
         fractions_T = None
         if batch.budget_T is not None:
             fractions_T = self.model.fractions(batch.budget_T[None], batch.tokens_T[None])
-        sequences_S3, tables = batch.sequences
-        pages_LAZW = self.pages.pages_LAZW
         return StackStep(
-            batch.positions_T, batch.slots_T, fractions_T, sequences_S3, tables, pages_LAZW
+            batch.positions_T,
+            batch.slots_T,
+            fractions_T,
+            batch.sequences_S3,
+            batch.tables,
+            self.pages.pages_LAZW,
         )
 
     def _cache(self, batch: Batch) -> PagedCache:

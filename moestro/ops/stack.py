@@ -4,7 +4,7 @@ The torch modules are the specification. Holds the tensors whose addresses C++ h
 model/stack.py takes one apart. Next: native.py; native/run.h has the phases.
 
 Shapes: T rows, D width, L sparse layers, K slots per row, A blocks, Z tokens per block, W cache
-width, S sequences.
+width, S sequences, M layers.
 """
 
 from collections.abc import Sequence
@@ -158,10 +158,11 @@ class NativeStack:
         pages_LAZW = step.pages_LAZW
         assert pages_LAZW.dtype == self.cache_dtype
         assert pages_LAZW.is_contiguous()
-        assert len(pages_LAZW) == len(self.layers)
-        _check(step, len(x_TD))
-        A, Z = pages_LAZW.shape[1:3]
-        T, K = len(x_TD), self.shape["num_slots"]
+        # Not len(): torch's is Python, and this runs for every token.
+        M, A, Z, _ = pages_LAZW.shape
+        assert len(self.layers) == M
+        T, K = x_TD.shape[0], self.shape["num_slots"]
+        _check(step, T)
         L = sum(self.layers[index].gate is not None for index in layers)
         chosen = Choices(
             torch.empty(L, T, K, dtype=torch.int64),
@@ -178,7 +179,7 @@ class NativeStack:
             step.slots_T.data_ptr(),
             0 if fractions_T is None else fractions_T.data_ptr(),
             step.sequences_S3.data_ptr(),
-            len(step.sequences_S3),
+            step.sequences_S3.shape[0],
             0 if hidden_TD is None else hidden_TD.data_ptr(),
             step.tables.data_ptr(),
             pages_LAZW.data_ptr(),
@@ -270,7 +271,7 @@ def _check(step: StackStep, num_rows: int) -> None:
     """See that C++ finds what it will read; which numbers these are it takes on trust."""
     whole = (step.positions_T, step.slots_T, step.sequences_S3, step.tables)
     assert all(each.dtype == torch.int64 and each.is_contiguous() for each in whole)
-    assert len(step.positions_T) == len(step.slots_T) == num_rows
+    assert step.positions_T.shape[0] == step.slots_T.shape[0] == num_rows
     assert int(step.sequences_S3[:, 1].sum()) == num_rows
     fractions_T = step.fractions_T
     if fractions_T is not None:

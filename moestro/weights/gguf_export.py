@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moestro.model.config import ModelConfig
 from moestro.ops import gguf_blocks
-from moestro.ops.quantize import GROUP, Kind, quantize
+from moestro.ops.quantize import GROUP, Kind
 from moestro.weights.gguf_config import ARCHITECTURE, check_expressible, write_config
 from moestro.weights.gguf_names import find_spot
 from moestro.weights.gguf_query import as_llama_reads
@@ -133,17 +133,22 @@ def _build(reader: Reader, tensor: _Tensor) -> np.ndarray:
     """Return the bytes of a tensor, made weight by weight."""
     out = torch.empty(len(tensor.parts), tensor.num_bytes // len(tensor.parts), dtype=torch.uint8)
     for row, piece in zip(out, tensor.parts, strict=True):
-        value = _pair_neighbors(reader.config, piece, reader.read(piece))
-        row.copy_(_encode(value, tensor.type).flatten())
+        row.copy_(_encode(reader, piece, tensor.type).flatten())
     data: np.ndarray = out.flatten().numpy()
     return data
 
 
-def _encode(value: Tensor, kind: Type) -> Tensor:
+def _encode(reader: Reader, piece: Piece, kind: Type) -> Tensor:
     codes = {each: own for own, each in _CODES.items()}
+    config = reader.config
     if kind in codes:
-        return gguf_blocks.join_codes(quantize(value, codes[kind]))
+        whole = reader.read_codes(piece, codes[kind])
+        ordered = [_pair_neighbors(config, piece, part) for part in (whole.codes, whole.scales)]
+        return gguf_blocks.join_codes(
+            dataclasses.replace(whole, codes=ordered[0], scales=ordered[1])
+        )
     dtypes = {each: own for own, each in _FLOATS.items()}
+    value = _pair_neighbors(config, piece, reader.read(piece))
     return value.to(dtypes[kind]).contiguous().view(torch.uint8)
 
 

@@ -49,6 +49,14 @@ class Reader:
         name = f"{piece.hf_name.rpartition('self_attn.')[0]}self_attn.{KV_B}"
         return piece.part(self._read(name, whole)).flatten(0, 1)
 
+    def read_codes(self, piece: Piece, kind: Kind) -> Quantized:
+        """Return a weight rounded; codes of that kind, where it has them already, as they are."""
+        if piece.hf_name in self._names:
+            stored = self.weights.stored(piece.hf_name, self.shape(piece))
+            if stored.kind == kind and stored.read_codes is not None:
+                return stored.read_codes()
+        return quantize(self.read(piece), kind)
+
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         value = self.weights.stored(name, shape).read()
         if not bool(value.isfinite().all()):
@@ -100,7 +108,7 @@ def _outgoing(reader: Reader, piece: Piece, kind: Kind, plain: torch.dtype) -> I
         dtype = torch.float32 if form == "float32" else plain
         yield Outgoing(name, dtype, shape, lambda: reader.read(piece))
         return
-    latest = _Latest(lambda: quantize(reader.read(piece), form))
+    latest = _Latest(lambda: reader.read_codes(piece, form))
     codes, scales = codes_shape(shape, form), scales_shape(shape)
     yield Outgoing(name, _CODES[form], codes, lambda: latest.take().codes)
     yield Outgoing(name + SCALE, torch.float16, scales, lambda: latest.take().scales)

@@ -209,6 +209,24 @@ def test_a_sequence_without_rows_changes_nothing(kernels: NativeKernels) -> None
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_token_without_numbers_leaves_those_before_it_as_they_are(
+    kernels: NativeKernels, kind: WeightKind
+) -> None:
+    config = tiny_config()
+    model = native(random_model(config), kernels, kind)
+    assert model.stack is not None
+    x_TD, layers = torch.randn(7, config.hidden_size), range(config.num_hidden_layers)
+    found = []
+    for last in (0.5, float("nan")):
+        found.append(x_TD.clone())
+        found[-1][6] = last
+        step = Pages(model.stack, config, 1).step([(0, 0, 7)])
+        model.stack.run(found[-1], layers, step, has_final_norm=True)
+    assert bool(found[1][6].isnan().all())
+    assert torch.equal(found[0][:6], found[1][:6])
+
+
 def test_rows_of_nothing_but_nan_choose_every_expert_once(kernels: NativeKernels) -> None:
     config = tiny_config()
     model = native(random_model(config), kernels, "float32")

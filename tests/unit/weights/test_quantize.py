@@ -153,6 +153,14 @@ def test_a_quantized_checkpoint_can_be_quantized_further(
         assert (found[key] - value).abs().max() <= 0.15 * value.abs().max(), key
 
 
+def test_codes_of_the_kind_that_is_asked_for_stay_as_they_are(
+    tmp_path: Path, tiny_model: Any
+) -> None:
+    first = make(tmp_path, tiny_model(), "int4")
+    again = convert(first, tmp_path / "again", "int4")
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
 def test_a_number_that_is_not_finite_cannot_be_rounded(tmp_path: Path, tiny_model: Any) -> None:
     model = tiny_model()
     with torch.no_grad():

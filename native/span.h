@@ -1,0 +1,172 @@
+// A span of cached keys against some queries, the keys as they lie in their pages: scores take the
+// queries as panels and keys as rows, mixtures the latents as panels and queries as rows. Nothing
+// of what many queries share is copied or packed. Next: attention.h.
+
+#pragma once
+
+#include "inputs.h"
+#include "plan.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Keys whose scores are held at once.
+constexpr int64_t SPAN = 64;
+// Latent columns that are mixed at once.
+constexpr int64_t MIXED = 2 * PANEL;
+
+template <class Isa, Format F>
+typename Isa::Lanes add_word(typename Isa::Lanes sum, typename Isa::Words panel,
+                             typename Isa::Words passing) {
+  if constexpr (F == Format::float32) {
+    return Isa::add_floats(sum, panel, passing);
+  } else {
+    return Isa::add_pairs(sum, panel, passing);
+  }
+}
+
+// scores[k][q] = key k times query q for ROWS keys; queries[w][q] are words of PANELS panels.
+template <class Isa, Format F, int ROWS, int PANELS>
+void score_rows(const uint32_t* const* keys, const uint32_t* queries, int64_t num_words,
+                float* scores) {
+  typename Isa::Lanes sums[ROWS][PANELS];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
+  }
+  for (int64_t w = 0; w < num_words; ++w, queries += PANELS * PANEL) {
+    typename Isa::Words panels[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) panels[p] = Isa::load(queries + p * PANEL);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const typename Isa::Words passing = Isa::fill_word(keys[r] + w);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) sums[r][p] = add_word<Isa, F>(sums[r][p], panels[p], passing);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) Isa::store(sums[r][p], scores + (r * PANELS + p) * PANEL);
+  }
+}
+
+// Scores of the first `number` keys; the list of keys goes on to whole tiles.
+template <class Isa, Format F, int PANELS>
+void score_keys(const uint32_t* const* keys, int64_t number, const uint32_t* queries,
+                int64_t num_words, float* scores) {
+  constexpr int ROWS = Isa::score_rows(PANELS);
+  static_assert(SPAN % ROWS == 0, "whole tiles");
+  for (int64_t k = 0; k < number; k += ROWS) {
+    score_rows<Isa, F, ROWS, PANELS>(keys + k, queries, num_words, scores + k * PANELS * PANEL);
+  }
+}
+
+// Some queries that see the same keys: the first of them, how many, the keys and their number.
+struct Seeing {
+  int64_t first;
+  int64_t number;
+  const uint32_t* const* keys;
+  int64_t num_keys;
+};
+
+// The running softmax of one query over some keys; its mixture is not divided by `sum` yet.
+struct Part {
+  float most;
+  float sum;
+};
+
+// One thread's memory for a task of some queries.
+struct Span {
+  Span(Workspace& workspace, Format format, int64_t cache_width, int64_t mixture_width)
+      : is_copied(cache_width < mixture_width || cache_width % inputs_per_word(format) != 0),
+        row_words(num_words(format, larger(cache_width, mixture_width))),
+        queries(workspace.take<uint32_t>(num_words(format, cache_width) * TASK_QUERIES)),
+        copies(workspace.take<uint32_t>(is_copied ? SPAN * row_words : 0)),
+        no_key(workspace.take<uint32_t>(row_words)),
+        seen(workspace.take<const uint32_t*>(TASK_QUERIES * SPAN)),
+        groups(workspace.take<Seeing>(TASK_QUERIES)),
+        scores(workspace.take<float>(SPAN * TASK_QUERIES)),
+        weights(workspace.take<uint32_t>(SPAN * TASK_QUERIES)),
+        parts(workspace.take<Part>(TASK_QUERIES)),
+        mixtures(workspace.take<float>(TASK_QUERIES * mixture_width)) {
+    std::memset(no_key, 0, sizeof(uint32_t) * row_words);
+  }
+
+  // Rows too short for whole panels of columns, or not of whole words, are copied and filled up.
+  const bool is_copied;
+  const int64_t row_words;
+  uint32_t* queries;
+  uint32_t* copies;
+  uint32_t* no_key;
+  const uint32_t* keys[SPAN];
+  // By row of the batch, where some of a span's keys are not seen by all.
+  const uint32_t** seen;
+  Seeing* groups;
+  int64_t num_groups = 0;
+  // By query: how many of the span's keys it sees, and its softmax so far.
+  int64_t num_seen[TASK_QUERIES];
+  float most[TASK_QUERIES], sums[TASK_QUERIES], factors[TASK_QUERIES];
+  float* scores;
+  uint32_t* weights;
+  Part* parts;
+  float* mixtures;
+};
+
+// Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16. `factors`
+// bring the mixtures so far to the measure of these weights.
+struct Weights {
+  const uint32_t* words;
+  int64_t stride;
+  const float* factors;
+};
+
+// mixture[q][c] = mixture[q][c] * factor[q] + weights of q times the keys' numbers at c, for ROWS
+// queries from `q` on and MIXED columns.
+template <class Isa, Format F, int ROWS>
+void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t column,
+              float* mixtures, int64_t width) {
+  typename Isa::Lanes sums[ROWS][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = Isa::fill(0.0f);
+  const int64_t num_words = divide_up(seeing.num_keys, inputs_per_word(F));
+  const uint32_t* passing = weights.words + q;
+  for (int64_t w = 0; w < num_words; ++w, passing += weights.stride) {
+    typename Isa::Words first, second;
+    if constexpr (F == Format::float32) {
+      first = Isa::load(seeing.keys[w] + column);
+      second = Isa::load(seeing.keys[w] + column + PANEL);
+    } else {
+      Isa::interleave(seeing.keys[2 * w] + column / 2, seeing.keys[2 * w + 1] + column / 2, first,
+                      second);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const typename Isa::Words weight = Isa::fill_word(passing + r);
+      sums[r][0] = add_word<Isa, F>(sums[r][0], first, weight);
+      sums[r][1] = add_word<Isa, F>(sums[r][1], second, weight);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    float* to = mixtures + (q + r) * width + column;
+    const auto factor = Isa::fill(weights.factors[q + r]);
+    Isa::store(Isa::multiply_add(Isa::load(to), factor, sums[r][0]), to);
+    Isa::store(Isa::multiply_add(Isa::load(to + PANEL), factor, sums[r][1]), to + PANEL);
+  }
+}
+
+// The same for all of some queries: as many at a time as there are registers for, then halves.
+template <class Isa, Format F, int ROWS = Isa::MIXED_ROWS>
+void mix_columns(const Seeing& seeing, int64_t done, const Weights& weights, int64_t column,
+                 float* mixtures, int64_t width) {
+  for (; done + ROWS <= seeing.number; done += ROWS) {
+    mix_rows<Isa, F, ROWS>(seeing, seeing.first + done, weights, column, mixtures, width);
+  }
+  if constexpr (ROWS > 1) {
+    mix_columns<Isa, F, ROWS / 2>(seeing, done, weights, column, mixtures, width);
+  }
+}
+
+}  // namespace moestro::MOESTRO_ISA
