@@ -6,6 +6,7 @@ Knows no queue. Next: ledger.py.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,9 @@ from moestro.records.schema import DECISIONS
 
 _MOST = 1000
 _FIELDS = tuple(field.name for field in fields(Record))
-_VALUES = attrgetter(*_FIELDS)
+_PLAIN = tuple(name for name in _FIELDS if name != "scores")
+_VALUES = attrgetter(*_PLAIN)
+_WRITTEN = (*_PLAIN, "scores", "prompt", "answer")
 _LISTED = [column for column in DECISIONS.c if column.name not in ("prompt", "answer")]
 _EQUAL = ("caller", "asked", "model", "backend", "outcome", "request_id", "conversation")
 
@@ -33,7 +36,11 @@ class Entry:
 
 def insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
     """Add rows in order."""
-    connection.execute(DECISIONS.insert(), [_to_row(entry) for entry in entries])
+    # One statement for all: with one for each, whoever answers requests in this process would wait
+    # for Python's lock between any two.
+    statement = _insert_statement(connection.dialect.name, len(entries))
+    values = tuple(value for entry in entries for value in _to_row(entry))
+    connection.exec_driver_sql(statement, values)
 
 
 def find_decisions(
@@ -79,12 +86,18 @@ def delete_older(connection: Connection, before: float, limit: int) -> int:
     return done.rowcount
 
 
-def _to_row(entry: Entry) -> dict[str, Any]:
+@lru_cache
+def _insert_statement(dialect: str, num_rows: int) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    row = f"({', '.join([mark] * len(_WRITTEN))})"
+    rows = ", ".join([row] * num_rows)
+    return f"INSERT INTO {DECISIONS.name} ({', '.join(_WRITTEN)}) VALUES {rows}"
+
+
+def _to_row(entry: Entry) -> tuple[Any, ...]:
     record = entry.record
-    row = dict(zip(_FIELDS, _VALUES(record), strict=True))
-    row["scores"] = json.dumps(dict(record.scores)) if record.scores else None
-    row["prompt"], row["answer"] = entry.prompt, entry.answer
-    return row
+    scores = json.dumps(dict(record.scores)) if record.scores else None
+    return (*_VALUES(record), scores, entry.prompt, entry.answer)
 
 
 def _to_decision(row: Row[Any]) -> Decision:
