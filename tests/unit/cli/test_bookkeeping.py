@@ -117,7 +117,7 @@ def test_workers_share_places_and_breakers(start_records: StartRecords) -> None:
     one.leave("m/0")
     assert other.try_enter("m/0", 1)
     breaker = Breaker(num_row=3, num_good=1, num_bad=4, window_at=2.5, open_until=9.5, num_trips=1)
-    one.write_breaker("m/0", breaker)
+    one.change_breaker("m/0", lambda before: breaker)
     assert other.read_breaker("m/0") == breaker
 
 
