@@ -29,9 +29,18 @@ class RecordsDoor:
         self._records = records
 
     def admit(
-        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+        self,
+        caller: str | None,
+        model: str,
+        request_id: str,
+        *,
+        num_prompt: int,
+        answer: Answer | None,
     ) -> None:
         """Let a request in, or raise what the caller is told."""
+        if answer is None:
+            self._records.admit(caller, model, None, request_id=request_id)
+            return
         limit = answer.max_tokens
         num_answer = self._records.config.assumed_answer_tokens if limit is None else limit
         estimate = Estimate(

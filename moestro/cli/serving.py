@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from moestro.api.backend import Backend
+from moestro.cli.doorman import Doorman, Shares
 from moestro.errors import ConfigError
 from moestro.server.config import ServerConfig
 from moestro.server.connections import build_protocol
@@ -100,19 +101,24 @@ async def serve(
     on_start: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
     *,
     signals: Collection[signal.Signals] = SIGNALS,
+    shares: Shares | None = None,
 ) -> None:
-    """Serve until a signal comes or the function that `on_start` is given is called."""
+    """Serve until a signal comes or the function that `on_start` is given is called.
+
+    `shares` tell which connections are this process's, where others listen there as well.
+    """
     server = _Server(
         uvicorn.Config(
             app,
-            http=build_protocol(config.connections),
+            http=build_protocol(config.connections, None if shares is None else shares.note),
             ssl_certfile=config.tls_cert,
             ssl_keyfile=config.tls_key,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=round(config.drain_s + _LAST_BYTES_S),
             server_header=False,
-        )
+        ),
+        shares,
     )
     _calm_interpreter()
     ending = _Ending(server, backend, config.drain_s)
@@ -134,6 +140,44 @@ def _calm_interpreter() -> None:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, shares: Shares | None) -> None:
+        super().__init__(config)
+        self._shares = shares
+        self._doormen: list[Doorman] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections: all of them, or this worker's share."""
+        if self._shares is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        assert sockets is not None
+        self._doormen = [Doorman(each, self._shares, self._take) for each in sockets]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, and end."""
+        for doorman in self._doormen:
+            doorman.close()
+        await super().shutdown(sockets)
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def build() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+            return protocol
+
+        try:
+            await loop.connect_accepted_socket(build, connection, ssl=self.config.ssl)
+        except BaseException:
+            connection.close()
+            raise
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: uvicorn would raise them again once it has stopped."""
