@@ -5,8 +5,9 @@ Knows no queue. Next: ledger.py.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +18,8 @@ from moestro.api.record_view import Decision, DecisionFilter, DecisionPage
 from moestro.records.schema import DECISIONS
 
 _MOST = 1000
+# SQLite takes 32,766 values at once, PostgreSQL twice as many.
+_MOST_ROWS = 512
 _FIELDS = tuple(field.name for field in fields(Record))
 _PLAIN = tuple(name for name in _FIELDS if name != "scores")
 _VALUES = attrgetter(*_PLAIN)
@@ -25,22 +28,31 @@ _LISTED = [column for column in DECISIONS.c if column.name not in ("prompt", "an
 _EQUAL = ("caller", "asked", "model", "backend", "outcome", "request_id", "conversation")
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
     """A record on its way into the ledger, with its texts where they are kept."""
 
-    record: Record
-    prompt: str | None = None
-    answer: str | None = None
+    __slots__ = ("record", "values")
+
+    def __init__(
+        self, record: Record, prompt: str | None = None, answer: str | None = None
+    ) -> None:
+        self.record = record
+        # By whoever adds it: the thread that writes should hold Python's lock as briefly as it can.
+        scores = json.dumps(dict(record.scores)) if record.scores else None
+        self.values = (*_VALUES(record), scores, prompt, answer)
 
 
 def insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
     """Add rows in order."""
-    # One statement for all: with one for each, whoever answers requests in this process would wait
-    # for Python's lock between any two.
-    statement = _insert_statement(connection.dialect.name, len(entries))
-    values = tuple(value for entry in entries for value in _to_row(entry))
-    connection.exec_driver_sql(statement, values)
+    # Few statements with many rows: with one for each, whoever answers requests in this process
+    # would wait for Python's lock between any two. Few sizes, because a database keeps each.
+    start = 0
+    while start < len(entries):
+        size = 1 << min(len(entries) - start, _MOST_ROWS).bit_length() - 1
+        values = chain.from_iterable(entry.values for entry in entries[start : start + size])
+        statement = _insert_statement(connection.dialect.name, size)
+        connection.exec_driver_sql(statement, tuple(values))
+        start += size
 
 
 def find_decisions(
@@ -92,12 +104,6 @@ def _insert_statement(dialect: str, num_rows: int) -> str:
     row = f"({', '.join([mark] * len(_WRITTEN))})"
     rows = ", ".join([row] * num_rows)
     return f"INSERT INTO {DECISIONS.name} ({', '.join(_WRITTEN)}) VALUES {rows}"
-
-
-def _to_row(entry: Entry) -> tuple[Any, ...]:
-    record = entry.record
-    scores = json.dumps(dict(record.scores)) if record.scores else None
-    return (*_VALUES(record), scores, entry.prompt, entry.answer)
 
 
 def _to_decision(row: Row[Any]) -> Decision:

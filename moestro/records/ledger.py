@@ -25,11 +25,8 @@ from moestro.records.usage import add_usage
 
 log = logging.getLogger(__name__)
 
-# What a batch costs beside its rows is shared by so many; SQLite takes 32,766 values at once.
-_BATCH = 64
-# After a batch the thread rests for so many times what it took: requests share Python's lock and
-# the processor with it, and are a little slower all the time instead of twice as slow at times.
-_REST = 3.0
+# What a batch costs beside its rows is shared by so many.
+_BATCH = 1024
 _LONGEST_PAUSE_S = 2.0
 # What a row raises that no database takes: a number too long, text that is not Unicode.
 _BAD_ROW = (StatementError, ValueError, OverflowError, TypeError)
@@ -109,11 +106,8 @@ class Ledger:
                 self._batch = [self._waiting.popleft() for _ in range(size)]
                 self._num_suspects = max(0, self._num_suspects - size)
             num_left -= len(self._batch)
-            began = time.perf_counter()
             self._write_batch()
             self._batch = []
-            if self.num_waiting < self._max_waiting / 2:
-                self._is_stopping.wait(_REST * (time.perf_counter() - began))
 
     def _write_batch(self) -> None:
         try:
