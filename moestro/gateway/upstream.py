@@ -7,6 +7,7 @@ HTTP, not what is asked. Next: incoming.py, connection.py, attempts.py.
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +27,7 @@ _ADDRESSES_KEPT_S = 10.0
 # How long one address may take before the next one is tried beside it (RFC 8305).
 _NEXT_ADDRESS_S = 0.25
 _PORTS = {"http": 80, "https": 443}
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,25 @@ class Upstream:
         """What it speaks."""
         return self.config.dialect
 
-    def request(self, method: bytes, path: str, body: bytes) -> bytes:
-        """Write a request for a path below /v1."""
+    def request(
+        self, method: bytes, path: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> bytes:
+        """Write a request for a path below /v1; `headers` are added to the server's own."""
         place = self.folder + path.removeprefix("/v1").encode()
-        head = b"%b %b HTTP/1.1\r\n%b" % (method, place, self.fields)
+        fields = self.fields + write_fields(headers) if headers else self.fields
+        head = b"%b %b HTTP/1.1\r\n%b" % (method, place, fields)
         return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
     def conceal(self, text: bytes) -> bytes:
         """Return a text without the key, should the server have repeated it."""
         return text if self.secret is None else text.replace(self.secret.encode(), b"***")
+
+
+def write_fields(headers: Mapping[str, str]) -> bytes:
+    """Write the lines of a head; values are ours, or have been checked."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    assert lines.count("\n") == len(headers), "a value that has lines"
+    return lines.encode()
 
 
 def build_upstream(
@@ -89,7 +101,6 @@ def build_upstream(
             raise ConfigError(f"the key of {name} has characters that no header may have")
         is_bearer = config.dialect != "anthropic"
         headers |= {"authorization": f"Bearer {secret}"} if is_bearer else {"x-api-key": secret}
-    lines = "".join(f"{field}: {value}\r\n" for field, value in headers.items())
     return Upstream(
         name=name,
         model=config.model or model,
@@ -98,7 +109,7 @@ def build_upstream(
             parts.hostname or "", parts.port or _PORTS[parts.scheme], parts.scheme == "https"
         ),
         folder=quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._").encode(),
-        fields=lines.encode(),
+        fields=write_fields(headers),
         secret=secret,
         is_local=is_local,
     )
@@ -129,9 +140,15 @@ class Connections:
         # What is closed learns of it in the loop's next turn.
         await asyncio.sleep(0)
 
-    async def post(self, upstream: Upstream, path: str, body: bytes) -> Incoming:
-        """Send a request and return its answer's head."""
-        return await self._send(upstream, upstream.request(b"POST", path, body))
+    async def post(
+        self,
+        upstream: Upstream,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> Incoming:
+        """Send a request and return its answer's head; `headers` are added to the server's own."""
+        return await self._send(upstream, upstream.request(b"POST", path, body, headers))
 
     async def get(self, upstream: Upstream, path: str) -> Incoming:
         """Ask for something and return the answer's head."""

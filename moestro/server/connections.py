@@ -52,59 +52,12 @@ def _tell_nobody(num: int) -> None:
 
 # Of each header: a colon, a space, the line's end.
 _MARKS = 4
-_ANSWER_START = b"HTTP/1.1 "
 # How long the rest of what is refused is read and thrown away.
 _LINGER_S = 2.0
 
 
 class _HeadTooLarge(Exception):
     """Ends the parser's work on a head."""
-
-
-class _Joined:
-    """A transport that sends an answer's head together with what comes right behind it.
-
-    uvicorn writes them one by one, and each write wakes whoever reads.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever a transport has)
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send at the end of the loop's turn at the latest, or with the second piece."""
-        if self._held:
-            self._held.append(data)
-            self._flush()
-        elif data.startswith(_ANSWER_START):
-            self._held.append(data)
-            self._loop.call_soon(self._flush)
-        else:
-            self._transport.write(data)
-
-    def write_eof(self) -> None:
-        """Say that nothing more comes."""
-        self._flush()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        """Close when all is sent."""
-        self._flush()
-        self._transport.close()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Give the connection to another protocol."""
-        self._flush()
-        self._transport.set_protocol(protocol)
-
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, []
-            self._transport.write(b"".join(held))
 
 
 # uvicorn picks the class at run time, by the parsers that are installed.
@@ -119,7 +72,7 @@ class _ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(_Joined(transport, self.loop))
+        super().connection_made(transport)
         self.on_count(len(self.connections))
         self._watch_head()
 

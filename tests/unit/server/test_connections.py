@@ -138,29 +138,6 @@ def test_who_uploads_too_much_still_reads_why() -> None:
     run(BodyGuard(say_size, BodyConfig(max_bytes=100_000)), client)
 
 
-def test_a_head_waits_for_what_comes_right_behind_it_and_no_longer() -> None:
-    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        if scope.get("path") == "/slow":
-            await asyncio.sleep(0.5)
-        await send({"type": "http.response.body", "body": b"said", "more_body": False})
-
-    async def client(port: int) -> None:
-        loop = asyncio.get_running_loop()
-        with socket.create_connection(("127.0.0.1", port)) as raw:
-            raw.setblocking(False)
-            for path, is_joined in ((b"/", True), (b"/slow", False)):
-                await loop.sock_sendall(raw, GET.replace(b"/ ", path + b" "))
-                first = await loop.sock_recv(raw, 65536)
-                assert first.startswith(b"HTTP/1.1 200 OK\r\n")
-                assert (b"said" in first) == is_joined
-                while b"0\r\n\r\n" not in first:
-                    first += await loop.sock_recv(raw, 65536)
-                assert first.count(b"said") == 1
-
-    run(slow, client)
-
-
 @pytest.mark.parametrize("name", ["head_timeout_s", "stall_timeout_s"])
 def test_no_time_at_all_is_a_mistake(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0"):
