@@ -59,7 +59,7 @@ ASKER: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
 class Relay(Protocol):
-    """Passes calls on to whoever answers them. Errors are those of a Backend."""
+    """Passes calls on to whoever answers them, and logs each. Errors are those of a Backend."""
 
     async def relay(self, call: Call) -> Reply | None:
         """Answer a call; what is wrong with it, or a lack of capacity, is raised.

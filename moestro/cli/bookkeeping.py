@@ -5,8 +5,7 @@ other. Next: gateway_app.py.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moestro.api.record import Record
@@ -14,7 +13,7 @@ from moestro.gateway.books import Answer
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.remembering import Kept
 from moestro.records import answers
-from moestro.records.busy import BusyBackends
+from moestro.records.busy import BusyBackends, Numbers
 from moestro.records.counts import SharedCounts
 from moestro.records.meters import Estimate
 from moestro.records.records import Records
@@ -30,9 +29,18 @@ class RecordsDoor:
         self._records = records
 
     def admit(
-        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+        self,
+        caller: str | None,
+        model: str,
+        request_id: str,
+        *,
+        num_prompt: int,
+        answer: Answer | None,
     ) -> None:
         """Let a request in, or raise what the caller is told."""
+        if answer is None:
+            self._records.admit(caller, model, None, request_id=request_id)
+            return
         limit = answer.max_tokens
         num_answer = self._records.config.assumed_answer_tokens if limit is None else limit
         estimate = Estimate(
@@ -105,17 +113,13 @@ class SharedBackends:
 
     def read_breaker(self, backend: str) -> Breaker:
         """Return a backend's breaker."""
-        row, good, bad, window_at, open_until, trips, probed_at = self._busy.read_numbers(backend)
-        return Breaker(
-            num_row=int(row),
-            num_good=int(good),
-            num_bad=int(bad),
-            window_at=window_at,
-            open_until=open_until,
-            num_trips=int(trips),
-            probed_at=probed_at,
-        )
+        return _read_breaker(self._busy.read_numbers(backend))
 
-    def write_breaker(self, backend: str, breaker: Breaker) -> None:
-        """Replace it."""
-        self._busy.write_numbers(backend, astuple(breaker))
+    def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
+        """Replace it by what follows from it."""
+        self._busy.change_numbers(backend, lambda numbers: change(_read_breaker(numbers)))
+
+
+def _read_breaker(numbers: Numbers) -> Breaker:
+    row, good, bad, window_at, open_until, trips, probed_at = numbers
+    return Breaker(int(row), int(good), int(bad), window_at, open_until, int(trips), probed_at)

@@ -11,6 +11,7 @@ import ipaddress
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from moestro.api.backend import Backend
+from moestro.cli.doorman import Doorman, Shares
 from moestro.errors import ConfigError
 from moestro.server.config import ServerConfig
 from moestro.server.connections import build_protocol
@@ -26,6 +28,7 @@ from moestro.server.connections import build_protocol
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAITING_CONNECTIONS = 2048
 _COLLECTED_OBJECTS = 20_000
+_TURN_S = 0.0005
 # For the last bytes to be written, once the backend has stopped.
 _LAST_BYTES_S = 5.0
 
@@ -98,21 +101,26 @@ async def serve(
     on_start: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
     *,
     signals: Collection[signal.Signals] = SIGNALS,
+    shares: Shares | None = None,
 ) -> None:
-    """Serve until a signal comes or the function that `on_start` is given is called."""
+    """Serve until a signal comes or the function that `on_start` is given is called.
+
+    `shares` tell which connections are this process's, where others listen there as well.
+    """
     server = _Server(
         uvicorn.Config(
             app,
-            http=build_protocol(config.connections),
+            http=build_protocol(config.connections, None if shares is None else shares.note),
             ssl_certfile=config.tls_cert,
             ssl_keyfile=config.tls_key,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=round(config.drain_s + _LAST_BYTES_S),
             server_header=False,
-        )
+        ),
+        shares,
     )
-    _calm_collector()
+    _calm_interpreter()
     ending = _Ending(server, backend, config.drain_s)
     beside = asyncio.create_task(on_start(ending.begin))
     with ending.on_signals(signals):
@@ -121,14 +129,55 @@ async def serve(
     await asyncio.gather(beside, return_exceptions=True)
 
 
-def _calm_collector() -> None:
-    # All streams wait while it walks through what a large body became, or what was imported.
+def _calm_interpreter() -> None:
+    # All streams wait while the collector walks through what a large body became, or what was
+    # imported.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECTED_OBJECTS, *gc.get_threshold()[1:])
+    # And while a thread beside them, that of the records for one, has its turn: 5 ms by default.
+    sys.setswitchinterval(_TURN_S)
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, shares: Shares | None) -> None:
+        super().__init__(config)
+        self._shares = shares
+        self._doormen: list[Doorman] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections: all of them, or this worker's share."""
+        if self._shares is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        assert sockets is not None
+        self._doormen = [Doorman(each, self._shares, self._take) for each in sockets]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, and end."""
+        for doorman in self._doormen:
+            doorman.close()
+        await super().shutdown(sockets)
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def build() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+            return protocol
+
+        try:
+            await loop.connect_accepted_socket(build, connection, ssl=self.config.ssl)
+        except BaseException:
+            connection.close()
+            raise
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: uvicorn would raise them again once it has stopped."""

@@ -22,6 +22,7 @@ from moestro.errors import MoestroError, StorageError
 from moestro.gateway.config import TelemetryConfig
 from moestro.gateway.fleet import Fleet
 from moestro.records.config import RecordsConfig
+from moestro.records.turns import Turns
 from moestro.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -81,7 +82,13 @@ async def _serve(pipe: Connection, listener: socket.socket, plan: Plan) -> None:
     signals = (signal.SIGTERM,)
     try:
         await serving.serve(
-            parts.app, parts.backend, plan.server, listener, beside, signals=signals
+            parts.app,
+            parts.backend,
+            plan.server,
+            listener,
+            beside,
+            signals=signals,
+            shares=Turns(parts.records.shared),
         )
     finally:
         parts.live.stop()

@@ -11,7 +11,7 @@ import msgspec
 
 from moestro.gateway.events import DONE, Cutter, Garbage, read_data, split, write_event
 from moestro.gateway.faults import Fault
-from moestro.gateway.upstream import Incoming
+from moestro.gateway.incoming import Incoming
 
 _FINISHES = {"max_tokens": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
 _INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
@@ -83,7 +83,7 @@ class TranslatedIncoming:
             events = split(self._cutter.feed(data))
             return b"".join(each for event in events for each in self._stream.read(event))
         except (Garbage, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            name = self._incoming.upstream.name
+            name = self._incoming.name
             raise Fault("garbage", f"{name} sent what is no event") from error
 
 

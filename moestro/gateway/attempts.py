@@ -124,9 +124,12 @@ class Attempts:
 
     async def _hedge(self, line: Line, outgoing: Outgoing, trace: Trace, seen: set[str]) -> Leg:
         after_s = self._config.hedge_after_s
-        others = [member for member in line.members if member.health.may_ask()]
-        has_rival = len(others) > 1 and outgoing.asked.is_repeatable and outgoing.told is None
-        if after_s is None or not has_rival:
+        may_hedge = outgoing.asked.is_repeatable and outgoing.told is None
+        if (
+            after_s is None
+            or not may_hedge
+            or sum(each.health.may_ask() for each in line.members) < 2
+        ):
             return await self._try(line, outgoing, trace, seen)
         first = asyncio.ensure_future(self._try(line, outgoing, trace, seen))
         try:

@@ -34,9 +34,15 @@ class Door(Protocol):
     """Whether a request may begin, by what its key may spend; and what it did spend."""
 
     def admit(
-        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+        self,
+        caller: str | None,
+        model: str,
+        request_id: str,
+        *,
+        num_prompt: int,
+        answer: Answer | None,
     ) -> None:
-        """Let it in, or raise what the caller is told."""
+        """Let it in, or raise what the caller is told; with no answer to come it is free."""
 
     def finish(self, record: Record, *, prompt: str, answer: str) -> None:
         """Settle and keep it; must return at once and must not raise."""
@@ -76,8 +82,8 @@ class Books:
         """Count a request that has come."""
         self.num_open += 1
 
-    def admit(self, trace: Trace) -> None:
-        """Ask at the door whether it may begin."""
+    def admit(self, trace: Trace, *, is_free: bool) -> None:
+        """Ask at the door whether it may begin; one answered from memory is free."""
         if self._door is None:
             return
         asked, choice, call = trace.asked, trace.choice, trace.call
@@ -94,7 +100,7 @@ class Books:
             choice.models[0],
             call.request_id,
             num_prompt=len(call.body) // BYTES_PER_TOKEN,
-            answer=Answer(max_tokens=limit, price=dearest),
+            answer=None if is_free else Answer(max_tokens=limit, price=dearest),
         )
 
     def close(

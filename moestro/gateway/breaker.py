@@ -4,7 +4,7 @@ Pure: a state, what happened and the time give the next state, so that workers c
 health.py.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from moestro.api.fleet_view import BreakerState
 from moestro.gateway.config import BreakerConfig
@@ -12,8 +12,7 @@ from moestro.gateway.config import BreakerConfig
 _MOST_DOUBLINGS = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Breaker:
+class Breaker(NamedTuple):
     """One backend's breaker; all times are of one clock, and 0 is never.
 
     `num_row` counts failures since the last success, `num_good` and `num_bad` what happened since
@@ -50,7 +49,12 @@ def after_sending(breaker: Breaker, now: float) -> Breaker:
     """Return it after a request was let through."""
     if breaker.num_trips == 0:
         return breaker
-    return replace(breaker, probed_at=now)
+    return breaker._replace(probed_at=now)
+
+
+def after_leaving(breaker: Breaker) -> Breaker:
+    """Return it after a request that told nothing of how it ended: the next one may tell."""
+    return breaker._replace(probed_at=0.0)
 
 
 def after_success(breaker: Breaker, now: float, config: BreakerConfig) -> Breaker:
@@ -58,14 +62,14 @@ def after_success(breaker: Breaker, now: float, config: BreakerConfig) -> Breake
     if breaker.num_trips:
         return Breaker(num_good=1, window_at=now)
     breaker = _turn_window(breaker, now, config)
-    return replace(breaker, num_row=0, num_good=breaker.num_good + 1)
+    return breaker._replace(num_row=0, num_good=breaker.num_good + 1)
 
 
 def after_failure(breaker: Breaker, now: float, config: BreakerConfig) -> Breaker:
     """Return it after a failure: open, if that was one too many."""
     breaker = _turn_window(breaker, now, config)
     num_row, num_bad = breaker.num_row + 1, breaker.num_bad + 1
-    counted = replace(breaker, num_row=num_row, num_bad=num_bad)
+    counted = breaker._replace(num_row=num_row, num_bad=num_bad)
     if state_of(breaker, now) == "open":
         # A request that was under way as it opened: no news.
         return counted
@@ -75,10 +79,11 @@ def after_failure(breaker: Breaker, now: float, config: BreakerConfig) -> Breake
         return counted
     doublings = min(breaker.num_trips, _MOST_DOUBLINGS)
     open_s = min(config.most_open_s, config.open_s * 2**doublings)
-    return replace(counted, open_until=now + open_s, num_trips=breaker.num_trips + 1, probed_at=0.0)
+    num_trips = breaker.num_trips + 1
+    return counted._replace(open_until=now + open_s, num_trips=num_trips, probed_at=0.0)
 
 
 def _turn_window(breaker: Breaker, now: float, config: BreakerConfig) -> Breaker:
     if now - breaker.window_at <= config.window_s:
         return breaker
-    return replace(breaker, num_good=0, num_bad=0, window_at=now)
+    return breaker._replace(num_good=0, num_bad=0, window_at=now)

@@ -72,17 +72,19 @@ class QueueConfig:
 class GatewayConfig:
     """The gateway's settings.
 
-    `retries` is how many more backends may be tried before an answer's first byte, and how many
-    times a stream may be continued elsewhere; between tries of one backend lies a random time of
-    up to `backoff_s`, doubled each time, and a backend's own Retry-After is waited for if it is at
-    most `most_backoff_s`. `hedge_after_s` asks a second backend when the first is silent for so
-    long; None never does. A conversation stays with its model for `sticky_s` after its last turn.
-    `continues_across_models` lets another model go on with a stream that its own cannot end.
+    `retries` is how many more backends may be tried before an answer's first byte, and
+    `continuations` how many times a stream may be continued elsewhere; between tries of one backend
+    lies a random time of up to `backoff_s`, doubled each time, and a backend's own Retry-After is
+    waited for if it is at most `most_backoff_s`. `hedge_after_s` asks a second backend when the
+    first is silent for so long; None never does. A conversation stays with its model for `sticky_s`
+    after its last turn. `continues_across_models` lets another model go on with a stream that its
+    own cannot end.
     A cascade decides within an answer's first `cascade_tokens`, for streams.
     """
 
     timeouts: TimeoutConfig = field(default_factory=TimeoutConfig)
     retries: int = 2
+    continuations: int = 2
     backoff_s: float = 0.2
     most_backoff_s: float = 5.0
     hedge_after_s: float | None = None
@@ -98,8 +100,9 @@ class GatewayConfig:
         _check_positive(self, "backoff_s", "most_backoff_s", "cascade_tokens", "max_answer_bytes")
         if self.hedge_after_s is not None:
             _check_positive(self, "hedge_after_s")
-        if not 0 <= self.retries <= 10:
-            raise ConfigError(f"retries is {self.retries}: it must be 0 to 10")
+        for name in ("retries", "continuations"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 to 10")
         if not 0 <= self.sticky_s < math.inf:
             raise ConfigError(f"sticky_s is {self.sticky_s}: it must be 0 or more seconds")
 

@@ -126,7 +126,7 @@ class Passage:
     def _heirs(self) -> list[str]:
         """Return the models that may go on: the same one, others only where it is right."""
         told = self.told
-        if not self.asked.is_repeatable or self.trace.num_failovers >= self.config.retries:
+        if not self.asked.is_repeatable or self.trace.num_failovers >= self.config.continuations:
             return []
         others = [name for name in self.choice.models if name != self.trace.model]
         if not told.is_visible:

@@ -154,8 +154,8 @@ class Gateway:
         asked = trace.asked = read_call(trace.call)
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
         trace.reason = choice.reason
-        self._books.admit(trace)
         kept = await self._memory.find(trace)
+        self._books.admit(trace, is_free=kept is not None)
         if kept is not None:
             trace.first_s = trace.elapsed_s()
             self._chooser.settle(asked, choice, trace.model)

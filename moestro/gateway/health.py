@@ -7,10 +7,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from moestro.api.fleet_view import BackendView, LatencyView
 from moestro.gateway import breaker as breakers
+from moestro.gateway.breaker import Breaker
 from moestro.gateway.config import BreakerConfig
 from moestro.gateway.faults import Fault
 from moestro.gateway.shared import Shared
@@ -109,9 +109,9 @@ class Health:
     def note_sent(self) -> None:
         """Count a request that goes to it."""
         self._shared.count(self._counts, (1,))
-        breaker = self._shared.read_breaker(self.name)
-        if breaker.num_trips:
-            self._shared.write_breaker(self.name, breakers.after_sending(breaker, self._clock()))
+        if self._shared.read_breaker(self.name).num_trips:
+            now = self._clock()
+            self._change(lambda breaker: breakers.after_sending(breaker, now))
 
     def note_success(self, first_s: float | None = None, whole_s: float | None = None) -> None:
         """Count an answer, and the seconds it took."""
@@ -121,9 +121,8 @@ class Health:
             self.latency.whole.add(whole_s)
         self.trouble = None
         self._is_lost = False
-        before = self._shared.read_breaker(self.name)
-        after = breakers.after_success(before, self._clock(), self._config)
-        self._shared.write_breaker(self.name, after)
+        now = self._clock()
+        self._change(lambda breaker: breakers.after_success(breaker, now, self._config))
 
     def note_fault(self, fault: Fault) -> None:
         """Count a failure; one that says when to come again is left alone until then."""
@@ -135,9 +134,7 @@ class Health:
         if fault.kind == "busy":
             # Full, but alive.
             return
-        before = self._shared.read_breaker(self.name)
-        after = breakers.after_failure(before, now, self._config)
-        self._shared.write_breaker(self.name, after)
+        self._change(lambda breaker: breakers.after_failure(breaker, now, self._config))
 
     def note_failover(self) -> None:
         """Count a stream of its that another one went on with."""
@@ -145,9 +142,8 @@ class Health:
 
     def note_left(self) -> None:
         """Take it that a request ended without telling anything: the next one may tell."""
-        before = self._shared.read_breaker(self.name)
-        if before.probed_at:
-            self._shared.write_breaker(self.name, replace(before, probed_at=0.0))
+        if self._shared.read_breaker(self.name).probed_at:
+            self._change(breakers.after_leaving)
 
     def note_probe(self, trouble: str | None) -> None:
         """Take what a probe found; one that failed says so, but only requests open the breaker."""
@@ -177,3 +173,6 @@ class Health:
             num_failovers=int(num_failovers),
             latency=self.latency.view(),
         )
+
+    def _change(self, change: Callable[[Breaker], Breaker]) -> None:
+        self._shared.change_breaker(self.name, change)

@@ -32,10 +32,10 @@ class Shared(Protocol):
         """Return how many are under way."""
 
     def read_breaker(self, backend: str) -> Breaker:
-        """Return a backend's breaker."""
+        """Return a backend's breaker, at a glance."""
 
-    def write_breaker(self, backend: str, breaker: Breaker) -> None:
-        """Replace it; of two writers at once, one may be lost."""
+    def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
+        """Replace it by what follows from it; nobody else changes it meanwhile."""
 
     @property
     def began_at(self) -> float:
@@ -88,9 +88,9 @@ class Alone:
         """Return a backend's breaker."""
         return self._breakers.get(backend) or Breaker()
 
-    def write_breaker(self, backend: str, breaker: Breaker) -> None:
-        """Replace it."""
-        self._breakers[backend] = breaker
+    def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
+        """Replace it by what follows from it."""
+        self._breakers[backend] = change(self.read_breaker(backend))
 
     def count(self, name: str, amounts: Sequence[float]) -> None:
         """Add to a name's numbers, of which there are up to six; they only grow."""

@@ -27,15 +27,11 @@ class WireSender:
         body = outgoing.body_for(upstream.model)
         is_anthropic = upstream.dialect == "anthropic"
         if is_anthropic == (asked.kind == "messages"):
-            return await self._connections.post(
-                upstream, asked.path, body, outgoing.headers or None
-            )
+            return await self._connections.post(upstream, asked.path, body, outgoing.headers)
         if asked.kind != "chat":
             message = f"{upstream.name} cannot be asked at {asked.path}: use /v1/chat/completions"
             raise Fault("denied", message, has_begun=False)
         said = msgspec.json.decode(body)
         written = msgspec.json.encode(write_messages(said, upstream.model))
-        incoming = await self._connections.post(
-            upstream, _MESSAGES, written, outgoing.headers or None
-        )
+        incoming = await self._connections.post(upstream, _MESSAGES, written, outgoing.headers)
         return TranslatedIncoming(incoming, wants_usage=asked.wants_usage)

@@ -1,39 +1,57 @@
-"""One worker's connections to backends: a request out, its answer in, as the bytes come.
+"""One worker's connections to backends: a request out, and its answer as it comes in.
 
 Sends its own headers only, follows nothing, keeps no cookies. Every fault becomes a `Fault`. Knows
-HTTP, not what is asked. Next: faults.py, attempts.py.
+HTTP, not what is asked. Next: incoming.py, connection.py, attempts.py.
 """
 
 import asyncio
-import math
-import time
+import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from urllib.parse import quote, urlsplit
 
-import aiohttp
+from aiohappyeyeballs import AddrInfoType, start_connection
 
+from moestro.errors import ConfigError
 from moestro.gateway.config import TimeoutConfig
+from moestro.gateway.connection import Connection
 from moestro.gateway.faults import Fault
 from moestro.gateway.fleet import BackendConfig, Dialect
+from moestro.gateway.incoming import Incoming
 
 _ANTHROPIC_VERSION = "2023-06-01"
-_LONGEST_HEAD_BYTES = 32 * 1024
-_READ_BYTES = 256 * 1024
 # Less than many servers keep an idle connection, so that none is closed as it is used again.
 _KEPT_S = 4.0
-# Without limits of its own: those of the gateway are by backend, and timed more finely.
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
+_ADDRESSES_KEPT_S = 10.0
+# How long one address may take before the next one is tried beside it (RFC 8305).
+_NEXT_ADDRESS_S = 0.25
+_PORTS = {"http": 80, "https": 443}
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server listens."""
+
+    host: str
+    port: int
+    is_tls: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """One server of a model: where it is, and what every request to it says."""
+    """One server of a model: where it is, and what every request to it says.
+
+    `folder` is what its paths have instead of /v1, `fields` the lines of a head but the first.
+    """
 
     name: str
     model: str
     config: BackendConfig
-    headers: Mapping[str, str]
+    place: Place
+    folder: bytes
+    fields: bytes
     secret: str | None = None
     is_local: bool = False
 
@@ -42,21 +60,35 @@ class Upstream:
         """What it speaks."""
         return self.config.dialect
 
-    def url(self, path: str) -> str:
-        """Return where a path below /v1 is."""
-        return self.config.url.rstrip("/") + path.removeprefix("/v1")
+    def request(
+        self, method: bytes, path: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> bytes:
+        """Write a request for a path below /v1; `headers` are added to the server's own."""
+        place = self.folder + path.removeprefix("/v1").encode()
+        fields = self.fields + write_fields(headers) if headers else self.fields
+        head = b"%b %b HTTP/1.1\r\n%b" % (method, place, fields)
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
     def conceal(self, text: bytes) -> bytes:
         """Return a text without the key, should the server have repeated it."""
         return text if self.secret is None else text.replace(self.secret.encode(), b"***")
 
 
+def write_fields(headers: Mapping[str, str]) -> bytes:
+    """Write the lines of a head; values are ours, or have been checked."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    assert lines.count("\n") == len(headers), "a value that has lines"
+    return lines.encode()
+
+
 def build_upstream(
     name: str, model: str, config: BackendConfig, *, is_local: bool = False
 ) -> Upstream:
-    """Read the key of a server; ConfigError if its variable is not set."""
+    """Read the key of a server; ConfigError if its variable is not set, or holds no key."""
+    parts = urlsplit(config.url)
     secret = config.read_key()
     headers = {
+        "host": parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode(),
         "accept": "application/json, text/event-stream",
         "accept-encoding": "identity",
         "content-type": "application/json",
@@ -64,15 +96,20 @@ def build_upstream(
     }
     if config.dialect == "anthropic":
         headers["anthropic-version"] = _ANTHROPIC_VERSION
-    if secret is not None and config.dialect == "anthropic":
-        headers["x-api-key"] = secret
-    elif secret is not None:
-        headers["authorization"] = f"Bearer {secret}"
+    if secret is not None:
+        if not (secret.isascii() and secret.isprintable()):
+            raise ConfigError(f"the key of {name} has characters that no header may have")
+        is_bearer = config.dialect != "anthropic"
+        headers |= {"authorization": f"Bearer {secret}"} if is_bearer else {"x-api-key": secret}
     return Upstream(
         name=name,
         model=config.model or model,
         config=config,
-        headers=headers,
+        place=Place(
+            parts.hostname or "", parts.port or _PORTS[parts.scheme], parts.scheme == "https"
+        ),
+        folder=quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._").encode(),
+        fields=write_fields(headers),
         secret=secret,
         is_local=is_local,
     )
@@ -84,169 +121,131 @@ class Connections:
     def __init__(self, timeouts: TimeoutConfig) -> None:
         """Must be called in the worker's event loop."""
         self._timeouts = timeouts
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_read=None, sock_connect=timeouts.connect_s
-        )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_NO_TIMEOUT,
-            max_line_size=_LONGEST_HEAD_BYTES,
-            max_field_size=_LONGEST_HEAD_BYTES,
-            read_bufsize=_READ_BYTES,
-        )
+        self._loop = asyncio.get_running_loop()
+        self._all: set[Connection] = set()
+        # Of each place, the one used last is last.
+        self._idle: dict[Place, list[Connection]] = {}
+        self._addresses: dict[Place, tuple[float, list[AddrInfoType]]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def close(self) -> None:
         """Close all of them."""
-        await self._session.close()
+        self._is_closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in tuple(self._all):
+            connection.close()
+        # What is closed learns of it in the loop's next turn.
+        await asyncio.sleep(0)
 
     async def post(
-        self, upstream: Upstream, path: str, body: bytes, headers: Mapping[str, str] | None = None
-    ) -> "Incoming":
+        self,
+        upstream: Upstream,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> Incoming:
         """Send a request and return its answer's head; `headers` are added to the server's own."""
-        sent = upstream.headers if headers is None else {**upstream.headers, **headers}
-        return await self._send("POST", upstream, upstream.url(path), sent, body)
+        return await self._send(upstream, upstream.request(b"POST", path, body, headers))
 
-    async def get(self, upstream: Upstream, path: str) -> "Incoming":
+    async def get(self, upstream: Upstream, path: str) -> Incoming:
         """Ask for something and return the answer's head."""
-        return await self._send("GET", upstream, upstream.url(path), upstream.headers, None)
+        return await self._send(upstream, upstream.request(b"GET", path, b""))
 
-    async def _send(
-        self,
-        method: str,
-        upstream: Upstream,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> "Incoming":
-        name = upstream.name
-        patience_s = self._timeouts.first_token_s
-        began_at = asyncio.get_running_loop().time()
+    async def _send(self, upstream: Upstream, request: bytes) -> Incoming:
+        place = upstream.place
+        connection = self._find_idle(place) or await self._open(upstream)
+
+        def keep(connection: Connection) -> None:
+            self._keep(place, connection)
+
+        incoming = Incoming(upstream.name, connection, self._timeouts, keep)
+        connection.send(request, incoming)
         try:
-            async with asyncio.timeout(patience_s):
-                response = await self._session.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    timeout=self._timeout,
-                )
-        except aiohttp.ConnectionTimeoutError as error:
-            raise Fault("connect", f"{name} takes no connection", has_begun=False) from error
-        except aiohttp.ClientConnectorError as error:
-            raise Fault("connect", f"{name} refuses connections", has_begun=False) from error
-        except TimeoutError as error:
-            message = f"{name} sent nothing within {patience_s:g} s"
-            raise Fault("timeout", message) from error
-        except aiohttp.ClientConnectionError as error:
-            raise Fault("broken", f"{name} closed the connection") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            # Its text may repeat what was received.
-            raise Fault("garbage", f"{name} answered with something other than HTTP") from error
-        return Incoming(upstream, response, self._timeouts, began_at)
-
-
-class Incoming:
-    """An answer as it comes in; `close` ends it at once, whatever is still to come."""
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        response: aiohttp.ClientResponse,
-        timeouts: TimeoutConfig,
-        began_at: float,
-    ) -> None:
-        """`began_at`: when the request was sent, by the loop's clock."""
-        self.upstream = upstream
-        self.status = response.status
-        self._response = response
-        self._timeouts = timeouts
-        self._loop = asyncio.get_running_loop()
-        self._began_at = self._last_at = began_at
-        self._has_more = False
-        self._timer = self._loop.call_at(self._deadline(), self._check)
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether events come."""
-        return self._response.content_type == "text/event-stream"
-
-    @property
-    def content_type(self) -> str:
-        """What its body is said to be, as it was said."""
-        return self._response.headers.get("content-type", "application/json")
-
-    @property
-    def retry_after_s(self) -> float | None:
-        """When the backend wants to be asked again, if it says so."""
-        return read_retry_after(self._response.headers.get("retry-after"))
-
-    async def read(self) -> bytes:
-        """Return the next bytes as soon as there are some; none at the end."""
-        try:
-            data = await self._response.content.readany()
-        except Fault:
+            await incoming.begun()
+        except BaseException:
+            incoming.close()
             raise
-        except TimeoutError as error:
-            raise Fault("timeout", f"{self.upstream.name} fell silent") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise Fault("broken", f"{self.upstream.name} broke off its answer") from error
-        self._last_at = self._loop.time()
-        self._has_more = True
-        return data
+        return incoming
 
-    async def read_whole(self, most_bytes: int) -> bytes:
-        """Return all of it; a Fault if it has more bytes than it may."""
-        pieces: list[bytes] = []
-        size = 0
-        while data := await self.read():
-            size += len(data)
-            if size > most_bytes:
-                raise Fault("garbage", f"{self.upstream.name} answered with too many bytes")
-            pieces.append(data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _find_idle(self, place: Place) -> Connection | None:
+        idle = self._idle.get(place)
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and self._loop.time() - connection.idle_since < _KEPT_S:
+                return connection
+            connection.close()
+        return None
 
-    def close(self) -> None:
-        """End it; a connection whose answer came whole is kept for the next request."""
-        self._timer.cancel()
-        if self._response.content.is_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    def _deadline(self) -> float:
-        timeouts = self._timeouts
-        step_s = timeouts.between_tokens_s if self._has_more else timeouts.first_token_s
-        return min(self._last_at + step_s, self._began_at + timeouts.whole_s)
-
-    def _check(self) -> None:
-        # One timer for the whole answer, which looks rarely, instead of one for each piece.
-        deadline = self._deadline()
-        if self._loop.time() < deadline:
-            self._timer = self._loop.call_at(deadline, self._check)
+    def _keep(self, place: Place, connection: Connection) -> None:
+        if self._is_closed:
+            connection.close()
             return
-        name = self.upstream.name
-        fault = Fault("timeout", f"{name} fell silent in the middle of its answer")
-        if not self._has_more:
-            fault = Fault("timeout", f"{name} began no answer in time")
-        self._response.content.set_exception(fault)
+        connection.idle_since = self._loop.time()
+        self._idle.setdefault(place, []).append(connection)
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(_KEPT_S, self._sweep)
 
+    def _sweep(self) -> None:
+        oldest = self._loop.time() - _KEPT_S
+        self._sweeping = None
+        for place, idle in list(self._idle.items()):
+            fresh = [each for each in idle if each.is_open and each.idle_since > oldest]
+            for connection in set(idle).difference(fresh):
+                connection.close()
+            if fresh:
+                self._idle[place] = fresh
+            else:
+                del self._idle[place]
+        if self._idle:
+            self._sweeping = self._loop.call_later(_KEPT_S, self._sweep)
 
-def read_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None if it makes no sense."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return _until(value)
-    return seconds if 0 <= seconds < math.inf else None
+    async def _open(self, upstream: Upstream) -> Connection:
+        name = upstream.name
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                return await self._connect(upstream.place)
+        except TimeoutError as error:
+            raise Fault("connect", f"{name} takes no connection", has_begun=False) from error
+        except OSError as error:
+            # A certificate that is not good is such an error too.
+            raise Fault("connect", f"{name} refuses connections", has_begun=False) from error
 
+    async def _connect(self, place: Place) -> Connection:
+        found = await start_connection(
+            await self._resolve(place), happy_eyeballs_delay=_NEXT_ADDRESS_S, loop=self._loop
+        )
+        try:
+            # Else a request's last bytes wait for the acknowledgement of those before.
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self._all.discard),
+                sock=found,
+                ssl=self._secure() if place.is_tls else None,
+                server_hostname=place.host if place.is_tls else None,
+            )
+        except BaseException:
+            found.close()
+            raise
+        self._all.add(connection)
+        return connection
 
-def _until(date: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())
+    async def _resolve(self, place: Place) -> list[AddrInfoType]:
+        now = self._loop.time()
+        until, known = self._addresses.get(place, (0.0, []))
+        if now < until:
+            return known
+        found = await self._loop.getaddrinfo(
+            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        addresses: list[AddrInfoType] = [*found]
+        self._addresses[place] = (now + _ADDRESSES_KEPT_S, addresses)
+        return addresses
+
+    def _secure(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls

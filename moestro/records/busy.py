@@ -4,11 +4,13 @@ The names are a gateway's; what its numbers mean, only it knows. Next: shared.py
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from moestro.records.shared import SharedFile
 
 NUM_NUMBERS = 7
+Numbers = tuple[float, ...]
+_NO_NUMBERS: Numbers = (0.0,) * NUM_NUMBERS
 
 
 class BusyBackends:
@@ -37,23 +39,29 @@ class BusyBackends:
             self._file.cells[own] = max(0.0, self._file.cells[own] - 1)
 
     def num_in_flight(self, backend: str) -> int:
-        """Return how many are under way."""
-        with self._file.lock:
-            return int(self._rows.total(self._place(backend), 0))
+        """Return how many are under way, at a glance: nobody waits for it."""
+        place = self._rows.find(backend)
+        return 0 if place is None else int(self._rows.total(place, 0))
 
-    def read_numbers(self, backend: str) -> tuple[float, ...]:
-        """Return seven numbers as one writer left them, zeros at first."""
-        with self._file.lock:
-            first = self._place(backend) + 1
-            return tuple(self._file.cells[first : first + NUM_NUMBERS])
+    def read_numbers(self, backend: str) -> Numbers:
+        """Return seven numbers at a glance, zeros at first: some may be newer than others."""
+        place = self._rows.find(backend)
+        return _NO_NUMBERS if place is None else self._numbers(place)
 
-    def write_numbers(self, backend: str, numbers: Sequence[float]) -> None:
-        """Replace them; of two writers at once, one is lost."""
+    def change_numbers(self, backend: str, change: Callable[[Numbers], Numbers]) -> None:
+        """Replace them by what follows from them; nobody else changes them meanwhile."""
         with self._file.lock:
             place = self._place(backend)
+            before = self._numbers(place)
+            after = change(before)
+            if after == before:
+                return
             self._file.cells[place] = time.monotonic()
-            for cell, number in enumerate(numbers, place + 1):
+            for cell, number in enumerate(after, place + 1):
                 self._file.cells[cell] = number
+
+    def _numbers(self, place: int) -> Numbers:
+        return tuple(self._file.cells[place + 1 : place + 1 + NUM_NUMBERS])
 
     def _place(self, backend: str) -> int:
         place = self._rows.find(backend)

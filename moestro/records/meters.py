@@ -30,6 +30,9 @@ class Estimate:
     cost_usd: float = 0.0
 
 
+_NOTHING = Estimate()
+
+
 @dataclass(slots=True)
 class Hold:
     """What a request under way holds of its key's means."""
@@ -57,14 +60,21 @@ class Meters:
         self._clock = clock
         self._calendar = calendar
 
-    def hold(self, terms: KeyTerms, estimate: Estimate, spent: tuple[float, int] = (0, 0)) -> Hold:
-        """Reserve an estimate, or say why not; `spent` is what a row that is new starts with."""
+    def hold(
+        self, terms: KeyTerms, estimate: Estimate | None, spent: tuple[float, int] = (0, 0)
+    ) -> Hold:
+        """Reserve an estimate, or say why not; `spent` is what a row that is new starts with.
+
+        Without an estimate the budget is not asked.
+        """
+        is_free, estimate = estimate is None, estimate or _NOTHING
         now, moment = self._clock(), self._calendar()
         period = period_of(terms.budget_period, moment)
         with self._file.lock:
             place = self._place(terms.name, period, spent)
             self._check_open(place, terms)
-            self._check_budget(place, terms, estimate, moment)
+            if not is_free:
+                self._check_budget(place, terms, estimate, moment)
             self._take_rates(place, terms, estimate, now)
             self._cells[place + _USED] = now
             self._change_own(place, 1, estimate.cost_usd, estimate.num_tokens)

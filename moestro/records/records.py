@@ -131,12 +131,13 @@ class Records:
         self,
         caller: str | None,
         model: str,
-        estimate: Estimate,
+        estimate: Estimate | None,
         *,
         request_id: str | None = None,
     ) -> Admission:
         """Let a request begin, or raise what OpenAI answers with 401, 403 or 429.
 
+        Without an estimate it costs nothing, and is let in when the budget is spent as well.
         With `request_id`, `finish` settles it by its record. A caller without a key here has no
         limits: its key stands in the configuration.
         """

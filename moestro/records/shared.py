@@ -139,7 +139,11 @@ class SharedFile:
 
 
 class Rows:
-    """Rows of one kind, by name. All methods are for whoever holds the file's lock."""
+    """Rows of one kind, by name.
+
+    All methods are for whoever holds the file's lock, but `find` and `total` may be used without it
+    for a glance at numbers that may have changed since.
+    """
 
     def __init__(self, file: SharedFile, kind: int, start: int, count: int) -> None:
         self._file = file

@@ -4,9 +4,9 @@ Knows no route. Next: app.py.
 """
 
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 # A caller's own id goes into headers and logs as it is, so it may hold nothing surprising.
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_ID_BYTES = 16
 _SHOWN_PATH = 100
+# Where whoever wrote a line of its own about a request says so, so that there are not two.
+IS_LOGGED = "is_logged"
 # What machines and open pages ask for every few seconds would hide what people ask for.
 _POLLED_PATHS = ("/health", "/ready", "/metrics")
 _POLLED_FOLDERS = ("/ui/",)
@@ -50,7 +53,7 @@ class AccessLog:
             await self._app(scope, receive, send_with_id)
         finally:
             log.log(
-                logging.DEBUG if _is_poll(scope["path"]) else logging.INFO,
+                logging.DEBUG if _is_quiet(scope) else logging.INFO,
                 "%s %s %s: status %s in %.3f s, %d tokens",
                 request_id,
                 scope["method"],
@@ -62,12 +65,14 @@ class AccessLog:
             )
 
 
-def _is_poll(path: str) -> bool:
-    return path in _POLLED_PATHS or path.startswith(_POLLED_FOLDERS)
+def _is_quiet(scope: Scope) -> bool:
+    path = scope["path"]
+    is_polled = path in _POLLED_PATHS or path.startswith(_POLLED_FOLDERS)
+    return is_polled or scope["state"].get(IS_LOGGED, False)
 
 
 def _read_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return str(value.decode())
-    return uuid.uuid4().hex
+    return os.urandom(_ID_BYTES).hex()

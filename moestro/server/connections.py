@@ -6,6 +6,7 @@ uvicorn's protocol class, nothing of what requests ask. Next: bodies.py.
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -34,9 +35,19 @@ class ConnectionConfig:
                 raise ConfigError(f"{name} is {value}: it must be above 0")
 
 
-def build_protocol(config: ConnectionConfig) -> type[asyncio.Protocol]:
-    """Return the class for uvicorn's setting `http`."""
-    return type("ImpatientProtocol", (_ImpatientProtocol,), {"limits": config})
+def build_protocol(
+    config: ConnectionConfig, on_count: Callable[[int], None] | None = None
+) -> type[asyncio.Protocol]:
+    """Return the class for uvicorn's setting `http`.
+
+    `on_count` is told how many connections are open whenever that changes.
+    """
+    own = {"limits": config, "on_count": staticmethod(on_count or _tell_nobody)}
+    return type("ImpatientProtocol", (_ImpatientProtocol,), own)
+
+
+def _tell_nobody(num: int) -> None:
+    pass
 
 
 # Of each header: a colon, a space, the line's end.
@@ -52,6 +63,7 @@ class _HeadTooLarge(Exception):
 # uvicorn picks the class at run time, by the parsers that are installed.
 class _ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     limits = ConnectionConfig()
+    on_count: Callable[[int], None]
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     # What has come since the last piece of a body: a head, trailers, or nothing of use.
@@ -61,6 +73,7 @@ class _ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        self.on_count(len(self.connections))
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
@@ -109,6 +122,7 @@ class _ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         # uvicorn tells the request that came last; an earlier one may be under way.
         self._leave()
         super().connection_lost(error)
+        self.on_count(len(self.connections))
 
     def pause_writing(self) -> None:
         super().pause_writing()

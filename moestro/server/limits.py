@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,7 +44,11 @@ class ClientLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """Limits of `each` client, other ones `by_key` name, and those of the whole server."""
+    """Limits of `each` client, other ones `by_key` name, and those of the whole server.
+
+    Each process counts for itself: a fleet of several workers lets in up to so many times as much.
+    The limits of keys in its records are counted by all workers together.
+    """
 
     each: ClientLimits = ClientLimits()
     by_key: dict[str, ClientLimits] = field(default_factory=dict)
@@ -162,7 +167,12 @@ def _identity(scope: Scope) -> str:
     name = _key_name(scope)
     if name:
         return f"key {name}"
-    host = (scope.get("client") or ("", 0))[0]
+    return _name_address((scope.get("client") or ("", 0))[0])
+
+
+@lru_cache(maxsize=1024)
+def _name_address(host: str) -> str:
+    # The same few ask again and again, and reading an address takes microseconds.
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

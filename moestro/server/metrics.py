@@ -5,6 +5,7 @@ Each app has a registry of its own. Knows HTTP paths, not models. Next: observed
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -55,6 +56,9 @@ class HttpMetrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        # Of labels that were seen: looking them up takes longer than counting.
+        self._count = cache(Counter.labels)
+        self._measure = cache(Histogram.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, and count."""
@@ -76,5 +80,5 @@ class HttpMetrics:
         finally:
             method = scope["method"] if scope["method"] in METHODS else _OTHER
             path = getattr(scope.get("route"), "path", _OTHER)
-            self._requests.labels(method, path, str(status)).inc()
-            self._seconds.labels(method, path).observe(self._clock() - began_at)
+            self._count(self._requests, method, path, status).inc()
+            self._measure(self._seconds, method, path).observe(self._clock() - began_at)

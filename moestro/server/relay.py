@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moestro.api.relay import ASKER, Asker, Call, Relay, Reply
 from moestro.errors import MoestroError
+from moestro.server.access import IS_LOGGED
 from moestro.server.errors import describe
 from moestro.server.keys import KEY_NAME
+from moestro.server.limits import GENERATED_TOKENS
 from moestro.server.refusal import refuse
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
@@ -60,17 +62,20 @@ class RelayRoutes:
             await self._app(scope, _replay(body, receive), send)
 
     async def _answer(self, call: Call, scope: Scope, send: Send) -> bool:
+        state = scope["state"]
         try:
             reply = await self._relay.relay(call)
         except MoestroError as error:
+            state[IS_LOGGED] = True
             await refuse(describe(error, call.request_id), scope, send)
             return True
         if reply is None:
             return False
+        state[IS_LOGGED] = True
         try:
             await _send_reply(reply, send)
         finally:
-            scope["state"]["generated_tokens"] = reply.spent.completion_tokens
+            state[GENERATED_TOKENS] = reply.spent.completion_tokens
         return True
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from moestro.api.key_terms import KeyTerms
 from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
-from moestro.errors import ForbiddenError, QuotaError
+from moestro.errors import CapacityError, ForbiddenError, QuotaError
 from moestro.gateway.books import Answer
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.fleet import Price
@@ -61,6 +61,19 @@ def test_an_answer_without_a_limit_is_taken_to_be_as_long_as_configured(
     admit(door)
     with pytest.raises(QuotaError):
         admit(door)
+
+
+def test_what_costs_nothing_needs_no_budget_but_a_turn(start_records: StartRecords) -> None:
+    records = start_records()
+    terms = KeyTerms(name="alice", budget_tokens=100, concurrent_requests=2)
+    with_key(records, terms)
+    door = RecordsDoor(records)
+    admit(door, num_prompt=30, max_tokens=60)
+    with pytest.raises(QuotaError):
+        admit(door, num_prompt=30, max_tokens=60)
+    door.admit("alice", "small", "request-1", num_prompt=30, answer=None)
+    with pytest.raises(CapacityError):
+        door.admit("alice", "small", "request-2", num_prompt=30, answer=None)
 
 
 def test_what_a_request_cost_is_what_its_price_says(start_records: StartRecords) -> None:
@@ -117,7 +130,7 @@ def test_workers_share_places_and_breakers(start_records: StartRecords) -> None:
     one.leave("m/0")
     assert other.try_enter("m/0", 1)
     breaker = Breaker(num_row=3, num_good=1, num_bad=4, window_at=2.5, open_until=9.5, num_trips=1)
-    one.write_breaker("m/0", breaker)
+    one.change_breaker("m/0", lambda before: breaker)
     assert other.read_breaker("m/0") == breaker
 
 

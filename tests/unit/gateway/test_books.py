@@ -27,12 +27,18 @@ class NotingDoor:
     """Lets everybody in and notes what it is told."""
 
     def __init__(self, error: MoestroError | None = None) -> None:
-        self.admitted: list[tuple[str | None, str, int, Answer]] = []
+        self.admitted: list[tuple[str | None, str, int, Answer | None]] = []
         self.finished: list[tuple[Record, str, str]] = []
         self._error = error
 
     def admit(
-        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+        self,
+        caller: str | None,
+        model: str,
+        request_id: str,
+        *,
+        num_prompt: int,
+        answer: Answer | None,
     ) -> None:
         self.admitted.append((caller, model, num_prompt, answer))
         if self._error is not None:

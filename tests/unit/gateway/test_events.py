@@ -6,7 +6,7 @@ import pytest
 
 from moestro.gateway import events
 from moestro.gateway.events import Cutter, Garbage, is_end, read_data, read_event, split
-from moestro.gateway.upstream import read_retry_after
+from moestro.gateway.incoming import read_retry_after
 from tests.unit.gateway.upstreams import events_of
 
 
@@ -51,11 +51,11 @@ def test_what_is_no_event_is_garbage(event: bytes) -> None:
 
 def test_times_to_come_back_are_read_in_both_forms() -> None:
     assert read_retry_after(None) is None
-    assert read_retry_after("3") == 3
-    assert read_retry_after("soon") is None
-    assert read_retry_after("-1") is None
-    assert read_retry_after("nan") is None
-    assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert read_retry_after(b"3") == 3
+    assert read_retry_after(b"soon") is None
+    assert read_retry_after(b"-1") is None
+    assert read_retry_after(b"nan") is None
+    assert read_retry_after(b"Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_an_event_is_written_as_json() -> None:

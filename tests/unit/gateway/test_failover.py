@@ -147,6 +147,18 @@ def test_a_stream_that_breaks_again_and_again_goes_on() -> None:
     assert running.records[0].num_failovers == 2
 
 
+@pytest.mark.parametrize("continuations", [0, 1])
+def test_whether_a_stream_goes_on_does_not_depend_on_retries(continuations: int) -> None:
+    async def work() -> Any:
+        config = replace(QUICK, retries=0, continuations=continuations)
+        async with gateway_over({"m": [[breaks(4, reset), well]]}, config) as running:
+            return await running.stream(), running
+
+    data, running = run(work())
+    assert (read_stream(data)[0] == whole_text()) == bool(continuations)
+    assert running.records[0].num_failovers == continuations
+
+
 def test_an_answer_that_was_whole_only_lacks_its_end() -> None:
     data, running = run(_relay(breaks(14, reset), PATHS[0]))
     assert read_stream(data)[0] == whole_text()

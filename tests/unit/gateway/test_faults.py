@@ -104,9 +104,8 @@ def test_a_refused_connection_is_followed_by_another_backend() -> None:
     async def work() -> Any:
         async with gateway_over({"m": [well, well]}) as running:
             server = running.servers["m"][0]
-            running.gateway._lines["m"].members[0].upstream.config.__dict__["url"] = (
-                "http://127.0.0.1:1/v1"
-            )
+            upstream = running.gateway._lines["m"].members[0].upstream
+            upstream.__dict__["place"] = replace(upstream.place, port=1)
             replies_ = [await running.ask() for _ in range(8)]
             return [reply.status for reply in replies_], len(server.asked)
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from moestro.gateway.books import Finished
 from moestro.gateway.metrics import GatewayMetrics
 from moestro.gateway.remembering import Kept
+from tests.unit.gateway.test_books import NotingDoor
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
@@ -74,6 +75,19 @@ def test_a_whole_answer_is_given_again_without_asking_anybody(path: str) -> None
             assert running.gateway.num_open == 0
 
     run(work())
+
+
+def test_the_door_hears_that_an_answer_given_again_is_free() -> None:
+    async def work() -> list[bool]:
+        door = NotingDoor()
+        around = {"cache": ScriptedCache(), "door": door}
+        async with gateway_over({"m": [well]}, around=around) as running:
+            await running.ask(temperature=0)
+            await running.ask(temperature=0)
+            await running.ask(temperature=1)
+        return [answer is None for *_, answer in door.admitted]
+
+    assert run(work()) == [False, True, False]
 
 
 def test_a_stream_is_given_again_as_the_same_bytes() -> None:

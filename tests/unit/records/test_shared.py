@@ -143,7 +143,7 @@ def test_a_dead_workers_requests_are_cleared(path: Path) -> None:
 def test_numbers_are_read_as_they_were_written(path: Path) -> None:
     one, other = (BusyBackends(SharedFile(path, worker)) for worker in (0, 1))
     assert one.read_numbers("a") == (0.0,) * 7
-    one.write_numbers("a", (1, 2, 3, 4.5, 5, 6, 7))
+    one.change_numbers("a", lambda before: (before[0] + 1, 2, 3, 4.5, 5, 6, 7))
     assert other.read_numbers("a") == (1, 2, 3, 4.5, 5, 6, 7)
     assert other.read_numbers("b") == (0.0,) * 7
     assert one.is_shared
