@@ -20,7 +20,7 @@ from experiment import said, write_result
 from numpy.typing import NDArray
 
 from moestro.policy.build import build_pair, build_pool, join, request_costs
-from moestro.policy.measures import measure_means, measure_pair, paired_p
+from moestro.policy.measures import Curve, Ranking, measure_means, measure_pair, paired_p
 from moestro.policy.outcomes import Outcomes, read_outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, read_prices
@@ -75,28 +75,50 @@ def by_group(outcomes: Outcomes) -> NDArray[np.int64]:
 def pair(outcomes: Outcomes, folds_N: NDArray[np.int64], name: str) -> dict[str, Any]:
     """Measure the order that estimated gains give to rows that the fits never saw."""
     outcomes = outcomes.of([WEAK, STRONG])
-    gains_N = np.zeros(len(folds_N))
-    strengths, guarded = [], 0
+    gains_N, answer_gains_N = np.zeros(len(folds_N)), np.zeros(len(folds_N))
+    strengths, guarded, num_verifiers = [], 0, 0
     with said(name):
         for fold in range(NUM_FOLDS):
             outside = np.flatnonzero(folds_N == fold)
             inside = outcomes.rows(np.flatnonzero(folds_N != fold))
             policy = build_pair(inside, WEAK, STRONG, {})
             strengths.append(policy.training["strength"])
-            gains_N[outside] = policy.gains(outcomes.rows(outside).prompts)[:, 0]
+            unseen = outcomes.rows(outside)
+            gains_N[outside] = answer_gains_N[outside] = policy.gains(unseen.prompts)[:, 0]
+            answers = unseen.answers_of(WEAK)
+            if policy.verifier is not None and answers is not None:
+                num_verifiers += 1
+                answer_gains_N[outside] = policy.answer_gains(unseen.prompts, answers)
             guarded += int((gains_N[outside] > 1.0).sum())
     weak_N, strong_N = outcomes.scores_NM.T
     length_N = np.array([float(len(prompt)) for prompt in outcomes.prompts])
-    signals = {"policy": gains_N, "length": length_N, "oracle": strong_N - weak_N}
+    signals = {"policy": answer_gains_N, "prompt": gains_N, "length": length_N}
+    signals["oracle"] = strong_N - weak_N
+    curve = Ranking(answer_gains_N, weak_N, strong_N).curve()
     return {
         "num_rows": len(gains_N),
         "strengths": strengths,
+        "folds_with_verifier": num_verifiers,
+        # What is left of it where the weak model's answers, which a cascade always buys, cost this
+        # share of the strong one's.
+        "apgr_at_weak_price": {str(p): priced_apgr(curve, p) for p in (0.01, 0.05, 0.2)},
         "unfamiliar_share": guarded / len(gains_N),
         **{
             name: {n: f.to_dict() for n, f in measure_pair(signal, weak_N, strong_N).items()}
             for name, signal in signals.items()
         },
     }
+
+
+def priced_apgr(curve: Curve, price: float) -> float:
+    """Return the gap recovered, averaged over budgets from the weak model's price to the strong's.
+
+    A budget buys a cascade 1 - `price` of the strong calls that it buys who asks one model only.
+    """
+    gap = curve.scores[-1] - curve.scores[0]
+    budgets = np.linspace(0.0, 1.0, 1001)
+    scores = np.interp(budgets * (1.0 - price), curve.shares, curve.scores)
+    return float(np.trapezoid((scores - curve.scores[0]) / gap, budgets))
 
 
 def guard(mmlu: Outcomes, gsm8k: Outcomes) -> dict[str, Any]:
