@@ -221,7 +221,9 @@ def judge_joins(outcomes: Outcomes, estimates_NM: Floats, joined_KNM: Floats) ->
         base = scores_NM[rows_N, others_NM.argmax(1)].mean()
         joined = scores_NM[rows_N, joined_KNM[place].argmax(1)].mean()
         gains = {"retrained": float(served - base), "joined": float(joined - base)}
-        found[newcomer] = gains | {"recovered": gains["joined"] / gains["retrained"]}
+        # Nobody recovers what there is none of.
+        recovered = gains["joined"] / gains["retrained"] if gains["retrained"] > 0 else None
+        found[newcomer] = gains | {"recovered": recovered}
     retrained, joined = (sum(f[key] for f in found.values()) for key in ("retrained", "joined"))
     return {"newcomers": found, "recovered_over_all": joined / retrained}
 
