@@ -86,7 +86,10 @@ def main() -> None:
 
 
 class PairServed:
-    """What a pair serves at every threshold, by gains that fits without these rows estimated."""
+    """What a pair serves at every threshold, by gains that fits without these rows estimated.
+
+    From the weak model's answers where they were recorded and the fit goes by them.
+    """
 
     def __init__(self, outcomes: Outcomes) -> None:
         self.weak_N, self.strong_N = outcomes.scores_NM.T
@@ -96,7 +99,13 @@ class PairServed:
             outside = np.flatnonzero(folds_N == fold)
             inside = outcomes.rows(np.flatnonzero(folds_N != fold))
             policy = build_pair(inside, WEAK, STRONG, {})
-            self.signal_N[outside] = policy.gains(outcomes.rows(outside).prompts)[:, 0]
+            unseen = outcomes.rows(outside)
+            answers = unseen.answers_of(WEAK)
+            self.signal_N[outside] = (
+                policy.gains(unseen.prompts)[:, 0]
+                if policy.verifier is None or answers is None
+                else policy.answer_gains(unseen.prompts, answers)
+            )
 
     def calibrate(self, rows: Rows, promise: Promise) -> Floor:
         """Choose a threshold on some rows."""

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from experiment import said, write_result
 from numpy.typing import NDArray
 
 from moestro.policy.build import build_pair, build_pool, join, request_costs
-from moestro.policy.measures import measure_means, measure_pair, paired_p
+from moestro.policy.measures import Curve, Ranking, measure_means, measure_pair, paired_p
 from moestro.policy.outcomes import Outcomes, read_outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, read_prices
@@ -75,28 +76,59 @@ def by_group(outcomes: Outcomes) -> NDArray[np.int64]:
 def pair(outcomes: Outcomes, folds_N: NDArray[np.int64], name: str) -> dict[str, Any]:
     """Measure the order that estimated gains give to rows that the fits never saw."""
     outcomes = outcomes.of([WEAK, STRONG])
-    gains_N = np.zeros(len(folds_N))
-    strengths, guarded = [], 0
+    gains_N, answer_gains_N, ranks_N = (np.zeros(len(folds_N)) for _ in range(3))
+    strengths, guarded, num_verifiers = [], 0, 0
     with said(name):
         for fold in range(NUM_FOLDS):
             outside = np.flatnonzero(folds_N == fold)
             inside = outcomes.rows(np.flatnonzero(folds_N != fold))
             policy = build_pair(inside, WEAK, STRONG, {})
             strengths.append(policy.training["strength"])
-            gains_N[outside] = policy.gains(outcomes.rows(outside).prompts)[:, 0]
+            unseen = outcomes.rows(outside)
+            gains_N[outside] = answer_gains_N[outside] = policy.gains(unseen.prompts)[:, 0]
+            answers = unseen.answers_of(WEAK)
+            if policy.verifier is not None and answers is not None:
+                num_verifiers += 1
+                answer_gains_N[outside] = policy.answer_gains(unseen.prompts, answers)
+            ranks_N[outside] = answer_gains_N[outside].argsort().argsort() / len(outside)
             guarded += int((gains_N[outside] > 1.0).sum())
     weak_N, strong_N = outcomes.scores_NM.T
     length_N = np.array([float(len(prompt)) for prompt in outcomes.prompts])
-    signals = {"policy": gains_N, "length": length_N, "oracle": strong_N - weak_N}
+    signals = {"policy": answer_gains_N, "prompt": gains_N, "length": length_N}
+    signals["oracle"] = strong_N - weak_N
+    # Five fits have five constants, which run against the means of what each of them lacked: one
+    # fit on new traffic has but one. Each row's rank within its fold is free of that, and of all
+    # that a fit knows of how folds differ.
+    signals["policy_by_fold"] = ranks_N.copy()
+    for fold in range(NUM_FOLDS):
+        outside = np.flatnonzero(folds_N == fold)
+        ranks_N[outside] = length_N[outside].argsort().argsort() / len(outside)
+    signals["length_by_fold"] = ranks_N
+    curve = Ranking(answer_gains_N, weak_N, strong_N).curve()
     return {
         "num_rows": len(gains_N),
         "strengths": strengths,
+        "folds_with_verifier": num_verifiers,
+        # What is left of it where the weak model's answers, which a cascade always buys, cost this
+        # share of the strong one's.
+        "apgr_at_weak_price": {str(p): priced_apgr(curve, p) for p in (0.01, 0.05, 0.2)},
         "unfamiliar_share": guarded / len(gains_N),
         **{
             name: {n: f.to_dict() for n, f in measure_pair(signal, weak_N, strong_N).items()}
             for name, signal in signals.items()
         },
     }
+
+
+def priced_apgr(curve: Curve, price: float) -> float:
+    """Return the gap recovered, averaged over budgets from the weak model's price to the strong's.
+
+    A budget buys a cascade 1 - `price` of the strong calls that it buys who asks one model only.
+    """
+    gap = curve.scores[-1] - curve.scores[0]
+    budgets = np.linspace(0.0, 1.0, 1001)
+    scores = np.interp(budgets * (1.0 - price), curve.shares, curve.scores)
+    return float(np.trapezoid((scores - curve.scores[0]) / gap, budgets))
 
 
 def guard(mmlu: Outcomes, gsm8k: Outcomes) -> dict[str, Any]:
@@ -130,8 +162,7 @@ def pool(outcomes: Outcomes, prices: dict[str, Price]) -> dict[str, Any]:
     outcomes = outcomes.rows(np.sort(places))
     folds_N = by_row(outcomes)
     estimates_NM = np.zeros_like(outcomes.scores_NM)
-    joined_NM = np.zeros_like(outcomes.scores_NM)
-    newcomer = outcomes.models[int(outcomes.scores_NM.mean(0).argmax())]
+    joined_KNM = np.zeros((len(outcomes.models), *estimates_NM.shape))
     with said("nine models"):
         for fold in range(NUM_FOLDS):
             inside = outcomes.rows(np.flatnonzero(folds_N != fold))
@@ -139,12 +170,35 @@ def pool(outcomes: Outcomes, prices: dict[str, Price]) -> dict[str, Any]:
             prompts = outcomes.rows(outside).prompts
             whole = build_pool(inside, prices)
             estimates_NM[outside] = estimates(whole, outcomes.models, prompts)
-            others = build_pool(inside.of([m for m in outcomes.models if m != newcomer]), prices)
             few = np.random.default_rng(fold).permutation(len(inside.prompts))[:NUM_JOIN]
-            grown = join(others, inside.rows(few), newcomer, prices.get(newcomer))
-            joined_NM[outside] = estimates(grown, outcomes.models, prompts)
+            for place, newcomer in enumerate(outcomes.models):
+                others = without(whole, newcomer)
+                grown = join(others, inside.rows(few), newcomer, prices.get(newcomer))
+                joined_KNM[place, outside] = estimates(grown, outcomes.models, prompts)
     costs_NM = request_costs(whole, outcomes)[:, [whole.models.index(m) for m in outcomes.models]]
-    return judge(outcomes, estimates_NM, joined_NM, costs_NM, newcomer)
+    return judge(outcomes, estimates_NM, costs_NM) | {
+        "join": judge_joins(outcomes, estimates_NM, joined_KNM)
+    }
+
+
+def without(policy: Policy, model: str) -> Policy:
+    """Return a pool as if it had been learned without a model.
+
+    Models' heads are learned one by one, so nothing else changes: but for the penalty, which all
+    heads share, and in whose choice this model's errors had a part.
+    """
+    places = [place for place, name in enumerate(policy.models) if name != model]
+    estimator = policy.estimator
+    return replace(
+        policy,
+        models=tuple(policy.models[place] for place in places),
+        estimator=replace(
+            estimator,
+            text_DM=estimator.text_DM[:, places],
+            shape_RM=estimator.shape_RM[:, places],
+            bias_M=estimator.bias_M[places],
+        ),
+    )
 
 
 def estimates(policy: Policy, models: Sequence[str], prompts: Sequence[str]) -> Floats:
@@ -153,26 +207,38 @@ def estimates(policy: Policy, models: Sequence[str], prompts: Sequence[str]) -> 
     return np.array([[row[name] for name in models] for row in rows])
 
 
-def judge(
-    outcomes: Outcomes, estimates_NM: Floats, joined_NM: Floats, costs_NM: Floats, newcomer: str
-) -> dict[str, Any]:
-    """Compare with the best single model; a newcomer's gain is over the others' best choice."""
+def judge_joins(outcomes: Outcomes, estimates_NM: Floats, joined_KNM: Floats) -> dict[str, Any]:
+    """Say how much of each newcomer's gain over the others' best choice its joining recovers.
+
+    A newcomer that the others do without has hardly a gain to recover: see the sum over all.
+    """
+    scores_NM, rows_N = outcomes.scores_NM, np.arange(len(outcomes.prompts))
+    served = scores_NM[rows_N, estimates_NM.argmax(1)].mean()
+    found: dict[str, Any] = {}
+    for place, newcomer in enumerate(outcomes.models):
+        others_NM = estimates_NM.copy()
+        others_NM[:, place] = -1.0
+        base = scores_NM[rows_N, others_NM.argmax(1)].mean()
+        joined = scores_NM[rows_N, joined_KNM[place].argmax(1)].mean()
+        gains = {"retrained": float(served - base), "joined": float(joined - base)}
+        # Nobody recovers what there is none of.
+        recovered = gains["joined"] / gains["retrained"] if gains["retrained"] > 0 else None
+        found[newcomer] = gains | {"recovered": recovered}
+    retrained, joined = (sum(f[key] for f in found.values()) for key in ("retrained", "joined"))
+    return {"newcomers": found, "recovered_over_all": joined / retrained}
+
+
+def judge(outcomes: Outcomes, estimates_NM: Floats, costs_NM: Floats) -> dict[str, Any]:
+    """Compare with the best single model."""
     scores_NM, rows_N = outcomes.scores_NM, np.arange(len(outcomes.prompts))
     best = int(scores_NM.mean(0).argmax())
     served_N = scores_NM[rows_N, estimates_NM.argmax(1)]
-    joined_N = scores_NM[rows_N, joined_NM.argmax(1)]
-    place = outcomes.models.index(newcomer)
-    without_NM = estimates_NM.copy()
-    without_NM[:, place] = -1.0
-    without_N = scores_NM[rows_N, without_NM.argmax(1)]
     best_N, price = scores_NM[:, best], costs_NM[:, best].mean()
     columns = {
         "policy": served_N,
         "best_single": best_N,
         "oracle": scores_NM.max(1),
         "gain": served_N - best_N,
-        "joined": joined_N,
-        "without_newcomer": without_N,
     }
     means = measure_means(np.column_stack(list(columns.values())))
     curve = [point.to_dict() for point in pool_curve(estimates_NM, scores_NM, costs_NM)]
@@ -182,8 +248,6 @@ def judge(
         **{name: mean.to_dict() for name, mean in zip(columns, means, strict=True)},
         "p_value": paired_p(served_N, best_N),
         "cost_share_at_best_single": min(good, default=None),
-        "newcomer": newcomer,
-        "join_recovers": float((joined_N - without_N).mean() / (served_N - without_N).mean()),
         "curve": curve,
     }
 

@@ -39,5 +39,5 @@ def calibrate(
             {"folder": str(policy), **calibrated.evidence, "threshold": calibrated.threshold}
         )
         return
-    how = "" if calibrated.cascade is None else "A cascade: the weak model answers first. "
+    how = "A cascade: the weak model answers first. " if calibrated.asks_weak_first else ""
     Console().print(f"{how}{calibrated.evidence['promise']}.", markup=False)

@@ -34,7 +34,7 @@ class PolicyPage:
             strongest=config.names.get(policy.strongest, policy.strongest),
             curve=tuple(map(_point, policy.curve)),
             curve_rows=policy.training.get("num_rows"),
-            has_cascade=policy.cascade is not None,
+            has_cascade=policy.asks_weak_first,
             threshold=policy.threshold,
             floor=_floor(policy.evidence),
             watches=self._live.watches.view(),

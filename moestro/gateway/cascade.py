@@ -1,7 +1,8 @@
-"""A small model asked first, and its answer kept if its own log-probabilities say that it is good.
+"""A small model asked first, and its answer kept if a rule says that it is good.
 
-Of a stream the beginning decides, before its first byte goes on. Who did not ask for
-log-probabilities does not see any. Next: choosing.py, gateway.py.
+By its own log-probabilities: then of a stream the beginning decides, before its first byte goes on,
+and who did not ask for log-probabilities does not see any. Or by its text: then a stream waits for
+its end. Next: choosing.py, gateway.py.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ import msgspec
 
 from moestro.gateway.asked import Asked
 from moestro.gateway.attempts import Outgoing
+from moestro.gateway.books import text_of
 from moestro.gateway.choosing import CascadeRule
+from moestro.gateway.config import GatewayConfig
 from moestro.gateway.events import read_data, write_event
 from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Leg
@@ -27,8 +30,10 @@ class Sieve:
         self._is_shown = asked.look("logprobs") not in (None, False)
         self._asked = asked
 
-    def outgoing(self) -> Outgoing:
-        """Return the request with log-probabilities."""
+    def outgoing(self, rule: CascadeRule) -> Outgoing:
+        """Return the request, with log-probabilities if the rule goes by them."""
+        if rule.reads_whole:
+            return Outgoing(asked=self._asked)
         changes: dict[str, Any] = {}
         if not self._is_shown:
             changes["logprobs"] = True if self._is_chat else 1
@@ -62,20 +67,16 @@ class Sieve:
         return has_any
 
 
-def may_cascade(asked: Asked) -> bool:
-    """Tell whether one answer's tokens speak for all of it."""
-    is_single = asked.number("n") in (None, 1)
-    return is_single and asked.kind != "messages" and not asked.has("echo")
-
-
-async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, num_tokens: int) -> bool:
+async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, config: GatewayConfig) -> bool:
     """Tell whether an answer is kept; its first events are read as far as that needs."""
     if leg.status != 200:
         return True
-    if leg.events is None:
-        leg.body = sieve.whole(leg.body)
     try:
-        while leg.events is not None and len(sieve.logprobs) < num_tokens:
+        if rule.reads_whole:
+            return await _is_good_text(leg, rule, config.max_answer_bytes)
+        if leg.events is None:
+            leg.body = sieve.whole(leg.body)
+        while leg.events is not None and len(sieve.logprobs) < config.cascade_tokens:
             more = await leg.events.next()
             if not more:
                 break
@@ -84,7 +85,25 @@ async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, num_tokens: int) ->
         leg.member.health.note_fault(fault)
         return False
     # Without any there is nothing that speaks for it.
-    return bool(sieve.logprobs) and rule.accepts(sieve.logprobs)
+    return bool(sieve.logprobs) and rule.accepts("", sieve.logprobs)
+
+
+def count_written(leg: Leg, sieve: Sieve) -> int:
+    """Return how many tokens an answer has, as far as it was read or says so."""
+    usage = leg.piece.usage if leg.piece is not None else None
+    stated = (usage.completion_tokens or 0) if usage is not None else 0
+    told = leg.events.told.num_tokens if leg.events is not None else 0
+    return max(len(sieve.logprobs), stated, told)
+
+
+async def _is_good_text(leg: Leg, rule: CascadeRule, most_bytes: int) -> bool:
+    if leg.events is None:
+        return rule.accepts(text_of(leg.body), ())
+    while more := await leg.events.next():
+        leg.body += more
+        if len(leg.body) > most_bytes:
+            return False
+    return rule.accepts(leg.events.told.text, ())
 
 
 def _read(found: Any) -> Sequence[float]:  # noqa: ANN401 (whatever JSON can say)

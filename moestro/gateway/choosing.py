@@ -17,8 +17,12 @@ from moestro.gateway.shared import Conversations
 class CascadeRule(Protocol):
     """Whether a small model's answer is kept."""
 
-    def accepts(self, logprobs: Sequence[float]) -> bool:
-        """Tell by its tokens' log-probabilities."""
+    @property
+    def reads_whole(self) -> bool:
+        """Whether it judges the whole text; else the first tokens' log-probabilities."""
+
+    def accepts(self, answer: str, logprobs: Sequence[float]) -> bool:
+        """Tell by the text so far and its tokens' log-probabilities."""
 
 
 class Decision(Protocol):
@@ -201,14 +205,28 @@ class Chooser:
         rest = [name for name in reversed(mine) if name not in fallbacks]
         model = self._ours[decision.model]
         others = [name for name in (*fallbacks, *rest) if name in mine and name != model]
-        uses_cascade = self._fleet.policy is None or self._fleet.policy.cascade
+        cascade, reason = decision.cascade if others else None, decision.reason
+        if cascade is not None and not self._may_cascade(asked, cascade):
+            # The floor was shown for answers that are looked at, not for any of the small model's.
+            others = [name for name in reversed(mine) if name != self.strongest]
+            assert self.strongest is not None
+            model, cascade, reason = self.strongest, None, "no cascade here: the strongest"
         return Choice(
             models=(model, *others),
-            reason=decision.reason,
+            reason=reason,
             is_auto=True,
             digest=decision.digest,
             scores={self._ours[name]: score for name, score in decision.scores.items()},
             threshold=decision.threshold,
             signs=decision.signs,
-            cascade=decision.cascade if uses_cascade and others else None,
+            cascade=cascade,
         )
+
+    def _may_cascade(self, asked: Asked, rule: CascadeRule) -> bool:
+        """Tell whether a small model's answer can be looked at before it goes on."""
+        if self._fleet.policy is not None and not self._fleet.policy.cascade:
+            return False
+        # One answer's tokens speak for all of it, and a call of a tool has no text.
+        is_single = asked.number("n") in (None, 1)
+        is_seen = asked.kind != "messages" and not asked.has("echo")
+        return is_single and is_seen and not (rule.reads_whole and asked.has("tools"))

@@ -16,7 +16,7 @@ from moestro.errors import BackendError, CapacityError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
-from moestro.gateway.cascade import Sieve, is_good, may_cascade
+from moestro.gateway.cascade import Sieve, count_written, is_good
 from moestro.gateway.choosing import Choice, Chooser, Permits, Policy, Trust
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
@@ -162,7 +162,7 @@ class Gateway:
             self._books.close(trace, "answered", 200, None)
             return repeat(trace, kept)
         outgoing = Outgoing(asked=asked)
-        leg = await self._cascade(trace, choice) if self._is_cascade(trace) else None
+        leg = await self._cascade(trace, choice) if choice.cascade is not None else None
         if leg is None:
             leg = await self._open(trace, outgoing)
         trace.first_s = trace.elapsed_s()
@@ -173,11 +173,6 @@ class Gateway:
             return await self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
 
-    def _is_cascade(self, trace: Trace) -> bool:
-        assert trace.asked is not None
-        assert trace.choice is not None
-        return trace.choice.cascade is not None and may_cascade(trace.asked)
-
     async def _cascade(self, trace: Trace, choice: Choice) -> Leg | None:
         """Return the small model's answer if it is kept; None where the others shall be asked."""
         assert trace.asked is not None
@@ -187,12 +182,12 @@ class Gateway:
         sieve = Sieve(trace.asked)
         trace.choice = replace(choice, models=tuple(rest))
         try:
-            leg = await self._attempts.open(small, sieve.outgoing(), trace)
+            leg = await self._attempts.open(small, sieve.outgoing(choice.cascade), trace)
         except (BackendError, CapacityError):
             trace.reason = f"cascade; {small} did not answer"
             return None
         try:
-            is_kept = await is_good(leg, sieve, choice.cascade, self.fleet.gateway.cascade_tokens)
+            is_kept = await is_good(leg, sieve, choice.cascade, self.fleet.gateway)
         except BaseException:
             leg.close()
             raise
@@ -202,7 +197,7 @@ class Gateway:
             return leg
         leg.close()
         trace.reason = "cascade: not sure enough"
-        trace.wasted_tokens = len(sieve.logprobs)
+        trace.wasted_tokens = count_written(leg, sieve)
         num_prompt = len(trace.call.body) // BYTES_PER_TOKEN
         trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
         return None

@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 from moestro.errors import ConfigError, DataError
 from moestro.policy.features import read
 from moestro.policy.learn import MIN_ROWS, LearnConfig, learn
+from moestro.policy.measures import Ranking
 from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price
 from moestro.policy.trade import pair_curve, pool_curve
+from moestro.policy.verify import learn_verifier
 
 Floats = NDArray[np.float64]
 
 MIN_JOIN_ROWS = 10
 # How strongly a new model's mixture is held to the average of the others, in prompts.
 _JOIN_STRENGTH = 10.0
+# The share of the strong model's score at which two ways to choose are compared: the usual floor.
+_KEPT = 0.95
 
 
 def build_pair(
@@ -127,12 +131,38 @@ def _build(
         },
     )
     costs_NM = request_costs(policy, outcomes)
-    if kind == "pair":
-        gains_N = learned.unseen_NM[:, 1] - learned.unseen_NM[:, 0]
-        curve = pair_curve(gains_N, outcomes.scores_NM, costs_NM)
-    else:
+    if kind == "pool":
         curve = pool_curve(learned.unseen_NM, outcomes.scores_NM, costs_NM)
-    return replace(policy, curve=[point.to_dict() for point in curve])
+        return replace(policy, curve=[point.to_dict() for point in curve])
+    gains_N = learned.unseen_NM[:, 1] - learned.unseen_NM[:, 0]
+    answers = outcomes.answers_of(outcomes.models[0])
+    verified = None
+    if answers is not None:
+        verified = learn_verifier(outcomes.prompts, answers, learned.unseen_NM, outcomes.scores_NM)
+    if verified is not None and not _is_cheaper(verified.unseen_N, gains_N, outcomes, costs_NM):
+        verified = None
+    if verified is not None:
+        gains_N = verified.unseen_N
+        # The weak model is asked every time.
+        costs_NM = costs_NM + np.array([0.0, 1.0]) * costs_NM[:, :1]
+        policy = replace(policy, verifier=verified.verifier)
+    curve = pair_curve(gains_N, outcomes.scores_NM, costs_NM)
+    training = {**policy.training, "has_verifier": verified is not None}
+    return replace(policy, curve=[point.to_dict() for point in curve], training=training)
+
+
+def _is_cheaper(checked_N: Floats, gains_N: Floats, outcomes: Outcomes, costs_NM: Floats) -> bool:
+    """Tell whether asking the weak model every time costs less than choosing by the prompt.
+
+    Compared where both keep _KEPT of the strong model's score; without prices strong calls count.
+    """
+    weak_N, strong_N = outcomes.scores_NM.T
+    weak_usd, strong_usd = costs_NM.mean(0) if costs_NM.any() else (0.0, 1.0)
+    checked, chosen = (
+        Ranking(signal_N, weak_N, strong_N).curve().share_for_quality(_KEPT)
+        for signal_N in (checked_N, gains_N)
+    )
+    return bool(weak_usd + checked * strong_usd < (1 - chosen) * weak_usd + chosen * strong_usd)
 
 
 def request_costs(policy: Policy, outcomes: Outcomes) -> Floats:

@@ -1,8 +1,8 @@
 """A policy and outcomes it did not learn from -> the policy with a threshold and its promise.
 
-A pair is tested on its estimated gains and, where the weak model's log-probabilities were recorded,
-as a cascade too; a pool on the path from always-strongest to ever cheaper choices. Next:
-guarantee.py, cascade.py.
+A pair with a verifier is tested on the weak model's answers, where they were recorded; else on its
+estimated gains and, with the weak model's log-probabilities, as a cascade too; a pool on the path
+from always-strongest to ever cheaper choices. Next: guarantee.py, cascade.py, verify.py.
 """
 
 import time
@@ -39,6 +39,11 @@ def calibrate(policy: Policy, outcomes: Outcomes, promise: Promise) -> Policy:
 
 def _calibrate_pair(policy: Policy, outcomes: Outcomes, promise: Promise) -> Policy:
     weak_N, strong_N = outcomes.scores_NM[:, 0], outcomes.scores_NM[:, 1]
+    answers = outcomes.answers_of(policy.models[0]) if policy.verifier is not None else None
+    if answers is not None:
+        answer_gains_N = policy.answer_gains(outcomes.prompts, answers)
+        floor = calibrate_pair(answer_gains_N, weak_N, strong_N, promise)
+        return _with_floor(policy, floor, outcomes, checks_answers=True)
     gains_N = policy.gains(outcomes.prompts)[:, 0]
     logprobs_N = outcomes.logprobs_NM[:, 0]
     if np.isnan(logprobs_N).any():
@@ -87,15 +92,20 @@ def _calibrate_pool(policy: Policy, outcomes: Outcomes, promise: Promise) -> Flo
 
 
 def _with_floor(
-    policy: Policy, floor: Floor, outcomes: Outcomes, rule: CascadeRule | None = None
+    policy: Policy,
+    floor: Floor,
+    outcomes: Outcomes,
+    rule: CascadeRule | None = None,
+    checks_answers: bool = False,
 ) -> Policy:
+    signal = "answer" if checks_answers else "gain" if rule is None else "doubt"
     evidence = floor.to_dict() | {
         "calibrated_at": round(time.time()),
-        "signal": "gain" if rule is None else "doubt",
+        "signal": signal,
         "num_rows": len(outcomes.prompts),
         "reference": describe_signs(policy.signs(outcomes.prompts)),
     }
     # Always the strongest: no gain is so small, and no cascade would be asked for anything.
-    threshold = -1.0 if floor.is_always_strongest else floor.threshold
-    rule = None if floor.is_always_strongest else rule
-    return policy.with_threshold(threshold, evidence, rule)
+    if floor.is_always_strongest:
+        return policy.with_threshold(-1.0, evidence)
+    return policy.with_threshold(floor.threshold, evidence, rule, checks_answers)

@@ -3,7 +3,8 @@
 Its *doubt* of an answer is 1 minus the geometric mean of its tokens' probabilities, over the first
 tokens only, so that a stream and a whole answer are judged alike and a stream before its first
 byte. `moestro policy calibrate` chooses how much doubt is too much, by the same test as a
-threshold on estimated gains. Next: guarantee.py.
+threshold on estimated gains. Where answers were recorded instead, see verify.py. Next:
+guarantee.py.
 """
 
 import math
@@ -22,7 +23,12 @@ class CascadeRule:
     threshold: float
     num_tokens: int = DECIDE_AFTER_TOKENS
 
-    def accepts(self, logprobs: Sequence[float]) -> bool:
+    @property
+    def reads_whole(self) -> bool:
+        """An answer's first tokens say enough."""
+        return False
+
+    def accepts(self, answer: str, logprobs: Sequence[float]) -> bool:
         """Tell whether the small model's answer is kept; one that says nothing is not."""
         return bool(logprobs) and doubt(mean_logprob(logprobs, self.num_tokens)) < self.threshold
 

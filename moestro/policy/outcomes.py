@@ -20,10 +20,13 @@ from moestro.policy.cascade import mean_logprob
 
 Floats = NDArray[np.float64]
 # What recordings carry beside scores.
-_BESIDE = ("_response", "_answer", "_output", "_tokens", "_latency")
+_ANSWERS = ("_response", "_answer", "_output")
+_BESIDE = (*_ANSWERS, "_tokens", "_latency")
 _LOGPROB = "_logprob"
 _NAMELESS = {"", "id", "index", "subject", "task", "task_name", "dataset", "split", "source"}
 _WORDS = {"true": 1.0, "false": 0.0}
+# By model, its column.
+_Named = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Outcomes:
     """N prompts and the scores, 0 to 1, of M models; costs where they were recorded, else nan.
 
     `groups_N` says which file a row is from. `logprobs_NM` are mean log-probabilities of answers'
-    first tokens (see cascade.py), nan where they were not recorded.
+    first tokens (see cascade.py), nan where they were not recorded; `answers_NM` are the answers'
+    texts, None where they were not.
     """
 
     prompts: tuple[str, ...]
@@ -40,6 +44,7 @@ class Outcomes:
     costs_NM: Floats
     groups_N: NDArray[np.int64]
     logprobs_NM: Floats
+    answers_NM: NDArray[np.object_]
 
     def of(self, models: Sequence[str]) -> "Outcomes":
         """Return these models' columns, in this order; an unknown name raises ConfigError."""
@@ -55,6 +60,7 @@ class Outcomes:
             scores_NM=self.scores_NM[:, places],
             costs_NM=self.costs_NM[:, places],
             logprobs_NM=self.logprobs_NM[:, places],
+            answers_NM=self.answers_NM[:, places],
         )
 
     def rows(self, places: NDArray[Any]) -> "Outcomes":
@@ -66,7 +72,13 @@ class Outcomes:
             self.costs_NM[places],
             self.groups_N[places],
             self.logprobs_NM[places],
+            self.answers_NM[places],
         )
+
+    def answers_of(self, model: str) -> tuple[str, ...] | None:
+        """Return what a model answered, None if it was not recorded in every row."""
+        answers = tuple(self.answers_NM[:, self.models.index(model)])
+        return None if any(answer is None for answer in answers) else answers
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ class _Row:
     scores: dict[str, float]
     costs: dict[str, float]
     logprobs: dict[str, float]
+    answers: dict[str, str]
 
 
 def read_outcomes(paths: Sequence[Path]) -> Outcomes:
@@ -104,6 +117,7 @@ def read_outcomes(paths: Sequence[Path]) -> Outcomes:
         np.array([[row.costs.get(name, math.nan) for name in models] for row in rows]),
         np.array(groups),
         np.array([[row.logprobs.get(name, math.nan) for name in models] for row in rows]),
+        np.array([[row.answers.get(name) for name in models] for row in rows], dtype=np.object_),
     )
 
 
@@ -130,11 +144,11 @@ def _read_json_lines(path: Path, text: str) -> Iterator[_Row]:
             raise DataError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
             raise DataError(f"{where}: expected an object with prompt and scores")
-        costs, logprobs = record.get("costs") or {}, record.get("logprobs") or {}
-        for name, value in (("costs", costs), ("logprobs", logprobs)):
+        beside = {name: record.get(name) or {} for name in ("costs", "logprobs", "answers")}
+        for name, value in beside.items():
             if not isinstance(value, dict):
                 raise DataError(f"{where}: {name} are {value!r}: give those of each model")
-        yield _row(where, record.get("prompt"), record["scores"], costs, logprobs)
+        yield _row(where, record.get("prompt"), record["scores"], **beside)
 
 
 def _read_csv(path: Path, text: str) -> Iterator[_Row]:
@@ -148,7 +162,7 @@ def _read_csv(path: Path, text: str) -> Iterator[_Row]:
     doubled = [name for name in columns if columns.count(name) > 1]
     if doubled:
         raise DataError(f"{path}: has two columns {doubled[0]}: name each model once")
-    scored, costed, logged = _columns(columns)
+    scored, costed, logged, answered = _columns(columns)
     if not scored:
         raise DataError(f"{path}: has no column of scores: give one for each model")
     try:
@@ -157,18 +171,19 @@ def _read_csv(path: Path, text: str) -> Iterator[_Row]:
                 f"{path}, line {reader.line_num}",
                 record["prompt"],
                 {name: record[name] for name in scored},
-                {model: record[name] for model, name in costed.items() if record[name]},
-                {model: record[name] for model, name in logged.items() if record[name]},
+                costs={model: record[name] for model, name in costed.items() if record[name]},
+                logprobs={model: record[name] for model, name in logged.items() if record[name]},
+                answers={model: record[name] for model, name in answered.items()},
             )
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
-def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Tell columns of scores from those of costs and log-probabilities.
+def _columns(columns: Sequence[str]) -> tuple[list[str], _Named, _Named, _Named]:
+    """Tell columns of scores from those of costs, log-probabilities and answers.
 
-    Costs are `cost:NAME`, or NAME with `_cost` or `|cost`; mean log-probabilities NAME_logprob.
-    Columns that recordings keep beside scores, like NAME_response, are neither.
+    Costs are `cost:NAME`, or NAME with `_cost` or `|cost`; mean log-probabilities NAME_logprob;
+    answers NAME with `_response`, `_answer` or `_output`. NAME_tokens and the like are nothing.
     """
     costed = {}
     for name in columns:
@@ -187,15 +202,23 @@ def _columns(columns: Sequence[str]) -> tuple[list[str], dict[str, str], dict[st
         and not name.endswith(_BESIDE)
         and "|" not in name
     ]
-    return scored, costed, logged
+    answered = {
+        model: name
+        for ending in reversed(_ANSWERS)
+        for model in scored
+        if (name := model + ending) in columns
+    }
+    return scored, costed, logged, answered
 
 
 def _row(
     where: str,
     prompt: object,
     scores: Mapping[str, Any],
+    *,
     costs: Mapping[str, Any],
     logprobs: Mapping[str, Any],
+    answers: Mapping[str, Any],
 ) -> _Row:
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{where}: has no prompt: remove the row or fill it in")
@@ -207,6 +230,7 @@ def _row(
         {name: _score(f"{where}, {name}", value) for name, value in scores.items()},
         {name: _cost(f"{where}, cost of {name}", value) for name, value in costs.items()},
         {name: _logprob(f"{where}, {name}", value) for name, value in logprobs.items()},
+        {name: answer for name, answer in answers.items() if isinstance(answer, str)},
     )
 
 

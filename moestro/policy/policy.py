@@ -4,7 +4,7 @@ A pair sends a request to the strong model if its estimated gain reaches the thr
 the cheapest model whose estimated loss against the strongest stays below it. Without a threshold
 (before `moestro policy calibrate`) a pair always asks the strongest, and a pool the model with the
 highest estimate. A prompt unlike all it learned from goes to the strongest. With a cascade the weak
-model of a pair answers first, whatever the prompt. Next: features.py.
+model of a pair answers first, and what it said decides. Next: features.py.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +19,7 @@ from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import Estimator
 from moestro.policy.features import Features, read
 from moestro.policy.prices import Price
+from moestro.policy.verify import AnswerCheck, Verifier
 
 Floats = NDArray[np.float64]
 
@@ -40,14 +41,15 @@ class Decision:
     digest: str
     fallbacks: tuple[str, ...]
     signs: Mapping[str, float] = field(default_factory=dict)
-    cascade: CascadeRule | None = None
+    cascade: CascadeRule | AnswerCheck | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """What was learned. Immutable, so that threads may share it; the strongest model is last.
 
-    `evidence` is what the threshold rests on, `curve` the cost and quality of other choices.
+    `evidence` is what the threshold rests on, `curve` the cost and quality of other choices. If
+    `checks_answers`, the threshold is one on the gains that the verifier sees in answers.
     """
 
     kind: str
@@ -59,6 +61,13 @@ class Policy:
     curve: Sequence[Mapping[str, Any]] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     cascade: CascadeRule | None = None
+    verifier: Verifier | None = None
+    checks_answers: bool = False
+
+    @property
+    def asks_weak_first(self) -> bool:
+        """Whether the weak model of the pair answers first: a cascade."""
+        return self.cascade is not None or self.checks_answers
 
     @property
     def strongest(self) -> str:
@@ -86,7 +95,7 @@ class Policy:
             digest=features.digest,
             fallbacks=tuple(self.models[p] for p in others),
             signs=_signs(scores_M),
-            cascade=self.cascade if place == 0 else None,
+            cascade=self._cascade(prompt, scores_M) if place == 0 else None,
         )
 
     def gains(self, prompts: Sequence[str]) -> Floats:
@@ -105,6 +114,20 @@ class Policy:
         """Return what a ShiftMonitor sees of each prompt."""
         return [_signs(self.estimator.estimate(read(prompt))) for prompt in prompts]
 
+    def answer_gains(self, prompts: Sequence[str], answers: Sequence[str]) -> Floats:
+        """Return what the strong model is estimated to score more than the weak one's answers do.
+
+        UNFAMILIAR where a prompt is unlike the training data: there the strong one is asked.
+        """
+        assert self.verifier is not None
+        gains_N = np.full(len(prompts), UNFAMILIAR)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            features = read(prompt)
+            if answer.strip() and not self.is_unfamiliar(features):
+                scores_M = self.estimator.estimate(features)
+                gains_N[row] = self.verifier.gain(prompt, answer, scores_M)
+        return gains_N
+
     def is_unfamiliar(self, features: Features) -> bool:
         """Tell whether a prompt is unlike all that the policy learned from."""
         return self.estimator.encoder.distance(features) > 1.0
@@ -115,10 +138,29 @@ class Policy:
         return np.array([self.prices.get(m, free).cost_usd(num_chars) for m in self.models])
 
     def with_threshold(
-        self, threshold: float, evidence: Mapping[str, Any], cascade: CascadeRule | None = None
+        self,
+        threshold: float,
+        evidence: Mapping[str, Any],
+        cascade: CascadeRule | None = None,
+        checks_answers: bool = False,
     ) -> "Policy":
-        """Return a policy with a calibrated threshold, on gains or on the doubt of a cascade."""
-        return replace(self, threshold=threshold, evidence=evidence, cascade=cascade)
+        """Return a policy with a calibrated threshold: on gains, or on what a cascade goes by."""
+        return replace(
+            self,
+            threshold=threshold,
+            evidence=evidence,
+            cascade=cascade,
+            checks_answers=checks_answers,
+        )
+
+    def _cascade(self, prompt: str, scores_M: Floats) -> CascadeRule | AnswerCheck | None:
+        if not self.checks_answers:
+            return self.cascade
+        assert self.verifier is not None
+        assert self.threshold is not None
+        return AnswerCheck(
+            verifier=self.verifier, prompt=prompt, estimates_M=scores_M, threshold=self.threshold
+        )
 
     def _choose(
         self, scores_M: Floats, distance: float, places: Sequence[int], num_chars: int
@@ -133,6 +175,8 @@ class Policy:
                 f"the prompt is unlike the training data ({distance:.1f} times as far as the "
                 "border): the strongest model allowed"
             )
+        if self.checks_answers:
+            return 0, "cascade: the weak model first"
         if self.threshold is None:
             if self.kind == "pair":
                 return strongest, "the policy is not calibrated: the strongest model allowed"

@@ -32,17 +32,22 @@ def report(policy: Policy, outcomes: Outcomes, seed: int = 0) -> dict[str, Any]:
 
 def _report_pair(policy: Policy, outcomes: Outcomes, seed: int) -> dict[str, Any]:
     weak_N, strong_N = outcomes.scores_NM[:, 0], outcomes.scores_NM[:, 1]
-    gains_N = policy.gains(outcomes.prompts)[:, 0]
+    by_prompt_N = gains_N = policy.gains(outcomes.prompts)[:, 0]
+    answers = outcomes.answers_of(policy.models[0]) if _checks_answers(policy) else None
+    if answers is not None:
+        gains_N = policy.answer_gains(outcomes.prompts, answers)
     signals = {
         "random": np.zeros(len(weak_N)),
         "length": np.array([float(len(prompt)) for prompt in outcomes.prompts]),
         "oracle": strong_N - weak_N,
     }
+    if answers is not None:
+        signals["prompt"] = by_prompt_N
     weak, strong = measure_means(outcomes.scores_NM, seed)
     figures = _pair_figures(gains_N, weak_N, strong_N, seed)
     baselines = {n: _pair_figures(s, weak_N, strong_N, seed) for n, s in signals.items()}
     point = None
-    if policy.threshold is not None:
+    if policy.threshold is not None and policy.checks_answers == (answers is not None):
         is_strong_N = gains_N >= policy.threshold
         served_N = np.where(is_strong_N, strong_N, weak_N)
         share, score = measure_means(np.column_stack([is_strong_N, served_N]).astype(float), seed)
@@ -50,12 +55,20 @@ def _report_pair(policy: Policy, outcomes: Outcomes, seed: int) -> dict[str, Any
     return {
         "weak": {"model": policy.models[0], "score": weak.to_dict()},
         "strong": {"model": policy.models[1], "score": strong.to_dict()},
+        # A cascade pays for the weak model's answer each time; the figures count strong calls.
+        "signal": "prompt" if answers is None else "answer",
+        "asks_weak_first": answers is not None,
         **figures,
         "baselines": baselines,
         "threshold": policy.threshold,
         "at_threshold": point,
         "unfamiliar_share": _unfamiliar_share(policy, outcomes),
     }
+
+
+def _checks_answers(policy: Policy) -> bool:
+    """Tell whether answers decide: as calibrated, else wherever there is a verifier."""
+    return policy.verifier is not None and (policy.threshold is None or policy.checks_answers)
 
 
 def _pair_figures(signal_N: Floats, weak_N: Floats, strong_N: Floats, seed: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from moestro.policy.estimate import Encoder, Estimator
 from moestro.policy.features import NUM_BUCKETS, SHAPE
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price
+from moestro.policy.verify import Verifier
 
 FORMAT = 1
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
@@ -76,6 +77,8 @@ def _describe(policy: Policy) -> dict[str, Any]:
         "evidence": dict(policy.evidence),
         "far": policy.estimator.encoder.far,
         "cascade": None if policy.cascade is None else policy.cascade.to_dict(),
+        "verifier": None if policy.verifier is None else policy.verifier.to_dict(),
+        "checks_answers": policy.checks_answers,
         "curve": [dict(point) for point in policy.curve],
         "training": dict(policy.training),
     }
@@ -89,7 +92,10 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
         raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
     encoder = Encoder(**{name: tensors[name] for name in _ENCODER}, far=float(saved["far"]))
-    threshold, cascade = saved["threshold"], saved.get("cascade")
+    threshold, cascade, verifier = (saved.get(n) for n in ("threshold", "cascade", "verifier"))
+    checks_answers = bool(saved.get("checks_answers", False))
+    if checks_answers and (verifier is None or threshold is None):
+        raise ValueError("answers are to be checked, and there is nothing to check them by")
     return Policy(
         kind=str(saved["kind"]),
         models=models,
@@ -100,6 +106,8 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         curve=list(saved["curve"]),
         training=dict(saved["training"]),
         cascade=None if cascade is None else CascadeRule.from_dict(cascade),
+        verifier=None if verifier is None else Verifier.from_dict(verifier),
+        checks_answers=checks_answers,
     )
 
 

@@ -31,7 +31,7 @@ def page(config: PolicyConfig | None, watches: Watches | None = None, **changes:
         "training": {"num_rows": 900},
         "threshold": 0.2,
         "evidence": EVIDENCE,
-        "cascade": None,
+        "asks_weak_first": False,
         **changes,
     }
     policy = None if config is None else SimpleNamespace(**values)
@@ -69,7 +69,7 @@ def test_models_have_the_names_that_the_fleet_gives_them() -> None:
 
 
 def test_a_policy_that_was_not_calibrated_has_no_floor() -> None:
-    view = page(CONFIG, evidence={}, cascade=object()).view()
+    view = page(CONFIG, evidence={}, asks_weak_first=True).view()
     assert view is not None
     assert view.floor is None
     assert view.has_cascade

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -31,9 +31,23 @@ class Above:
     """Keeps what is on average above a limit."""
 
     limit: float = -1.0
+    reads_whole: bool = False
 
-    def accepts(self, logprobs: Sequence[float]) -> bool:
+    def accepts(self, answer: str, logprobs: Sequence[float]) -> bool:
         return sum(logprobs) / len(logprobs) > self.limit
+
+
+@dataclass
+class Says:
+    """Keeps an answer whose text ends as it should, and writes down what it was shown."""
+
+    ending: str
+    reads_whole: bool = True
+    shown: list[tuple[str, Sequence[float]]] = field(default_factory=list)
+
+    def accepts(self, answer: str, logprobs: Sequence[float]) -> bool:
+        self.shown.append((answer, logprobs))
+        return answer.endswith(self.ending)
 
 
 def says(logprob: float) -> Behavior:
@@ -60,8 +74,8 @@ def says(logprob: float) -> Behavior:
     return behave
 
 
-async def _ask(small: Any, *, is_stream: bool, **fields: Any) -> tuple[Any, Any]:
-    policy = ScriptedPolicy(cascade=Above())
+async def _ask(small: Any, *, is_stream: bool, rule: Any = None, **fields: Any) -> tuple[Any, Any]:
+    policy = ScriptedPolicy(cascade=rule or Above())
     behaviors = {"weak": [small], "strong": [well]}
     async with gateway_over(behaviors, policy=policy) as running:
         if is_stream:
@@ -130,6 +144,56 @@ def test_a_kept_stream_that_breaks_goes_on_without_logprobs() -> None:
     assert running.records[0].num_failovers == 1
 
 
-def test_several_answers_are_not_cascaded() -> None:
-    _, running = run(_ask(says(-3), is_stream=False, n=2))
-    assert running.records[0].model == "weak"
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_by_its_text_an_answer_is_kept_when_all_of_it_is_there(is_stream: bool) -> None:
+    rule = Says(whole_text()[-5:])
+    data, running = run(_ask(well, is_stream=is_stream, rule=rule))
+    assert rule.shown == [(whole_text(), ())]
+    assert running.records[0].reason == "cascade: kept"
+    assert not running.servers["strong"][0].asked
+    assert "logprobs" not in running.servers["weak"][0].asked[0].body
+    if is_stream:
+        assert read_stream(data)[0] == whole_text()
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_by_its_text_an_answer_is_refused_and_counted_as_wasted(is_stream: bool) -> None:
+    data, running = run(_ask(well, is_stream=is_stream, rule=Says("never")))
+    record = running.records[0]
+    assert (record.model, record.reason) == ("strong", "cascade: not sure enough")
+    assert record.wasted_tokens > 0
+    assert record.cost_usd > record.strongest_cost_usd
+    if is_stream:
+        assert read_stream(data)[0] == whole_text()
+
+
+@pytest.mark.parametrize("small", [replies(500), [breaks(3, reset), replies(500)]])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_half_an_answer_is_not_judged_by_its_text(small: Any, is_stream: bool) -> None:
+    rule = Says("")
+    _, running = run(_ask(small, is_stream=is_stream, rule=rule))
+    assert not rule.shown
+    assert running.records[0].model == "strong"
+
+
+def test_a_stream_too_long_to_be_held_is_asked_of_the_stronger() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [well], "strong": [well]}
+        config = replace(QUICK, max_answer_bytes=200)
+        policy = ScriptedPolicy(cascade=Says(""))
+        async with gateway_over(behaviors, config, policy=policy) as running:
+            return await running.stream(model="auto"), running
+
+    _, running = run(work())
+    assert running.records[0].model == "strong"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"tools": [{"type": "function", "function": {"name": "f"}}]}]
+)
+def test_what_cannot_be_looked_at_first_goes_to_the_strongest(fields: Any) -> None:
+    rule = Says("") if "tools" in fields else Above()
+    _, running = run(_ask(says(-0.1), is_stream=False, rule=rule, **fields))
+    record = running.records[0]
+    assert (record.model, record.reason) == ("strong", "no cascade here: the strongest")
+    assert not running.servers["weak"][0].asked

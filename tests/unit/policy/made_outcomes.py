@@ -29,6 +29,7 @@ def make_outcomes(num_rows: int = 120, num_models: int = 2, seed: int = 0) -> Ou
         np.full((num_rows, num_models), np.nan),
         np.zeros(num_rows, dtype=np.int64),
         np.full((num_rows, num_models), np.nan),
+        np.full((num_rows, num_models), None),
     )
 
 

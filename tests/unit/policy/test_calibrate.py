@@ -63,7 +63,7 @@ def test_a_model_that_knows_what_it_knows_makes_a_cascade(pair: Policy, tmp_path
     assert calibrated.evidence["signal"] == "doubt"
     assert calibrated.evidence["confidence"] == 0.95
     fresh = with_logprobs(make_outcomes(800, seed=3), seed=4)
-    kept_N = np.array([rule.accepts([value]) for value in fresh.logprobs_NM[:, 0]])
+    kept_N = np.array([rule.accepts("", [value]) for value in fresh.logprobs_NM[:, 0]])
     served_N = np.where(kept_N, fresh.scores_NM[:, 0], fresh.scores_NM[:, 1])
     assert served_N.mean() >= 0.95 * fresh.scores_NM[:, 1].mean()
     assert kept_N.mean() > 0.3
@@ -88,9 +88,9 @@ def test_a_pool_is_calibrated_as_it_decides() -> None:
 
 def test_a_rule_looks_at_the_first_tokens_and_keeps_nothing_that_says_nothing() -> None:
     rule = CascadeRule(threshold=0.5, num_tokens=2)
-    assert rule.accepts([-0.1, -0.2, -90.0])
-    assert not rule.accepts([-90.0, -0.1, -0.1])
-    assert not rule.accepts([])
+    assert rule.accepts("", [-0.1, -0.2, -90.0])
+    assert not rule.accepts("", [-90.0, -0.1, -0.1])
+    assert not rule.accepts("", [])
     assert doubt(0.0) == 0
     assert doubt(mean_logprob([-1.0, -1.0])) == pytest.approx(1 - math.exp(-1))
 

@@ -106,10 +106,10 @@ def test_the_number_of_rows_said_to_be_needed_mostly_does() -> None:
         draw = np.random.default_rng(seed)
         few = calibrate_pair(*rows(draw, 40, 0.76), Promise(), COARSE)
         if few.num_rows_needed is not None:
-            found = calibrate_pair(*rows(draw, 2 * few.num_rows_needed, 0.76), Promise(), COARSE)
+            found = calibrate_pair(*rows(draw, few.num_rows_needed, 0.76), Promise(), COARSE)
             passed.append(not found.is_always_strongest)
     assert len(passed) > 10
-    assert np.mean(passed) > 0.5
+    assert np.mean(passed) > 0.6
 
 
 def test_cheap_models_that_are_not_good_enough_are_said_so() -> None:

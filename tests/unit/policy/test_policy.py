@@ -40,10 +40,10 @@ def test_before_calibration_a_pair_asks_the_strongest(pair: Policy) -> None:
 
 
 def test_a_calibrated_pair_sends_the_hard_ones_to_the_strong_model(pair: Policy) -> None:
-    calibrated = pair.with_threshold(0.3, {})
+    calibrated = pair.with_threshold(0.5, {})
     easy, hard = (calibrated.decide(p, pair.models) for p in (EASY, HARD))
     assert (easy.model, hard.model) == ("small", "large")
-    assert "reaches the threshold 0.300" in hard.reason
+    assert "reaches the threshold 0.500" in hard.reason
     assert easy.digest != hard.digest
     assert easy.digest == calibrated.decide(EASY, pair.models).digest
 
