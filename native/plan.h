@@ -11,7 +11,7 @@ namespace moestro {
 // Keys are taken in chunks with fixed borders, each for itself, and chunks are merged in order: a
 // query's sums have one order, whatever else is in the batch.
 constexpr int64_t CHUNK = 512;
-// Queries, each of one row and one head, that share the packing of keys.
+// Queries, each of one row and one head, that read keys together.
 constexpr int64_t TASK_QUERIES = 48;
 // A sequence of more new rows has enough queries to go round: its tasks take all chunks in turn.
 constexpr int64_t MOST_DECODED = 8;
