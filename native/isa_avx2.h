@@ -121,7 +121,7 @@ struct Avx2 : PlainPairs<Avx2> {
     for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(counts[i]);
   }
 
-  static void interleave(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
     first = {mix(even, odd, 0), mix(even, odd, 1)};
     second = {mix(even, odd, 2), mix(even, odd, 3)};
   }

@@ -91,14 +91,47 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
   }
 
+  // Words of sixteen rows, side by side: to[w * step + r] = rows[r][start + w] for w < 16.
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + start);
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+      b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+      b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+      b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+      _mm512_storeu_si512(to + i * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+      _mm512_storeu_si512(to + (i + 8) * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+      _mm512_storeu_si512(to + (i + 4) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
+      _mm512_storeu_si512(to + (i + 12) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+    }
+  }
+  // Halves of two rows in turn: to[c] has even[c] below odd[c], for c < 16.
+  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
   // Rounds lanes to bfloat16 and puts them together: to[c] has low[c] below high[c].
   static void store_pairs(Lanes low, Lanes high, uint32_t* to) {
     const __m512i below = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low.value));
     const __m512i above = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high.value));
     _mm512_storeu_si512(to, _mm512_or_si512(below, _mm512_slli_epi32(above, 16)));
   }
-  // Halves of two rows in turn: word c has even's half c below odd's, sixteen words and the next.
-  static void interleave(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+  // The same of thirty-two halves, in registers: sixteen words and the next.
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
     const __m512i step = _mm512_set1_epi32(0x00010001), start = _mm512_set1_epi32(0x00200000);
     const __m512i column = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i low = _mm512_add_epi32(_mm512_mullo_epi32(column, step), start);

@@ -126,7 +126,7 @@ struct Portable : PlainPairs<Portable> {
   static void store_bfloat16(const Lanes& a, uint16_t* to) {
     for (int i = 0; i < WIDTH; ++i) to[i] = PlainPairs<Portable>::round_bfloat16(a.value[i]);
   }
-  static void interleave(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
     // A word has two columns of its row.
     const auto mix = [=](int i) {
       const int shift = i % 2 * 16;

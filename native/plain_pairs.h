@@ -1,4 +1,4 @@
-// Numbers to bfloat16 in plain C++, for instruction sets without a faster way. Next: numbers.h.
+// Words moved about and rounded to bfloat16 in plain C++, for instruction sets without a faster way. Next: numbers.h.
 
 #pragma once
 
@@ -10,6 +10,14 @@ namespace moestro {
 // A template, so that files for different processors do not share compiled code.
 template <class Isa>
 struct PlainPairs {
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
+    for (int w = 0; w < 16; ++w) {
+      for (int r = 0; r < 16; ++r) std::memcpy(to + w * step + r, rows[r] + start + w, 4);
+    }
+  }
+  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+    for (int c = 0; c < 16; ++c) to[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
+  }
   // To nearest even; NaN stays NaN.
   static uint16_t round_bfloat16(float number) {
     uint32_t bits;

@@ -138,8 +138,8 @@ void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t c
       first = Isa::load(seeing.keys[w] + column);
       second = Isa::load(seeing.keys[w] + column + PANEL);
     } else {
-      Isa::interleave(seeing.keys[2 * w] + column / 2, seeing.keys[2 * w + 1] + column / 2, first,
-                      second);
+      Isa::pair_up(seeing.keys[2 * w] + column / 2, seeing.keys[2 * w + 1] + column / 2, first,
+                   second);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
