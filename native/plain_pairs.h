@@ -1,4 +1,5 @@
-// Words moved about and rounded to bfloat16 in plain C++, for instruction sets without a faster way. Next: numbers.h.
+// Words moved about and rounded to bfloat16 in plain C++, for instruction sets without a faster way.
+// Next: numbers.h.
 
 #pragma once
 
