@@ -27,15 +27,14 @@ class LearnConfig:
 
     `strengths` are the ridge penalties tried in `num_folds` folds of the rows given; `shape_weight`
     is the share of the shape beside words and letters, `num_waves` its resolution, `wave_length`
-    in standard deviations. Words tell known subjects apart; the shape carries over to others, the
-    smoother the better, so it weighs more.
+    in standard deviations.
     """
 
-    strengths: tuple[float, ...] = (4.0, 8.0, 20.0, 64.0)
+    strengths: tuple[float, ...] = (8.0, 20.0, 64.0)
     num_folds: int = 3
-    shape_weight: float = 1.8
-    num_waves: int = 768
-    wave_length: float = 1.4
+    shape_weight: float = 0.5
+    num_waves: int = 384
+    wave_length: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
