@@ -131,8 +131,10 @@ class LanguageModel:
         )
         return self._follow(request)
 
-    def score(self, texts: Sequence[str], experts: float | None = None) -> Evaluation:
-        """Measure how well the model predicts documents, each on its own."""
+    def score(self, texts: str | Sequence[str], experts: float | None = None) -> Evaluation:
+        """Measure how well the model predicts a document, or several, each on its own."""
+        # A text is a sequence of texts too: of one character each.
+        texts = [texts] if isinstance(texts, str) else texts
         ids = self.tokenizer.encode_batch(list(texts))
         pairs = zip(texts, ids, strict=True)
         documents = [TokenDocument(tokens, len(text.encode())) for text, tokens in pairs]

@@ -188,6 +188,10 @@ def test_a_gap_is_filled_between_prompt_and_suffix(language_model: LanguageModel
     assert made.tokens[0] == int(language_model.logits(ids)[-1].argmax())
 
 
+def test_one_text_may_be_scored_without_a_list(language_model: LanguageModel) -> None:
+    assert language_model.score("def f():").nats == language_model.score(["def f():"]).nats
+
+
 def test_a_score_counts_documents_bytes_and_tokens(language_model: LanguageModel) -> None:
     texts = ["return a\n", "\u00e4\u00e4", TEXT]
     result = language_model.score(texts)
