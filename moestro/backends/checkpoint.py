@@ -10,13 +10,13 @@ from typing import Any
 
 from moestro import files
 from moestro.api.cards import ModelCard
-from moestro.errors import CheckpointError, ConfigError
 from moestro.gguf_file import SUFFIX, GgufFile
 from moestro.model.config import ModelConfig
 from moestro.model.count import active_parameters, count_parameters
 from moestro.text.template import ChatTemplate
 from moestro.text.tokenizer import Tokenizer
 from moestro.weights.gguf_config import read_config
+from moestro.weights.hf_config import build_config
 
 _CONFIG_FILE = "config.json"
 _GENERATION_FILE = "generation_config.json"
@@ -83,14 +83,7 @@ def _read_shape(folder: Path) -> tuple[Path, ModelConfig, set[int]]:
         return folder, read_config(GgufFile(folder)), set()
     path, generation = folder / _CONFIG_FILE, folder / _GENERATION_FILE
     raw = files.read_json(path)
-    try:
-        shape = ModelConfig.from_hf(raw)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        raise CheckpointError(
-            f"{path}: a value has the wrong type ({error}): restore the file"
-        ) from error
+    shape = build_config(path, raw)
     named = [raw, files.read_json(generation) if generation.is_file() else {}]
     return path, shape, {token for table in named for token in _end_ids(table)}
 

@@ -19,16 +19,12 @@ from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.rows import RowMultiples, round_up
-from moestro.ops.stack import StackStep
+from moestro.ops.stack import Choices, StackStep
 
 
 @dataclass(frozen=True)
-class Gates:
-    """Each token's experts in the main model's MoE layers; None where it has none."""
-
-    experts_LTK: Tensor
-    weights_LTK: Tensor
-    is_used_LTK: Tensor
+class Gates(Choices):
+    """Each token's experts in the main model's MoE layers, as answers and meters tell of them."""
 
     @cached_property
     def num_experts(self) -> list[float]:
@@ -64,8 +60,7 @@ class Runner:
             hidden_TD = self.model.embed(batch.tokens_T)
             layers = range(self.model.config.num_hidden_layers)
             chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
-            parts = chosen.experts_LTK, chosen.weights_LTK, chosen.is_used_LTK
-            return hidden_TD, Gates(*parts) if chosen.experts_LTK.shape[0] else None
+            return hidden_TD, Gates(**vars(chosen)) if chosen.experts_LTK.shape[0] else None
         trace = Trace()
         hidden_BTD = self.model(
             batch.tokens_T[None].to(self.device),

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moestro import files, settings
-from moestro.errors import CheckpointError, ConfigError
+from moestro import files
+from moestro.errors import CheckpointError
 from moestro.gguf_file import SUFFIX, GgufFile
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
 from moestro.weights.gguf_config import read_config
 from moestro.weights.gguf_weights import GgufWeights
 from moestro.weights.header import shown
+from moestro.weights.hf_config import build_config
 from moestro.weights.names import EMBEDDING, HEAD, K_B, Piece, aliases, mtp_pieces, pieces
 from moestro.weights.store import CONFIG_FILE
 from moestro.weights.stored import FolderWeights, Weights
@@ -34,7 +35,7 @@ def load_config(folder: Path) -> ModelConfig:
     """Read the shape of the model in a Hugging Face folder or a GGUF file."""
     if folder.suffix == SUFFIX and folder.is_file():
         return read_config(GgufFile(folder))
-    return _build_config(folder, _read_raw(folder))
+    return build_config(folder / CONFIG_FILE, _read_raw(folder))
 
 
 def open_weights(folder: Path) -> tuple[ModelConfig, Weights]:
@@ -43,7 +44,7 @@ def open_weights(folder: Path) -> tuple[ModelConfig, Weights]:
         return _open_file(GgufFile(folder))
     raw = _read_raw(folder)
     weights = FolderWeights(folder, raw.get("quantization_config"))
-    return _without_absent_mtp(_build_config(folder, raw), weights), weights
+    return _without_absent_mtp(build_config(folder / CONFIG_FILE, raw), weights), weights
 
 
 def _open_file(file: GgufFile) -> tuple[ModelConfig, Weights]:
@@ -102,20 +103,6 @@ def _read_raw(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no such folder: give a folder with {CONFIG_FILE}")
     with files.storage_errors(folder / CONFIG_FILE):
         return files.read_json(folder / CONFIG_FILE)
-
-
-def _build_config(folder: Path, raw: dict[str, Any]) -> ModelConfig:
-    path = folder / CONFIG_FILE
-    try:
-        config = ModelConfig.from_hf(raw)
-        # JSON holds any type under any key; building it as settings refuses wrong ones.
-        return settings.build(ModelConfig, settings.to_tables(config))
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        raise CheckpointError(
-            f"{path}: a value has the wrong type ({error}): restore the file"
-        ) from error
 
 
 def _without_absent_mtp(config: ModelConfig, weights: Weights) -> ModelConfig:
