@@ -123,6 +123,28 @@ def test_a_template_without_bounds_ends_with_an_error(
     assert time.thread_time() - start < 2
 
 
+def test_a_pause_of_the_process_itself_does_not_end_a_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 0.1, 50.0, 50.2, 50.3])
+    monkeypatch.setattr(sandbox_limits.time, "thread_time", lambda: next(clock))
+    meter = sandbox_limits.Meter()
+    for _ in range(4):
+        meter.count()
+
+
+def test_a_template_that_takes_its_time_twice_ends_however_few_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 50.0, 50.5, 99.0])
+    monkeypatch.setattr(sandbox_limits.time, "thread_time", lambda: next(clock))
+    meter = sandbox_limits.Meter()
+    meter.count()
+    meter.count()
+    with pytest.raises(sandbox_limits.LimitError, match="more than 1 s"):
+        meter.count()
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
