@@ -6,8 +6,6 @@ Shapes: T tokens, H matrices, D inputs or width, N outputs, K slots per token, E
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
 from moestro.ops.native import FORMATS, NativeKernels, load_native
 from moestro.ops.panels import KINDS, WeightKind, pack, pack_gate_up, strip_bytes, unpack
 from moestro.ops.quantize import Kind, dequantize, quantize
+from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 TWIN = TorchKernels()
@@ -70,16 +69,6 @@ def layer(D: int, E: int, F: int, kind: WeightKind) -> PackedExperts:
     # Scaled so that numbers stay around 1, whatever the shape.
     gate_up_EGD, down_EDF = draw(E, 2 * F, D, seed=1) / D**0.5, draw(E, D, F, seed=2) / F**0.5
     return PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def rows(whole: Visits, part: slice) -> Visits:

@@ -3,9 +3,6 @@
 Shapes: T tokens, K slots per token, E experts, D width, F expert width, G = 2F.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +11,7 @@ from moestro.ops.grouped import apply_experts_one_by_one, sort_pairs
 from moestro.ops.kernels import Visits
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.training import feed_forward, native_kernels, visit_natively
+from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 # Tokens around a block of 64 pairs, widths of one band and of several; T, K, E, D, F.
@@ -25,16 +23,6 @@ CLOSE = 0.01
 @pytest.fixture(params=NATIVE.instruction_sets())
 def kernels(request: pytest.FixtureRequest) -> NativeKernels:
     return NativeKernels(request.param, load_native())
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def draw(*shape: int, seed: int, scale: float = 1.0) -> Tensor:

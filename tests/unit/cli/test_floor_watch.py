@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,10 +19,10 @@ from moestro.policy.audit import AuditPlan
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
 from moestro.records.view import View
+from tests.unit.cli.following import LIMIT_S, follow
 from tests.unit.cli.scripted_gateway import ScriptedGateway, finish
 
 StartRecords = Callable[..., Records]
-LIMIT_S = 30
 
 
 def build_gauge() -> Gauge:
@@ -34,19 +33,6 @@ async def add_audits(records: Records, num: int, score: float, strongest: float 
     for number in range(num):
         outcome = NewOutcome(request_id=f"r{number}", score=score, strongest_score=strongest)
         await records.add_outcome(outcome)
-
-
-async def follow(*watches: FloorWatch, until: Callable[[], bool]) -> None:
-    tasks = [asyncio.create_task(watch.run()) for watch in watches]
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            while not until():
-                await asyncio.sleep(0.01)
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from moestro.errors import StorageError
 from moestro.gateway.fleet import ShiftConfig
 from moestro.policy.shift import ShiftMonitor, describe_signs
 from moestro.records.records import Records
+from tests.unit.cli.following import follow
 
 StartRecords = Callable[..., Records]
-LIMIT_S = 30
 
 
 def signs(mean: float, num: int = 40, seed: int = 0) -> list[dict[str, float]]:
@@ -35,19 +35,6 @@ def build(records: Records, tolerance: float = 0.1) -> ShiftWatch:
     monitor = ShiftMonitor(describe_signs(signs(0.0, 500, seed=1)), tolerance)
     gauge = Gauge("held", "Whether it is held.", registry=CollectorRegistry())
     return ShiftWatch(records, "calibration", monitor, gauge)
-
-
-async def follow(*watches: ShiftWatch, until: Callable[[], bool]) -> None:
-    tasks = [asyncio.create_task(watch.run()) for watch in watches]
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            while not until():
-                await asyncio.sleep(0.01)
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 @pytest.fixture(autouse=True)

@@ -131,6 +131,7 @@ def test_a_pause_of_the_process_itself_does_not_end_a_template(
     meter = sandbox_limits.Meter()
     for _ in range(4):
         meter.count()
+    assert next(clock, None) is None
 
 
 def test_a_template_that_takes_its_time_twice_ends_however_few_its_steps(
