@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moestro.ops.choose import chosen_kernels
+from moestro.ops.choose import native_for
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 
 # Panels of outputs, of which both parts of a query are made.
@@ -31,10 +31,7 @@ def causal_kernels(
     widths = (S, N + R, expanded_BSHE.shape[-1] - N)
     is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and num_keys == S
     is_fitting = is_fitting and N % _PART_MULTIPLE == 0 and 0 < S <= _MOST_TOKENS
-    if not (is_fitting and nope_BSHN.is_cpu and nope_BSHN.dtype == torch.bfloat16):
-        return None
-    kernels = chosen_kernels().kernels
-    return kernels if isinstance(kernels, NativeKernels) else None
+    return native_for(nope_BSHN, torch.bfloat16) if is_fitting else None
 
 
 def attend_natively(

@@ -13,6 +13,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from moestro import settings
 from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
@@ -44,6 +45,14 @@ class Chosen:
 def chosen_kernels() -> Chosen:
     """Return what this process runs, checked once."""
     return choose_kernels(settings.variable(VARIABLE, "auto"))
+
+
+def native_for(x: Tensor, dtype: torch.dtype) -> NativeKernels | None:
+    """Return the native kernels if they run here and take numbers of this place and dtype."""
+    if not (x.is_cpu and x.dtype == dtype):
+        return None
+    kernels = chosen_kernels().kernels
+    return kernels if isinstance(kernels, NativeKernels) else None
 
 
 def choose_kernels(wish: str, load: Callable[[], ModuleType] = load_native) -> Chosen:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops.rowwise import bfloat16_kernels
+from moestro.ops.choose import native_for
 
 CHUNK_TOKENS = 512
 # Softmax goes through float32 in pieces that stay in the processor's cache.
@@ -74,7 +74,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _to_gradients(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """Turn logits into the gradients of their nats, in place, and return nats_N."""
     N, V = logits_NV.shape
-    kernels = bfloat16_kernels(logits_NV)
+    kernels = native_for(logits_NV, torch.bfloat16)
     if kernels is not None and V % _MULTIPLE == 0:
         return kernels.differentiate_nats(logits_NV, targets_N)
     size = max(1, _PIECE_ELEMENTS // V)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops.choose import chosen_kernels
+from moestro.ops.choose import native_for
 from moestro.ops.native import NativeKernels
 
 # Numbers of a panel.
@@ -21,22 +21,12 @@ _MULTIPLE = 16
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / root(mean(x^2) + eps) over the last dimension, in the dtype of `x`."""
-    kernels = bfloat16_kernels(x)
+    kernels = native_for(x, torch.bfloat16)
     if kernels is not None and x.shape[-1] % _MULTIPLE == 0:
         out: Tensor = _Norm.apply(kernels, x, weight_D, eps)
         return out
     # float32: a bfloat16 mean of squares is off by up to a percent.
     return F.rms_norm(x.float(), weight_D.shape, weight_D.float(), eps).to(x.dtype)
-
-
-def bfloat16_kernels(x: Tensor) -> NativeKernels | None:
-    """Return the native kernels for rows of this dtype and place, None if torch must do."""
-    return _kernels(x, torch.bfloat16)
-
-
-def float32_kernels(x: Tensor) -> NativeKernels | None:
-    """Return the native kernels if these are float32 numbers on a CPU."""
-    return _kernels(x, torch.float32)
 
 
 def rotate_heads(
@@ -128,13 +118,6 @@ def _rotate(
         torch.get_num_threads(),
     )
     return out_BSHR
-
-
-def _kernels(x: Tensor, dtype: torch.dtype) -> NativeKernels | None:
-    if not (x.is_cpu and x.dtype == dtype):
-        return None
-    kernels = chosen_kernels().kernels
-    return kernels if isinstance(kernels, NativeKernels) else None
 
 
 def _rows(x: Tensor) -> Tensor:

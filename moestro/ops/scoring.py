@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.ops.choose import native_for
 from moestro.ops.native import NativeKernels
-from moestro.ops.rowwise import bfloat16_kernels, float32_kernels
 
 # Numbers of a panel.
 _MULTIPLE = 16
@@ -25,7 +25,7 @@ _MOST_EXPERTS = 64
 
 def gate_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     """Return float32 logits_TE, differentiable in both."""
-    kernels = bfloat16_kernels(x_TD)
+    kernels = native_for(x_TD, torch.bfloat16)
     is_fitting = weight_ED.numel() <= _MOST_WEIGHTS and x_TD.shape[1] % _MULTIPLE == 0
     if kernels is None or not is_fitting or weight_ED.dtype != torch.float32:
         return F.linear(x_TD.float(), weight_ED.float())
@@ -35,7 +35,7 @@ def gate_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
 
 def take_largest(scores_TE: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     """Return the K largest of each row, the largest first, and their columns; no gradients."""
-    kernels = float32_kernels(scores_TE)
+    kernels = native_for(scores_TE, torch.float32)
     if kernels is None or scores_TE.shape[1] > _MOST_EXPERTS:
         ranked_TK, experts_TK = scores_TE.topk(num_slots, dim=-1)
         return ranked_TK, experts_TK

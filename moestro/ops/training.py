@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops.choose import chosen_kernels
+from moestro.ops.choose import native_for
 from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import Visits
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
@@ -46,10 +46,7 @@ def feed_forward(x_TD: Tensor, gate_up_GD: Tensor, down_DF: Tensor) -> Tensor:
 def native_kernels(x_TD: Tensor, down: Tensor) -> NativeKernels | None:
     """Return the native kernels if they take matrices of this shape (..., D, F), else None."""
     is_whole = all(width % WIDTH_MULTIPLE == 0 for width in down.shape[-2:])
-    if not (is_whole and x_TD.is_cpu and x_TD.dtype == torch.bfloat16):
-        return None
-    kernels = chosen_kernels().kernels
-    return kernels if isinstance(kernels, NativeKernels) else None
+    return native_for(x_TD, torch.bfloat16) if is_whole else None
 
 
 def visit_natively(
