@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops import choose, rope, rowwise
+from moestro.ops import choose, rope
 from moestro.ops.cross_entropy import linear_cross_entropy
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
@@ -25,7 +25,7 @@ CLOSE = 0.01
 @pytest.fixture(params=NATIVE.instruction_sets())
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NativeKernels:
     chosen = choose.Chosen(NativeKernels(request.param, load_native()), "a test asks for it")
-    monkeypatch.setattr(rowwise, "chosen_kernels", lambda: chosen)
+    monkeypatch.setattr(choose, "chosen_kernels", lambda: chosen)
     assert isinstance(chosen.kernels, NativeKernels)
     return chosen.kernels
 
@@ -123,7 +123,7 @@ def test_without_native_kernels_torch_does_the_same(monkeypatch: pytest.MonkeyPa
     x, weight_D = draw(5, 96), draw(96, seed=1).float()
     native = rms_norm(x, weight_D, 1e-6)
     monkeypatch.setattr(
-        rowwise, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
+        choose, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
     )
     torch.testing.assert_close(rms_norm(x, weight_D, 1e-6), native, rtol=1e-2, atol=1e-2)
 
