@@ -248,12 +248,13 @@ class BackwardHead : HeadWork<Isa> {
   // sums += left^T right, for a block's rows.
   void add_product(const uint16_t* left, int64_t left_width, int64_t rows, const uint16_t* right,
                    int64_t right_width, float* sums) {
-    const Bands<Isa> turned = pack_all_rows<Isa>(left, left_width, rows, turned_);
+    pack_columns<Isa>(left, left_width, rows, rows / 2, turned_);
     const Bands<Isa> factors = pack_all_rows<Isa>(right, right_width, rows, factors_);
-    multiply_transposed<Isa>(turned, factors, [&](int64_t row, int64_t column, Lanes more) {
-      float* to = sums + row * right_width + column;
-      Isa::store(Isa::add(Isa::load(to), more), to);
-    });
+    multiply_bands<Isa>(WordRows{turned_, rows / 2}, left_width, factors,
+                        [&](int64_t row, int64_t column, Lanes more) {
+                          float* to = sums + row * right_width + column;
+                          Isa::store(Isa::add(Isa::load(to), more), to);
+                        });
   }
 
   void put(const float* sums, int64_t step, const HeadRows& part,

@@ -17,6 +17,9 @@ namespace moestro::MOESTRO_ISA {
 constexpr int64_t TILE_ROWS = 8;
 // What widths must be multiples of, so that panels and pairs of panels are whole.
 constexpr int64_t WIDTH_MULTIPLE = 32;
+// What rows that are summed over are filled up to, so that their words are whole panels and tiles.
+constexpr int64_t ROW_MULTIPLE = 2 * PANEL;
+static_assert(PANEL == TILED_WORDS, "what fills a panel up fills a tile");
 
 // How some columns divide into bands.
 template <class Isa>
@@ -44,20 +47,15 @@ struct Bands {
   int64_t num_words;
 };
 
-// Rows of words, and columns of bands, as the left side of a product.
-struct ByRows {
+// Rows of words, `step` apart: the left side of a product.
+struct WordRows {
   const uint32_t* words;
   int64_t step;
   const uint32_t* at(int64_t r, int64_t w) const { return words + r * step + w; }
 };
-struct ByColumns {
-  const uint32_t* words;
-  int64_t step;
-  const uint32_t* at(int64_t r, int64_t w) const { return words + r + w * step; }
-};
 
-template <class Isa, int PANELS, class Left, class Emit>
-void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, int64_t num_words,
+template <class Isa, int PANELS, class Emit>
+void multiply_tile(const WordRows& left, int64_t first_row, const uint32_t* band, int64_t num_words,
                    int64_t num_rows, Emit& emit) {
   typename Isa::Lanes sums[TILE_ROWS][PANELS];
 #pragma GCC unroll 16
@@ -84,30 +82,52 @@ void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, in
   }
 }
 
+// The same by a processor's tiles, for a band of one or two panels.
+template <class Isa, class Emit>
+void multiply_tiled(const WordRows& left, const uint32_t* band, int64_t num_panels,
+                    int64_t num_words, int64_t num_rows, Emit& emit) {
+  alignas(64) typename Isa::TiledSums sums;
+  for (int64_t first = 0; first < num_rows; first += TILED_ROWS) {
+    const int64_t rows = smaller(TILED_ROWS, num_rows - first);
+    const typename Isa::Tiles tiles(rows);
+    tiles.multiply(left.at(first, 0), left.step, band, num_panels * PANEL, num_panels, num_words,
+                   sums);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t p = 0; p < num_panels; ++p) {
+        emit(first + r, p * PANEL, Isa::load(sums[r] + p * PANEL));
+      }
+    }
+  }
+}
+
 // Multiplies rows by the first words of one band and calls emit(row, column in the band, sixteen
 // outputs). Rows are read in whole tiles: behind the last there must be memory for as many as fill
 // one up.
-template <class Isa, class Left, class Emit>
-void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
+template <class Isa, class Emit>
+void multiply_band(const WordRows& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
                    int64_t words, Emit emit) {
   static_assert(Isa::BAND_PANELS <= 3, "one case for each number of panels");
   const uint32_t* band = right.band(b);
   const int64_t panels = right.plan.width(b) / PANEL;
-  for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
-    const int64_t rows = smaller(TILE_ROWS, num_rows - first);
-    if (panels == 1) multiply_tile<Isa, 1>(left, first, band, words, rows, emit);
-    if constexpr (Isa::BAND_PANELS >= 2) {
-      if (panels == 2) multiply_tile<Isa, 2>(left, first, band, words, rows, emit);
-    }
-    if constexpr (Isa::BAND_PANELS >= 3) {
-      if (panels == 3) multiply_tile<Isa, 3>(left, first, band, words, rows, emit);
+  if constexpr (Isa::HAS_TILES) {
+    multiply_tiled<Isa>(left, band, panels, words, num_rows, emit);
+  } else {
+    for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
+      const int64_t rows = smaller(TILE_ROWS, num_rows - first);
+      if (panels == 1) multiply_tile<Isa, 1>(left, first, band, words, rows, emit);
+      if constexpr (Isa::BAND_PANELS >= 2) {
+        if (panels == 2) multiply_tile<Isa, 2>(left, first, band, words, rows, emit);
+      }
+      if constexpr (Isa::BAND_PANELS >= 3) {
+        if (panels == 3) multiply_tile<Isa, 3>(left, first, band, words, rows, emit);
+      }
     }
   }
 }
 
 // The same for the bands of the first columns, with the column in the whole matrix.
-template <class Isa, class Left, class Emit>
-void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
+template <class Isa, class Emit>
+void multiply_bands(const WordRows& left, int64_t num_rows, const Bands<Isa>& right,
                     int64_t num_columns, int64_t words, Emit emit) {
   for (int64_t b = 0; b < right.plan.number && right.plan.first(b) < num_columns; ++b) {
     const int64_t first = right.plan.first(b);
@@ -118,21 +138,9 @@ void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
   }
 }
 
-template <class Isa, class Left, class Emit>
-void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
-  multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
-}
-
-// left^T right for two matrices in bands of the same words: emit(column of left, of right, sums).
 template <class Isa, class Emit>
-void multiply_transposed(const Bands<Isa>& left, const Bands<Isa>& right, Emit emit) {
-  for (int64_t a = 0; a < left.plan.number; ++a) {
-    const int64_t first = left.plan.first(a), width = left.plan.width(a);
-    multiply_bands<Isa>(ByColumns{left.band(a), width}, width, right,
-                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                          emit(first + row, column, sums);
-                        });
-  }
+void multiply_bands(const WordRows& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
+  multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
 }
 
 // Fills band b with a matrix whose rows are the product's columns: y = x W^T.
@@ -182,7 +190,26 @@ Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows
   return bands;
 }
 
-inline ByRows by_rows(const uint16_t* rows, int64_t width) {
+// Turns rows taken by twos into columns: `to` has a row of words for each column, `step` apart. The
+// left factor of a sum over rows; their number is a multiple of ROW_MULTIPLE.
+template <class Isa>
+void pack_columns(const uint16_t* rows, int64_t num_columns, int64_t num_rows, int64_t step,
+                  uint32_t* to) {
+  alignas(64) uint32_t words[PANEL][PANEL];
+  const uint32_t* lines[PANEL];
+  for (int64_t w = 0; w < PANEL; ++w) lines[w] = words[w];
+  for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
+    for (int64_t c = 0; c < num_columns; c += PANEL) {
+      for (int64_t w = 0; w < PANEL; ++w) {
+        const uint16_t* even = rows + (first + 2 * w) * num_columns + c;
+        Isa::interleave(even, even + num_columns, words[w]);
+      }
+      Isa::transpose(lines, 0, step, to + c * step + first / 2);
+    }
+  }
+}
+
+inline WordRows by_rows(const uint16_t* rows, int64_t width) {
   return {reinterpret_cast<const uint32_t*>(rows), width / 2};
 }
 

@@ -9,14 +9,25 @@
 
 namespace moestro::MOESTRO_ISA {
 
+// Both products of experts take the same blocks.
+template <class Isa>
+bool takes_tiles(const Experts& experts) {
+  return takes_tiles<Isa>(experts.gate_up) && takes_tiles<Isa>(experts.down);
+}
+
+template <class Isa>
+int64_t block_rows(const Experts& experts) {
+  return takes_tiles<Isa>(experts) ? TILED_ROWS : BLOCK_ROWS;
+}
+
 // Some experts, who visits them, and room for what they take and pass on.
 struct ExpertWork {
   ExpertWork(const Experts& given, const Pairs& visits, const InputMemory& taken,
-             const InputMemory& passed_on)
+             const InputMemory& passed_on, bool are_tiled)
       : experts(given),
         pairs(visits),
-        inputs(taken, given.gate_up),
-        hidden(passed_on, given.down) {}
+        inputs(taken, given.gate_up, are_tiled),
+        hidden(passed_on, given.down, are_tiled) {}
 
   int64_t groups() const { return divide_up(experts.gate_up.num_panels, TASK_PANELS); }
   int64_t num_tasks() const { return pairs.num_visited * groups(); }
@@ -69,7 +80,7 @@ void fill_hidden(const ExpertWork& work, int64_t task) {
   with_format(weights.format, [&](auto format) {
     for (int64_t b = 0; b < visited.num_blocks; ++b) {
       const PairBlock& pairs = work.pairs.blocks[visited.first_block + b];
-      alignas(64) float raw[BLOCK_ROWS][TASK_PANELS * PANEL];
+      alignas(64) float raw[TILED_ROWS][TASK_PANELS * PANEL];
       multiply_block<Isa, decltype(format)::value>(
           weights, visited.expert, panel, num_panels,
           work.inputs.block(pairs.first_pair, pairs.num_rows), [&](const Outputs& outputs) {
@@ -133,10 +144,10 @@ void apply_experts(const ExpertProduct& product, Workspace& workspace, int num_t
   const Matrices& gate_up = product.experts.gate_up;
   const int64_t most_pairs = visits.num_rows * visits.num_slots;
   Pairs pairs(workspace, most_pairs, down.num_matrices);
-  pairs.sort(visits);
+  pairs.sort(visits, block_rows<Isa>(product.experts));
   const InputMemory inputs(workspace, gate_up.depth, most_pairs, gate_up.format);
   const InputMemory hidden(workspace, down.depth, most_pairs, down.format);
-  const ExpertWork work(product.experts, pairs, inputs, hidden);
+  const ExpertWork work(product.experts, pairs, inputs, hidden, takes_tiles<Isa>(product.experts));
   const PanelGroups groups(down.num_panels, visits.num_rows, num_threads);
   // No rows may come without an address.
   if (visits.num_rows == 0) return;

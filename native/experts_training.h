@@ -65,13 +65,20 @@ struct BlockRows {
   Number* const data;
 };
 
-// Copies a block's rows of `from` to `to`, and a row of zeros where their number is odd.
+// Writes zeros behind a block's rows, up to whole panels of words.
+template <class Number>
+void fill_up(const TrainingPairs::Block& block, int64_t width, Number* rows) {
+  const int64_t number = round_up(block.num_pairs, ROW_MULTIPLE) - block.num_pairs;
+  std::memset(rows + block.num_pairs * width, 0, sizeof(Number) * number * width);
+}
+
+// Copies a block's rows of `from` to `to`, filled up.
 inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block,
                    const uint16_t* from, int64_t width, uint16_t* to) {
   for (int64_t i = 0; i < block.num_pairs; ++i) {
     std::memcpy(to + i * width, from + pairs.row(block.first_pair + i) * width, 2 * width);
   }
-  if (block.num_pairs % 2) std::memset(to + block.num_pairs * width, 0, 2 * width);
+  fill_up(block, width, to);
 }
 
 // Sums pairs' rows over each row's slots, in order.
@@ -166,24 +173,18 @@ class ForwardExperts {
   uint16_t* const out_;
 };
 
-// A factor of the matrices' gradients: rows of all pairs in bands, expert after expert.
-template <class Isa>
-struct PairBands {
-  PairBands(Workspace& workspace, const TrainingPairs& sorted, int64_t num_experts, int64_t columns)
+// A factor of the matrices' gradients: rows of all pairs, expert after expert.
+struct PairFactor {
+  PairFactor(Workspace& workspace, const TrainingPairs& sorted, int64_t num_experts,
+             int64_t columns)
       : pairs(sorted),
         num_columns(columns),
         data(workspace.take<uint32_t>(sorted.first_word[num_experts] * columns)) {}
 
-  Bands<Isa> expert(int64_t e) const {
-    return {data + pairs.first_word[e] * num_columns, num_columns, pairs.num_words(e)};
-  }
-  // Takes a block's rows, with one of zeros behind an odd number.
-  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
-    const Bands<Isa> bands = expert(block.expert);
-    const int64_t first_word = (block.first_pair - pairs.first[block.expert]) / 2;
-    for (int64_t b = 0; b < bands.plan.number; ++b) {
-      pack_rows<Isa>(rows, divide_up(block.num_pairs, 2), bands, b, first_word);
-    }
+  uint32_t* expert(int64_t e) const { return data + pairs.first_word[e] * num_columns; }
+  // The first word of a block of an expert's pairs.
+  int64_t first_word(const TrainingPairs::Block& block) const {
+    return (block.first_pair - pairs.first[block.expert]) / 2;
   }
 
   const TrainingPairs& pairs;
@@ -191,10 +192,40 @@ struct PairBands {
   uint32_t* const data;
 };
 
+// The right one, in bands.
+template <class Isa>
+struct PairBands : PairFactor {
+  using PairFactor::PairFactor;
+
+  Bands<Isa> bands(int64_t e) const { return {expert(e), num_columns, pairs.num_words(e)}; }
+  // Takes a block's rows, filled up.
+  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
+    const Bands<Isa> to = bands(block.expert);
+    const int64_t words = round_up(block.num_pairs, ROW_MULTIPLE) / 2;
+    for (int64_t b = 0; b < to.plan.number; ++b) {
+      pack_rows<Isa>(rows, words, to, b, first_word(block));
+    }
+  }
+};
+
+// The left one, a row of words for each column.
+template <class Isa>
+struct PairColumns : PairFactor {
+  using PairFactor::PairFactor;
+
+  WordRows columns(int64_t e, int64_t first) const {
+    return {expert(e) + first * pairs.num_words(e), pairs.num_words(e)};
+  }
+  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
+    pack_columns<Isa>(rows, num_columns, round_up(block.num_pairs, ROW_MULTIPLE),
+                      pairs.num_words(block.expert), expert(block.expert) + first_word(block));
+  }
+};
+
 // The gradient of all experts' matrices of one kind: out[e] = left[e]^T right[e].
 template <class Isa>
 struct MatrixGradient {
-  MatrixGradient(const PairBands<Isa>& left_factor, const PairBands<Isa>& right_factor,
+  MatrixGradient(const PairColumns<Isa>& left_factor, const PairBands<Isa>& right_factor,
                  uint16_t* gradient)
       : left(left_factor),
         right(right_factor),
@@ -209,15 +240,16 @@ struct MatrixGradient {
     const int64_t columns = right.num_columns, rows = left_plan.width(a);
     uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
     to += right_plan.first(b);
-    const Bands<Isa> factors = right.expert(expert);
-    multiply_band<Isa>(ByColumns{left.expert(expert).band(a), rows}, rows, factors, b,
+    const Bands<Isa> factors = right.bands(expert);
+    multiply_band<Isa>(left.columns(expert, left_plan.first(a)), rows, factors, b,
                        factors.num_words,
                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
                          Isa::store_bfloat16(sums, to + row * columns + column);
                        });
   }
 
-  const PairBands<Isa>&left, &right;
+  const PairColumns<Isa>& left;
+  const PairBands<Isa>& right;
   const BandPlan<Isa> left_plan, right_plan;
   uint16_t* const out;
 };
@@ -239,8 +271,8 @@ class BackwardExperts {
         active_(workspace, hidden_, num_threads),
         dhidden_(workspace, 2 * hidden_, num_threads),
         all_x_(workspace, pairs_, number_, width_),
-        all_dout_(workspace, pairs_, number_, width_),
         all_active_(workspace, pairs_, number_, hidden_),
+        all_dout_(workspace, pairs_, number_, width_),
         all_dhidden_(workspace, pairs_, number_, 2 * hidden_),
         dx_(workspace.take<uint16_t>(pairs_.num_slots() * width_)),
         dgate_up_(all_dhidden_, all_x_, given.dgate_up),
@@ -289,10 +321,8 @@ class BackwardExperts {
       go_back(block.first_pair + i, dscaled + i * hidden_, active + i * hidden_,
               dhidden + i * 2 * hidden_);
     }
-    if (block.num_pairs % 2) {
-      std::memset(active + block.num_pairs * hidden_, 0, 2 * hidden_);
-      std::memset(dhidden + block.num_pairs * 2 * hidden_, 0, 4 * hidden_);
-    }
+    fill_up(block, hidden_, active);
+    fill_up(block, 2 * hidden_, dhidden);
     uint16_t* dx = dx_ + block.first_pair * width_;
     multiply_bands<Isa>(by_rows(dhidden, 2 * hidden_), block.num_pairs,
                         gate_up_.matrix(block.expert),
@@ -344,7 +374,8 @@ class BackwardExperts {
   const BlockRows<uint16_t> x_, dout_;
   const BlockRows<float> dscaled_;
   const BlockRows<uint16_t> active_, dhidden_;
-  const PairBands<Isa> all_x_, all_dout_, all_active_, all_dhidden_;
+  const PairBands<Isa> all_x_, all_active_;
+  const PairColumns<Isa> all_dout_, all_dhidden_;
   uint16_t* const dx_;
   const MatrixGradient<Isa> dgate_up_, ddown_;
 };

@@ -1,5 +1,5 @@
-// A block's inputs as the tiles read them: rounded as the weights' format asks, and the words of
-// its rows side by side. Next: tile.h.
+// A block's inputs as its product reads them: rounded as the weights' format asks, and the words of
+// its rows side by side; or row by row, for a processor's tiles. Next: tile.h.
 
 #pragma once
 
@@ -10,13 +10,29 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// Up to BLOCK_ROWS rows: words[w * num_rows + r]; quantized ones have a scale for each group, and
-// where the group's count starts, which makes up for weights stored without a sign.
+// Whether products with a matrix go by a processor's tiles. It depends on the matrix alone: sums in
+// tiles have an order of their own, and a row must get it in any company.
+template <class Isa>
+bool takes_tiles(const Matrices& weights) {
+  return Isa::HAS_TILES && weights.format == Format::bfloat16 &&
+         weights.depth % (2 * TILED_WORDS) == 0;
+}
+
+// How many rows a block of a matrix's inputs has at most.
+template <class Isa>
+int64_t block_rows(const Matrices& weights) {
+  return takes_tiles<Isa>(weights) ? TILED_ROWS : BLOCK_ROWS;
+}
+
+// Some rows: words[w * num_rows + r], or words[r * row_words + w] if that is not zero. Quantized ones
+// have a scale for each group, and where the group's count starts, which makes up for weights stored
+// without a sign.
 struct Block {
   uint32_t* words;
   float* scales;
   int32_t* starts;
   int64_t num_rows;
+  int64_t row_words = 0;
 };
 
 // Memory for the inputs of so many rows, in a format or in whichever needs most.
@@ -33,22 +49,23 @@ struct InputMemory {
   int32_t* starts = nullptr;
 };
 
-// Inputs for one matrix; a block begins at its first row.
+// Inputs for one matrix, or for several that are alike; a block begins at its first row.
 class Inputs {
  public:
-  Inputs(const InputMemory& memory, const Matrices& weights)
+  Inputs(const InputMemory& memory, const Matrices& weights, bool are_tiled)
       : memory_(memory),
         num_words_(num_words(weights.format, weights.depth)),
-        num_groups_(is_quantized(weights.format) ? num_groups(weights.depth) : 0) {}
+        num_groups_(is_quantized(weights.format) ? num_groups(weights.depth) : 0),
+        row_words_(are_tiled ? num_words_ : 0) {}
 
   Block block(int64_t first_row, int64_t rows) const {
     return {memory_.words + first_row * num_words_, memory_.scales + first_row * num_groups_,
-            memory_.starts + first_row * num_groups_, rows};
+            memory_.starts + first_row * num_groups_, rows, row_words_};
   }
 
  private:
   InputMemory memory_;
-  int64_t num_words_, num_groups_;
+  int64_t num_words_, num_groups_, row_words_;
 };
 
 // What is added to weights so that they have no sign.
@@ -88,6 +105,10 @@ void round_lanes(typename Isa::Lanes a, Format format, int64_t start, int64_t co
   } else {
     alignas(32) uint16_t some[PANEL];
     Isa::store_bfloat16(a, some);
+    if (block.row_words != 0) {
+      std::memcpy(block.words + r * block.row_words + start / 2, some, 2 * count);
+      return;
+    }
     for (int64_t c = 0; c < count; c += 2) {
       std::memcpy(block.words + (start + c) / 2 * rows + r, some + c, 4);
     }

@@ -21,6 +21,7 @@ struct Avx2 : PlainPairs<Avx2> {
     return is_quantized ? 1 : num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1;
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
+  static constexpr bool HAS_TILES = false;
   static constexpr int MIXED_ROWS = 2;
 
   static constexpr int BAND_PANELS = 1;

@@ -17,6 +17,8 @@ constexpr int64_t PANEL = 16;
 constexpr int64_t STRIP = 2;
 // Rows that share a weight while it is in a register.
 constexpr int64_t BLOCK_ROWS = 6;
+// What a processor's tiles multiply at once: two of rows by two of panels, in whole tiles of words.
+constexpr int64_t TILED_ROWS = 32, TILED_PANELS = 2, TILED_WORDS = 16;
 // Panels of one task. Four panels of gate and up make 32 hidden columns: one group.
 constexpr int64_t TASK_PANELS = 4;
 // Panels of a task that takes them from many experts, for few rows: some 100 kB of each.
@@ -153,13 +155,16 @@ extern const Kernels portable_kernels;
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 #endif
+#ifdef MOESTRO_HAS_AMX
+extern const Kernels amx_kernels;
+#endif
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Rows of one block, such that no block of a few rows is left behind full ones.
-constexpr int64_t even_rows(int64_t num_rows) {
-  return num_rows == 0 ? 0 : divide_up(num_rows, divide_up(num_rows, BLOCK_ROWS));
+// Rows of one block of up to so many, such that no block of a few rows is left behind full ones.
+constexpr int64_t even_rows(int64_t num_rows, int64_t most) {
+  return num_rows == 0 ? 0 : divide_up(num_rows, divide_up(num_rows, most));
 }
 
 }  // namespace moestro

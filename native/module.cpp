@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "processor.h"
 #include "stack.h"
 #include "training.h"
 #include "workspace.h"
@@ -28,27 +29,14 @@ T* at(Address address) {
 // What this processor can run, the fastest first.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-#ifdef MOESTRO_HAS_X86
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                        __builtin_cpu_supports("f16c");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512vnni") &&
-                          __builtin_cpu_supports("avx512bf16");
-  if (has_avx512) names.push_back("avx512");
-  if (has_avx2) names.push_back("avx2");
-#endif
-  names.push_back("portable");
+  for (const NamedKernels& each : runnable_kernels()) names.push_back(each.name);
   return names;
 }
 
 const Kernels& find(const std::string& name) {
-#ifdef MOESTRO_HAS_X86
-  if (name == "avx512") return avx512_kernels;
-  if (name == "avx2") return avx2_kernels;
-#endif
-  if (name == "portable") return portable_kernels;
+  for (const NamedKernels& each : runnable_kernels()) {
+    if (each.name == name) return *each.kernels;
+  }
   throw std::invalid_argument("no kernels for " + name);
 }
 

@@ -39,11 +39,32 @@ void multiply_rows(const Matrices& weights, int64_t matrix, int64_t panel, int64
   }
 }
 
-// Multiplies one block by some panels, the first of them first in its strip, and hands the outputs to emit(Outputs), tile by tile.
+// The same by a processor's tiles, strip by strip.
+template <class Isa, class Emit>
+void multiply_strips(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
+                     const Block& block, Emit& emit) {
+  static_assert(STRIP == TILED_PANELS, "a strip is what tiles multiply at once");
+  alignas(64) typename Isa::TiledSums sums;
+  const typename Isa::Tiles tiles(block.num_rows);
+  for (const int64_t last = panel + num_panels; panel < last; panel += STRIP) {
+    tiles.multiply(block.words, block.row_words,
+                   reinterpret_cast<const uint32_t*>(weights.strip(matrix, panel)), STRIP * PANEL,
+                   STRIP, block.row_words, sums);
+    emit(Outputs{sums[0], STRIP * PANEL, block.num_rows, panel, STRIP});
+  }
+}
+
+// Multiplies one block by some panels, the first of them first in its strip, and hands the outputs to
+// emit(Outputs), tile by tile.
 template <class Isa, Format F, class Emit>
 void multiply_block(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
                     const Block& block, Emit emit) {
   static_assert(BLOCK_ROWS == 6, "one case for each number of rows");
+  if constexpr (Isa::HAS_TILES && F == Format::bfloat16) {
+    if (block.row_words != 0) {
+      return multiply_strips<Isa>(weights, matrix, panel, num_panels, block, emit);
+    }
+  }
   switch (block.num_rows) {
     case 1: return multiply_rows<Isa, F, 1>(weights, matrix, panel, num_panels, block, emit);
     case 2: return multiply_rows<Isa, F, 2>(weights, matrix, panel, num_panels, block, emit);
@@ -72,8 +93,10 @@ void with_format(Format format, Work work) {
 
 // How rows divide into blocks.
 struct Blocks {
-  explicit Blocks(int64_t rows)
-      : num_rows(rows), size(even_rows(rows)), number(rows == 0 ? 0 : divide_up(rows, size)) {}
+  Blocks(int64_t rows, int64_t most_rows)
+      : num_rows(rows),
+        size(even_rows(rows, most_rows)),
+        number(rows == 0 ? 0 : divide_up(rows, size)) {}
 
   int64_t first(int64_t b) const { return b * size; }
   int64_t rows(int64_t b) const { return smaller(size, num_rows - first(b)); }
@@ -118,7 +141,8 @@ void store_outputs(const Outputs& outputs, const Matrices& weights, float* y, in
   }
 }
 
-// Multiplies all blocks of a team's rows by a matrix, panels shared out among the threads.
+// Multiplies all blocks of a team's rows by a matrix, panels shared out among the threads, and calls
+// emit(a block's first row, outputs).
 template <class Isa, class Emit>
 void multiply_shared(Team& team, const Matrices& weights, const Blocks& blocks,
                      const Inputs& inputs, Emit emit) {
@@ -129,7 +153,7 @@ void multiply_shared(Team& team, const Matrices& weights, const Blocks& blocks,
         multiply_block<Isa, decltype(format)::value>(
             weights, 0, groups.first(g), groups.count(g),
             inputs.block(blocks.first(b), blocks.rows(b)),
-            [&](const Outputs& outputs) { emit(b, outputs); });
+            [&](const Outputs& outputs) { emit(blocks.first(b), outputs); });
       }
     });
   });
@@ -139,10 +163,10 @@ template <class Isa>
 void multiply(const Product& product, Workspace& workspace, int num_threads) {
   const Matrices& weights = product.weights;
   const int64_t heads = weights.num_matrices, depth = weights.depth, rows = product.num_rows;
-  const Blocks blocks(rows);
+  const Blocks blocks(rows, block_rows<Isa>(weights));
   workspace.reset();
   const InputMemory memory(workspace, depth, rows * heads, weights.format);
-  const Inputs inputs(memory, weights);
+  const Inputs inputs(memory, weights, takes_tiles<Isa>(weights));
   const PanelGroups groups(weights.num_panels, rows, num_threads);
   run_team(num_threads, [&](Team& team) {
     team.each(heads * blocks.number, [&](int64_t i) {

@@ -8,7 +8,7 @@
 
 namespace moestro {
 
-// Up to BLOCK_ROWS pairs of one expert.
+// Some pairs of one expert.
 struct PairBlock {
   int64_t first_pair;
   int64_t num_rows;
@@ -27,10 +27,10 @@ struct Pairs {
   // Makes room for as many pairs and experts as there can be, in memory of the workspace.
   Pairs(Workspace& workspace, int64_t most_pairs, int64_t most_experts);
 
-  // Sorts visits; all of them must name experts that there are.
-  void sort(const Visits& visits);
+  // Sorts visits, into blocks of at most so many; all of them must name experts that there are.
+  void sort(const Visits& visits, int64_t most_rows);
   // Lets every row visit expert 0 with weight 1.
-  void visit_one(int64_t num_rows);
+  void visit_one(int64_t num_rows, int64_t most_rows);
 
   int64_t num_pairs = 0;
   int64_t num_blocks = 0;
@@ -41,7 +41,7 @@ struct Pairs {
   Visited* visited = nullptr;
 
  private:
-  void add_expert(int64_t expert, int64_t start, int64_t end);
+  void add_expert(int64_t expert, int64_t start, int64_t end, int64_t most_rows);
 
   int64_t most_experts_ = 0;
   int64_t* next_ = nullptr;

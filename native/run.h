@@ -20,7 +20,8 @@ class Run {
         layers_(stack.layers),
         step_(step),
         rows_(step.num_rows),
-        blocks_(step.num_rows),
+        blocks_(step.num_rows, BLOCK_ROWS),
+        tiled_blocks_(step.num_rows, TILED_ROWS),
         num_threads_(num_threads),
         plan_(workspace, step, stack.shape.num_heads, num_threads),
         memory_(workspace, stack, step, plan_, num_threads),
@@ -29,7 +30,6 @@ class Run {
       new (spans_ + i)
           Span(workspace, step.cache_format, shape_.cache_width(), memory_.mixture_width);
     }
-    memory_.shared_pairs.visit_one(rows_);
   }
 
   void run() {
@@ -54,9 +54,7 @@ class Run {
       const Norm& own = layers_[step_.last_layer - 1].join.final_norm;
       const Norm& norm = own.weight == nullptr ? step_.final_norm : own;
       if (norm.weight != nullptr) {
-        team.each(blocks_.number, [&](int64_t b) {
-          normalize_block(norm, step_.x, shape_.hidden, b, step_.x);
-        });
+        team.each(rows_, [&](int64_t t) { normalize_row(norm, step_.x, shape_.hidden, t, step_.x); });
       }
       team.barrier();
     });
@@ -89,37 +87,55 @@ class Run {
     }
   }
 
+  const Blocks& blocks(const Matrices& weights) const {
+    return takes_tiles<Isa>(weights) ? tiled_blocks_ : blocks_;
+  }
+  Inputs inputs(const InputMemory& memory, const Matrices& weights) const {
+    return {memory, weights, takes_tiles<Isa>(weights)};
+  }
+
   // Rounds a block's rows of `from`, which are `stride` apart.
   void put_block(const float* from, int64_t stride, const Matrices& weights, int64_t b,
                  const Inputs& inputs) const {
-    const Block block = inputs.block(blocks_.first(b), blocks_.rows(b));
+    const Blocks& blocks = this->blocks(weights);
+    const Block block = inputs.block(blocks.first(b), blocks.rows(b));
     for (int64_t r = 0; r < block.num_rows; ++r) {
-      put_row<Isa>(from + (blocks_.first(b) + r) * stride, weights.format, weights.depth, r, block);
+      put_row<Isa>(from + (blocks.first(b) + r) * stride, weights.format, weights.depth, r, block);
     }
   }
 
-  void normalize_block(const Norm& norm, const float* from, int64_t number, int64_t b,
-                       float* to) const {
-    for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
-      normalize<Isa>(from + t * number, norm.weight, norm.epsilon, number, to + t * number);
+  void normalize_row(const Norm& norm, const float* from, int64_t number, int64_t t,
+                     float* to) const {
+    normalize<Isa>(from + t * number, norm.weight, norm.epsilon, number, to + t * number);
+  }
+
+  // A block's rows normed to `to`, and rounded for a matrix.
+  void put_normed(const Norm& norm, const float* from, const Matrices& weights, int64_t b,
+                  const Inputs& inputs, float* to) const {
+    const Blocks& blocks = this->blocks(weights);
+    for (int64_t t = blocks.first(b); t < blocks.first(b) + blocks.rows(b); ++t) {
+      normalize_row(norm, from, weights.depth, t, to);
     }
+    put_block(to, weights.depth, weights, b, inputs);
   }
 
   // All rows times a matrix, stored to `y`.
   void multiply_to(Team& team, const Matrices& weights, const Inputs& inputs, float* y) const {
-    multiply_shared<Isa>(team, weights, blocks_, inputs, [&](int64_t b, const Outputs& outputs) {
-      store_outputs<Isa>(outputs, weights, y + blocks_.first(b) * weights.num_outputs,
-                         weights.num_outputs);
-    });
+    multiply_shared<Isa>(team, weights, blocks(weights), inputs,
+                         [&](int64_t first, const Outputs& outputs) {
+                           store_outputs<Isa>(outputs, weights, y + first * weights.num_outputs,
+                                              weights.num_outputs);
+                         });
     team.barrier();
   }
 
   // A token's embedding and the state of the token before it to an MTP module's stream.
   void join(Team& team, const Join& join) {
     const int64_t width = shape_.hidden;
-    const Inputs inputs(memory_.join_inputs, join.product);
-    team.each(blocks_.number, [&](int64_t b) {
-      for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
+    const Inputs inputs = this->inputs(memory_.join_inputs, join.product);
+    const Blocks& blocks = this->blocks(join.product);
+    team.each(blocks.number, [&](int64_t b) {
+      for (int64_t t = blocks.first(b); t < blocks.first(b) + blocks.rows(b); ++t) {
         float* row = memory_.joined + 2 * t * width;
         const Norm &first = join.embedding_norm, &second = join.hidden_norm;
         normalize<Isa>(x(t), first.weight, first.epsilon, width, row);
@@ -135,10 +151,9 @@ class Run {
   void project(Team& team, const Layer& layer) {
     const bool is_compressed = layer.query_a.data != nullptr;
     const Matrices& first = is_compressed ? layer.query_a : layer.query;
-    const Inputs inputs(memory_.inputs, first);
-    team.each(blocks_.number, [&](int64_t b) {
-      normalize_block(layer.input_norm, step_.x, shape_.hidden, b, memory_.normed);
-      put_block(memory_.normed, shape_.hidden, first, b, inputs);
+    const Inputs inputs = this->inputs(memory_.inputs, first);
+    team.each(blocks(first).number, [&](int64_t b) {
+      put_normed(layer.input_norm, step_.x, first, b, inputs, memory_.normed);
     });
     team.barrier();
     multiply_to(team, first, inputs, is_compressed ? memory_.compressed : memory_.query);
@@ -148,15 +163,15 @@ class Run {
   // Normed latents and rotated keys to their slots; the query out of its compression.
   void cache(Team& team, const Layer& layer, const Cached& cached) {
     const bool is_compressed = layer.query_a.data != nullptr;
-    const Inputs inputs(memory_.query_inputs, layer.query);
-    team.each(blocks_.number, [&](int64_t b) {
-      for (int64_t t = blocks_.first(b); t < blocks_.first(b) + blocks_.rows(b); ++t) {
+    const Inputs inputs = this->inputs(memory_.query_inputs, layer.query);
+    const Blocks& blocks = this->blocks(layer.query);
+    team.each(blocks.number, [&](int64_t b) {
+      for (int64_t t = blocks.first(b); t < blocks.first(b) + blocks.rows(b); ++t) {
         cache_row(layer, cached, t);
       }
-      if (!is_compressed) return;
-      const int64_t rank = layer.query.depth;
-      normalize_block(layer.query_norm, memory_.compressed, rank, b, memory_.compressed);
-      put_block(memory_.compressed, rank, layer.query, b, inputs);
+      if (is_compressed) {
+        put_normed(layer.query_norm, memory_.compressed, layer.query, b, inputs, memory_.compressed);
+      }
     });
     team.barrier();
     if (is_compressed) multiply_to(team, layer.query, inputs, memory_.query);
@@ -186,11 +201,11 @@ class Run {
   void carry(Team& team, const Layer& layer) {
     const Matrices& keys = layer.keys;
     const int64_t heads = shape_.num_heads, width = shape_.cache_width();
-    const Inputs inputs(memory_.head_inputs[team.rank()], keys);
+    const Inputs inputs = this->inputs(memory_.head_inputs[team.rank()], keys);
     team.each(heads, [&](int64_t h) {
       const float* query = memory_.query + h * shape_.query_width();
       float* carried = memory_.carried + h * width;
-      for (int64_t b = 0; b < blocks_.number; ++b) {
+      for (int64_t b = 0; b < blocks(keys).number; ++b) {
         put_block(query, heads * shape_.query_width(), keys, b, inputs);
         multiply_head(keys, h, b, inputs, carried, heads * width);
       }
@@ -204,11 +219,12 @@ class Run {
 
   void multiply_head(const Matrices& weights, int64_t h, int64_t b, const Inputs& inputs, float* y,
                      int64_t stride) const {
+    const int64_t first = blocks(weights).first(b);
     with_format(weights.format, [&](auto format) {
       multiply_block<Isa, decltype(format)::value>(
-          weights, h, 0, weights.num_panels, inputs.block(blocks_.first(b), blocks_.rows(b)),
+          weights, h, 0, weights.num_panels, inputs.block(first, blocks(weights).rows(b)),
           [&](const Outputs& outputs) {
-            store_outputs<Isa>(outputs, weights, y + blocks_.first(b) * stride, stride);
+            store_outputs<Isa>(outputs, weights, y + first * stride, stride);
           });
     });
   }
@@ -223,38 +239,42 @@ class Run {
     team.barrier();
     team.each(shape_.num_heads, [&](int64_t h) { expand(team, layer.values, attention, h); });
     team.barrier();
-    const Inputs inputs(memory_.out_inputs, layer.out);
-    team.each(blocks_.number, [&](int64_t b) {
+    const Inputs inputs = this->inputs(memory_.out_inputs, layer.out);
+    const Blocks& blocks = this->blocks(layer.out);
+    team.each(blocks.number, [&](int64_t b) {
       put_block(memory_.attended, layer.out.depth, layer.out, b, inputs);
     });
     team.barrier();
-    multiply_shared<Isa>(team, layer.out, blocks_, inputs, [&](int64_t b, const Outputs& outputs) {
-      for (int64_t r = 0; r < outputs.num_rows; ++r) {
-        add_outputs<Isa>(outputs, shape_.hidden, r, x(blocks_.first(b) + r));
-        if (layer.out.bias == nullptr) continue;
-        const int64_t first = outputs.panel * PANEL;
-        const int64_t last = smaller(first + outputs.num_panels * PANEL, shape_.hidden);
-        for (int64_t c = first; c < last; ++c) x(blocks_.first(b) + r)[c] += layer.out.bias[c];
-      }
+    multiply_shared<Isa>(team, layer.out, blocks, inputs, [&](int64_t first, const Outputs& outputs) {
+      for (int64_t r = 0; r < outputs.num_rows; ++r) add_attended(layer.out, outputs, r, x(first + r));
     });
     team.barrier();
+  }
+
+  void add_attended(const Matrices& weights, const Outputs& outputs, int64_t r, float* row) const {
+    add_outputs<Isa>(outputs, shape_.hidden, r, row);
+    if (weights.bias == nullptr) return;
+    const int64_t first = outputs.panel * PANEL;
+    const int64_t last = smaller(first + outputs.num_panels * PANEL, shape_.hidden);
+    for (int64_t c = first; c < last; ++c) row[c] += weights.bias[c];
   }
 
   void expand(const Team& team, const Matrices& values, const Attention<Isa>& attention,
               int64_t h) const {
     const int64_t heads = shape_.num_heads;
-    const Inputs inputs(memory_.head_inputs[team.rank()], values);
+    const Inputs inputs = this->inputs(memory_.head_inputs[team.rank()], values);
+    const Blocks& blocks = this->blocks(values);
     float* mixed = memory_.mixed + team.rank() * shape_.latent;
     for (int64_t s = 0; s < step_.num_sequences; ++s) {
       const Sequence& sequence = step_.sequences[s];
       for (int64_t i = 0; i < sequence.num_rows; ++i) {
-        const int64_t t = sequence.first_row + i, b = t / blocks_.size;
+        const int64_t t = sequence.first_row + i, b = t / blocks.size;
         attention.finish(s, i * heads + h, mixed);
-        put_row<Isa>(mixed, values.format, values.depth, t - blocks_.first(b),
-                     inputs.block(blocks_.first(b), blocks_.rows(b)));
+        put_row<Isa>(mixed, values.format, values.depth, t - blocks.first(b),
+                     inputs.block(blocks.first(b), blocks.rows(b)));
       }
     }
-    for (int64_t b = 0; b < blocks_.number; ++b) {
+    for (int64_t b = 0; b < blocks.number; ++b) {
       multiply_head(values, h, b, inputs, memory_.attended + h * shape_.value,
                     heads * shape_.value);
     }
@@ -262,20 +282,27 @@ class Run {
 
   void feed_forward(Team& team, const Layer& layer, int64_t sparse) {
     const bool is_sparse = layer.routed.down.data != nullptr;
-    const Inputs inputs(memory_.inputs, layer.gate.weight);
-    team.each(blocks_.number, [&](int64_t b) {
-      normalize_block(layer.post_norm, step_.x, shape_.hidden, b, memory_.normed);
-      if (is_sparse) put_block(memory_.normed, shape_.hidden, layer.gate.weight, b, inputs);
-    });
-    team.barrier();
+    if (team.rank() == 0) memory_.shared_pairs.visit_one(rows_, block_rows<Isa>(layer.shared));
     if (is_sparse) {
-      multiply_to(team, layer.gate.weight, inputs, memory_.logits);
-      choose_experts(team, layer.gate, sparse);
+      const Matrices& gate = layer.gate.weight;
+      const Inputs inputs = this->inputs(memory_.inputs, gate);
+      team.each(blocks(gate).number, [&](int64_t b) {
+        put_normed(layer.post_norm, step_.x, gate, b, inputs, memory_.normed);
+      });
+      team.barrier();
+      multiply_to(team, gate, inputs, memory_.logits);
+      choose_experts(team, layer, sparse);
+    } else {
+      team.each(rows_, [&](int64_t t) {
+        normalize_row(layer.post_norm, step_.x, shape_.hidden, t, memory_.normed);
+      });
+      team.barrier();
     }
     visit(team, layer);
   }
 
-  void choose_experts(Team& team, const Gate& gate, int64_t sparse) {
+  void choose_experts(Team& team, const Layer& layer, int64_t sparse) {
+    const Gate& gate = layer.gate;
     const Choices& choices = step_.choices;
     const int64_t first = sparse * rows_ * shape_.num_slots;
     team.each(rows_, [&](int64_t t) {
@@ -288,16 +315,17 @@ class Run {
     team.barrier();
     if (team.rank() == 0) {
       memory_.routed_pairs.sort({choices.experts + first, choices.weights + first,
-                                 choices.is_used + first, rows_, shape_.num_slots});
+                                 choices.is_used + first, rows_, shape_.num_slots},
+                                block_rows<Isa>(layer.routed));
     }
     team.barrier();
   }
 
   void visit(Team& team, const Layer& layer) {
     const ExpertWork routed(layer.routed, memory_.routed_pairs, memory_.routed_inputs,
-                            memory_.routed_hidden);
+                            memory_.routed_hidden, takes_tiles<Isa>(layer.routed));
     const ExpertWork shared(layer.shared, memory_.shared_pairs, memory_.shared_inputs,
-                            memory_.shared_hidden);
+                            memory_.shared_hidden, takes_tiles<Isa>(layer.shared));
     const bool has_routed = layer.routed.down.data != nullptr;
     const bool has_shared = layer.shared.down.data != nullptr;
     const int64_t routed_blocks = has_routed ? routed.pairs.num_blocks : 0;
@@ -326,7 +354,8 @@ class Run {
   const Layer* layers_;
   const Step& step_;
   const int64_t rows_;
-  const Blocks blocks_;
+  // Of rows for products in registers, and for products in tiles.
+  const Blocks blocks_, tiled_blocks_;
   const int num_threads_;
   const AttentionPlan plan_;
   Memory memory_;

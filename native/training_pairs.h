@@ -32,7 +32,7 @@ struct TrainingPairs {
   int64_t num_slots() const { return visits.num_rows * visits.num_slots; }
   int64_t row(int64_t pair) const { return slot[pair] / visits.num_slots; }
   float weight(int64_t pair) const { return visits.weights[slot[pair]]; }
-  // Words of an expert's sums over pairs: two pairs each.
+  // Words of an expert's sums over pairs: two pairs each, filled up with zeros to whole panels.
   int64_t num_words(int64_t expert) const { return first_word[expert + 1] - first_word[expert]; }
 
   const Visits visits;
@@ -51,7 +51,7 @@ struct TrainingPairs {
     for (int64_t e = 0; e < num_experts; ++e) {
       const int64_t pairs = next[e + 1];
       first[e + 1] = next[e + 1] = next[e] + pairs;
-      first_word[e + 1] = first_word[e] + divide_up(pairs, 2);
+      first_word[e + 1] = first_word[e] + round_up(divide_up(pairs, 2), PANEL);
       for (int64_t start = 0; start < pairs; start += BLOCK_PAIRS) {
         blocks[num_blocks++] = {e, first[e] + start, smaller(BLOCK_PAIRS, pairs - start)};
       }

@@ -8,28 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "../kernels.h"
+#include "../processor.h"
 
 namespace moestro::check {
 
-struct Named {
-  const char* name;
-  const Kernels* kernels;
-};
-
-// Those that this build has and this processor runs.
-inline std::vector<Named> instruction_sets() {
-  std::vector<Named> sets{{"portable", &portable_kernels}};
-#ifdef MOESTRO_HAS_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    sets.push_back({"avx2", &avx2_kernels});
-  }
-  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
-    sets.push_back({"avx512", &avx512_kernels});
-  }
-#endif
-  return sets;
-}
+using Named = NamedKernels;
 
 constexpr Format FORMATS[] = {Format::float32, Format::bfloat16, Format::int8, Format::int4};
 
