@@ -295,7 +295,7 @@ void forward_attention(const AttentionForward& pass, Workspace& workspace, int n
   workspace.reset();
   std::vector<ForwardHead<Isa>> heads;
   for (int i = 0; i < num_threads; ++i) heads.emplace_back(workspace, pass);
-  run_team(num_threads, [&](Team& team) {
+  run_with_tiles<Isa>(num_threads, [&](Team& team) {
     team.each(pass.shape.num_tasks(), [&](int64_t task) { heads[team.rank()].run(task); });
     team.barrier();
   });
@@ -306,7 +306,7 @@ void backward_attention(const AttentionBackward& pass, Workspace& workspace, int
   workspace.reset();
   std::vector<BackwardHead<Isa>> heads;
   for (int i = 0; i < num_threads; ++i) heads.emplace_back(workspace, pass);
-  run_team(num_threads, [&](Team& team) {
+  run_with_tiles<Isa>(num_threads, [&](Team& team) {
     team.each(pass.shape.num_tasks(), [&](int64_t task) { heads[team.rank()].run(task); });
     team.barrier();
     team.each(pass.shape.num_sequences, [&](int64_t s) { sum_heads<Isa>(pass, s); });

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "numbers.h"
+#include "tiles.h"
 #include "training.h"
 
 namespace moestro::MOESTRO_ISA {
@@ -89,9 +90,8 @@ void multiply_tiled(const WordRows& left, const uint32_t* band, int64_t num_pane
   alignas(64) typename Isa::TiledSums sums;
   for (int64_t first = 0; first < num_rows; first += TILED_ROWS) {
     const int64_t rows = smaller(TILED_ROWS, num_rows - first);
-    const typename Isa::Tiles tiles(rows);
-    tiles.multiply(left.at(first, 0), left.step, band, num_panels * PANEL, num_panels, num_words,
-                   sums);
+    Isa::multiply_tiles(left.at(first, 0), left.step, rows, band, num_panels * PANEL, num_panels,
+                        num_words, sums);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t p = 0; p < num_panels; ++p) {
         emit(first + r, p * PANEL, Isa::load(sums[r] + p * PANEL));

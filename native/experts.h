@@ -152,7 +152,7 @@ void apply_experts(const ExpertProduct& product, Workspace& workspace, int num_t
   // No rows may come without an address.
   if (visits.num_rows == 0) return;
   std::memset(product.out, 0, sizeof(float) * visits.num_rows * down.num_outputs);
-  run_team(num_threads, [&](Team& team) {
+  run_with_tiles<Isa>(num_threads, [&](Team& team) {
     team.each(work.pairs.num_blocks, [&](int64_t b) { put_pairs<Isa>(work, b, product.x); });
     team.barrier();
     team.each(work.num_tasks(), [&](int64_t task) { fill_hidden<Isa>(work, task); });

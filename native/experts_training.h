@@ -385,7 +385,7 @@ void forward_experts(const ExpertsForward& pass, Workspace& workspace, int num_t
   check_visits(pass.visits, pass.experts.num_experts);
   workspace.reset();
   ForwardExperts<Isa> work(pass, workspace, num_threads);
-  run_team(num_threads, [&](Team& team) { work.run(team); });
+  run_with_tiles<Isa>(num_threads, [&](Team& team) { work.run(team); });
 }
 
 template <class Isa>
@@ -395,7 +395,7 @@ void backward_experts(const ExpertsBackward& pass, Workspace& workspace, int num
   // Slots that are not in use have no gradient.
   std::fill_n(pass.dweights, pass.visits.num_rows * pass.visits.num_slots, 0.0f);
   BackwardExperts<Isa> work(pass, workspace, num_threads);
-  run_team(num_threads, [&](Team& team) { work.run(team); });
+  run_with_tiles<Isa>(num_threads, [&](Team& team) { work.run(team); });
 }
 
 }  // namespace moestro::MOESTRO_ISA

@@ -35,12 +35,14 @@ struct Block {
   int64_t row_words = 0;
 };
 
-// Memory for the inputs of so many rows, in a format or in whichever needs most.
+// Memory for the inputs of so many rows, in a format or in whichever needs most; tiles read on behind
+// the last of them.
 struct InputMemory {
   InputMemory() = default;
   InputMemory(Workspace& workspace, int64_t depth, int64_t num_rows,
               Format format = Format::float32)
-      : words(workspace.take<uint32_t>(num_rows * num_words(format, round_up(depth, GROUP)))),
+      : words(workspace.take<uint32_t>((num_rows + TILED_ROWS - 1) *
+                                       num_words(format, round_up(depth, GROUP)))),
         scales(workspace.take<float>(num_rows * num_groups(depth))),
         starts(workspace.take<int32_t>(num_rows * num_groups(depth))) {}
 

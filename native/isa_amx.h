@@ -15,19 +15,15 @@ struct Amx : Avx512 {
   // Sums of TILED_ROWS rows, side by side by row.
   using TiledSums = float[TILED_ROWS][TILED_PANELS * PANEL];
 
-  // A processor's tiles, shaped for so many rows, from 1 to TILED_ROWS, for as long as this lives.
+  // A thread's tiles, in shape for products for as long as this lives. Shaping them costs as much as
+  // some thirty products of tiles.
   class Tiles {
    public:
-    explicit Tiles(int64_t num_rows) : num_rows_(num_rows) {
+    Tiles() {
       Shapes shapes;
       for (int i = 0; i < 8; ++i) {
         shapes.row_bytes[i] = 64;
         shapes.rows[i] = 16;
-      }
-      const uint8_t first = static_cast<uint8_t>(num_rows < 16 ? num_rows : 16);
-      shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = first;
-      if (num_rows > 16) {
-        shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = static_cast<uint8_t>(num_rows - 16);
       }
       settle_memory(&shapes);
       _tile_loadconfig(&shapes);
@@ -35,19 +31,6 @@ struct Amx : Avx512 {
     ~Tiles() { _tile_release(); }
     Tiles(const Tiles&) = delete;
     Tiles& operator=(const Tiles&) = delete;
-
-    // sums[r][c] = rows times one or two panels over `num_words` words, a multiple of TILED_WORDS;
-    // `row_step` and `step` words lie between rows and between words of a panel.
-    void multiply(const uint32_t* rows, int64_t row_step, const uint32_t* panels, int64_t step,
-                  int64_t num_panels, int64_t num_words, TiledSums& sums) const {
-      settle_memory(rows);
-      if (num_rows_ > 16) {
-        if (num_panels == 1) return run<true, false>(rows, row_step, panels, step, num_words, sums);
-        return run<true, true>(rows, row_step, panels, step, num_words, sums);
-      }
-      if (num_panels == 1) return run<false, false>(rows, row_step, panels, step, num_words, sums);
-      run<false, true>(rows, row_step, panels, step, num_words, sums);
-    }
 
    private:
     // What the processor reads: palette 1, and each tile's rows and their bytes.
@@ -58,51 +41,67 @@ struct Amx : Avx512 {
       uint16_t row_bytes[16] = {};
       uint8_t rows[16] = {};
     };
+  };
 
-    // Compilers do not know what tiles' instructions read: all must be in memory before them.
-    static void settle_memory(const void* read) { asm volatile("" : : "r"(read) : "memory"); }
+  // sums[r][c] = rows times one or two panels over `num_words` words, a multiple of TILED_WORDS, where
+  // this thread has Tiles. `row_step` and `step` words lie between rows and between words of a panel.
+  // Reads sixteen rows, or TILED_ROWS if there are more.
+  static void multiply_tiles(const uint32_t* rows, int64_t row_step, int64_t num_rows,
+                             const uint32_t* panels, int64_t step, int64_t num_panels,
+                             int64_t num_words, TiledSums& sums) {
+    settle_memory(rows);
+    const bool is_wide = num_panels == TILED_PANELS;
+    if (num_rows > 16) {
+      if (is_wide) return run<true, true>(rows, row_step, panels, step, num_words, sums);
+      return run<true, false>(rows, row_step, panels, step, num_words, sums);
+    }
+    if (is_wide) return run<false, true>(rows, row_step, panels, step, num_words, sums);
+    run<false, false>(rows, row_step, panels, step, num_words, sums);
+  }
 
-    // How far ahead a panel's words are asked for where few rows make memory the limit.
-    static constexpr int64_t AHEAD = 4 * TILED_WORDS;
+ private:
+  // Compilers do not know what tiles' instructions read: all must be in memory before them.
+  static void settle_memory(const void* read) { asm volatile("" : : "r"(read) : "memory"); }
 
-    template <bool IS_TALL, bool IS_WIDE>
-    static void run(const uint32_t* rows, int64_t row_step, const uint32_t* panels, int64_t step,
-                    int64_t num_words, TiledSums& sums) {
-      _tile_zero(0);
-      if constexpr (IS_WIDE) _tile_zero(1);
-      if constexpr (IS_TALL) _tile_zero(2);
-      if constexpr (IS_TALL && IS_WIDE) _tile_zero(3);
-      for (int64_t w = 0; w < num_words; w += TILED_WORDS) {
-        const uint32_t* words = panels + w * step;
-        if constexpr (!IS_TALL) {
-          for (int64_t i = 0; i < TILED_WORDS; ++i) {
-            const uint32_t* line = words + (AHEAD + i) * step;
-            __builtin_prefetch(line);
-            if constexpr (IS_WIDE) __builtin_prefetch(line + 16);
-          }
-        }
-        _tile_loadd(4, rows + w, 4 * row_step);
-        _tile_loadd(6, words, 4 * step);
-        _tile_dpbf16ps(0, 4, 6);
-        if constexpr (IS_WIDE) {
-          _tile_loadd(7, words + 16, 4 * step);
-          _tile_dpbf16ps(1, 4, 7);
-        }
-        if constexpr (IS_TALL) {
-          _tile_loadd(5, rows + 16 * row_step + w, 4 * row_step);
-          _tile_dpbf16ps(2, 5, 6);
-          if constexpr (IS_WIDE) _tile_dpbf16ps(3, 5, 7);
+  // How far ahead a panel's words are asked for where few rows make memory the limit.
+  static constexpr int64_t AHEAD = 4 * TILED_WORDS;
+
+  template <bool IS_TALL, bool IS_WIDE>
+  static void run(const uint32_t* rows, int64_t row_step, const uint32_t* panels, int64_t step,
+                  int64_t num_words, TiledSums& sums) {
+    _tile_zero(0);
+    if constexpr (IS_WIDE) _tile_zero(1);
+    if constexpr (IS_TALL) _tile_zero(2);
+    if constexpr (IS_TALL && IS_WIDE) _tile_zero(3);
+    for (int64_t w = 0; w < num_words; w += TILED_WORDS) {
+      const uint32_t* words = panels + w * step;
+      if constexpr (!IS_TALL) {
+        for (int64_t i = 0; i < TILED_WORDS; ++i) {
+          const uint32_t* line = words + (AHEAD + i) * step;
+          __builtin_prefetch(line);
+          if constexpr (IS_WIDE) __builtin_prefetch(line + 16);
         }
       }
-      constexpr int64_t SUM_STEP = sizeof(sums[0]);
-      _tile_stored(0, sums[0], SUM_STEP);
-      if constexpr (IS_WIDE) _tile_stored(1, sums[0] + 16, SUM_STEP);
-      if constexpr (IS_TALL) _tile_stored(2, sums[16], SUM_STEP);
-      if constexpr (IS_TALL && IS_WIDE) _tile_stored(3, sums[16] + 16, SUM_STEP);
+      _tile_loadd(4, rows + w, 4 * row_step);
+      _tile_loadd(6, words, 4 * step);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (IS_WIDE) {
+        _tile_loadd(7, words + 16, 4 * step);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (IS_TALL) {
+        _tile_loadd(5, rows + 16 * row_step + w, 4 * row_step);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (IS_WIDE) _tile_dpbf16ps(3, 5, 7);
+      }
     }
+    constexpr int64_t SUM_STEP = sizeof(sums[0]);
+    _tile_stored(0, sums[0], SUM_STEP);
+    if constexpr (IS_WIDE) _tile_stored(1, sums[0] + 16, SUM_STEP);
+    if constexpr (IS_TALL) _tile_stored(2, sums[16], SUM_STEP);
+    if constexpr (IS_TALL && IS_WIDE) _tile_stored(3, sums[16] + 16, SUM_STEP);
+  }
 
-    const int64_t num_rows_;
-  };
 };
 
 }  // namespace moestro

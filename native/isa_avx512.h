@@ -24,6 +24,7 @@ struct Avx512 {
   // Keys that a tile of scores takes beside so many panels of queries; queries of one of mixtures.
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 16 : 8; }
   static constexpr bool HAS_TILES = false;
+  struct Tiles {};
   static constexpr int MIXED_ROWS = 8;
 
   // Panels that training multiplies eight rows by at once: 24 sums, and what they are made of.

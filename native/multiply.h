@@ -2,8 +2,8 @@
 
 #pragma once
 
-#include "team.h"
 #include "tile.h"
+#include "tiles.h"
 
 namespace moestro::MOESTRO_ISA {
 
@@ -45,11 +45,11 @@ void multiply_strips(const Matrices& weights, int64_t matrix, int64_t panel, int
                      const Block& block, Emit& emit) {
   static_assert(STRIP == TILED_PANELS, "a strip is what tiles multiply at once");
   alignas(64) typename Isa::TiledSums sums;
-  const typename Isa::Tiles tiles(block.num_rows);
   for (const int64_t last = panel + num_panels; panel < last; panel += STRIP) {
-    tiles.multiply(block.words, block.row_words,
-                   reinterpret_cast<const uint32_t*>(weights.strip(matrix, panel)), STRIP * PANEL,
-                   STRIP, block.row_words, sums);
+    const char* strip = weights.strip(matrix, panel);
+    Isa::multiply_tiles(block.words, block.row_words, block.num_rows,
+                        reinterpret_cast<const uint32_t*>(strip), STRIP * PANEL, STRIP,
+                        block.row_words, sums);
     emit(Outputs{sums[0], STRIP * PANEL, block.num_rows, panel, STRIP});
   }
 }
@@ -168,7 +168,7 @@ void multiply(const Product& product, Workspace& workspace, int num_threads) {
   const InputMemory memory(workspace, depth, rows * heads, weights.format);
   const Inputs inputs(memory, weights, takes_tiles<Isa>(weights));
   const PanelGroups groups(weights.num_panels, rows, num_threads);
-  run_team(num_threads, [&](Team& team) {
+  run_with_tiles<Isa>(num_threads, [&](Team& team) {
     team.each(heads * blocks.number, [&](int64_t i) {
       const int64_t h = i / blocks.number, b = i % blocks.number, first = blocks.first(b);
       const Block block = inputs.block(h * rows + first, blocks.rows(b));

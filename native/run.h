@@ -33,7 +33,7 @@ class Run {
   }
 
   void run() {
-    run_team(num_threads_, [&](Team& team) {
+    run_with_tiles<Isa>(num_threads_, [&](Team& team) {
       team.each(rows_, [&](int64_t t) { fill_angles(t); });
       team.barrier();
       int64_t num_sparse = 0;
