@@ -184,9 +184,22 @@ class Attention {
       default: score_and_weigh<F, 3>(number, task.num_queries, span);
     }
     const Weights weights{span.weights, num_panels(task) * PANEL, span.factors};
+    // Later rows see more: those that see all keys of a whole span come last.
+    int64_t num_groups = span.num_groups;
+    if (span.is_tiled) {
+      while (num_groups > 0 && span.groups[num_groups - 1].num_keys == SPAN) --num_groups;
+    }
     for (int64_t c = 0; c < width_; c += MIXED) {
-      for (int64_t g = 0; g < span.num_groups; ++g) {
+      for (int64_t g = 0; g < num_groups; ++g) {
         mix_columns<Isa, F>(span.groups[g], 0, weights, c, mixtures, width_);
+      }
+    }
+    if constexpr (Isa::HAS_TILES) {
+      if (num_groups == span.num_groups) return;
+      turn_weights<Isa>(weights, span.turned);
+      for (int64_t c = 0; c < width_; c += MIXED) {
+        mix_tiled<Isa>(span.keys, span.groups[num_groups].first, task.num_queries, span.turned,
+                       span.factors, c, mixtures, width_);
       }
     }
   }
@@ -194,7 +207,14 @@ class Attention {
   template <Format F, int PANELS>
   void score_and_weigh(int64_t number, int64_t num_queries, Span& span) const {
     const int64_t words = num_words(F, cached_.width);
-    score_keys<Isa, F, PANELS>(span.keys, number, span.queries, words, span.scores);
+    if constexpr (Isa::HAS_TILES) {
+      if (span.is_tiled) {
+        score_tiled<Isa>(span.keys, number, span.queries, PANELS, words, span.rows, span.scores);
+      }
+    }
+    if (!span.is_tiled) {
+      score_keys<Isa, F, PANELS>(span.keys, number, span.queries, words, span.scores);
+    }
     hide<PANELS>(number, num_queries, NOTHING / shape_.softmax_scale, span);
     for (int64_t p = 0; p < PANELS; ++p) raise_peak<PANELS>(p, number, span);
     hide<PANELS>(number, num_queries, 0.0f, span);

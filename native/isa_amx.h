@@ -12,6 +12,7 @@ namespace moestro {
 struct Amx : Avx512 {
   static constexpr bool HAS_TILES = true;
   static constexpr int BAND_PANELS = TILED_PANELS;
+
   // Sums of TILED_ROWS rows, side by side by row.
   using TiledSums = float[TILED_ROWS][TILED_PANELS * PANEL];
 
@@ -59,6 +60,8 @@ struct Amx : Avx512 {
     run<false, false>(rows, row_step, panels, step, num_words, sums);
   }
 
+  static void store_words(Words a, uint32_t* to) { _mm512_storeu_si512(to, a.value); }
+
  private:
   // Compilers do not know what tiles' instructions read: all must be in memory before them.
   static void settle_memory(const void* read) { asm volatile("" : : "r"(read) : "memory"); }
@@ -77,9 +80,9 @@ struct Amx : Avx512 {
       const uint32_t* words = panels + w * step;
       if constexpr (!IS_TALL) {
         for (int64_t i = 0; i < TILED_WORDS; ++i) {
-          const uint32_t* line = words + (AHEAD + i) * step;
-          __builtin_prefetch(line);
-          if constexpr (IS_WIDE) __builtin_prefetch(line + 16);
+          const uintptr_t line = reinterpret_cast<uintptr_t>(words) + 4 * (AHEAD + i) * step;
+          __builtin_prefetch(reinterpret_cast<const void*>(line));
+          if constexpr (IS_WIDE) __builtin_prefetch(reinterpret_cast<const void*>(line + 64));
         }
       }
       _tile_loadd(4, rows + w, 4 * row_step);
@@ -101,7 +104,6 @@ struct Amx : Avx512 {
     if constexpr (IS_TALL) _tile_stored(2, sums[16], SUM_STEP);
     if constexpr (IS_TALL && IS_WIDE) _tile_stored(3, sums[16] + 16, SUM_STEP);
   }
-
 };
 
 }  // namespace moestro

@@ -28,7 +28,8 @@ class Run {
         spans_(workspace.take<Span>(num_threads)) {
     for (int i = 0; i < num_threads; ++i) {
       new (spans_ + i)
-          Span(workspace, step.cache_format, shape_.cache_width(), memory_.mixture_width);
+          Span(workspace, step.cache_format, shape_.cache_width(), memory_.mixture_width,
+               Isa::HAS_TILES);
     }
   }
 

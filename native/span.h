@@ -13,6 +13,8 @@ namespace moestro::MOESTRO_ISA {
 constexpr int64_t SPAN = 64;
 // Latent columns that are mixed at once.
 constexpr int64_t MIXED = 2 * PANEL;
+// Words of two keys each.
+constexpr int64_t SPAN_WORDS = SPAN / 2;
 
 template <class Isa, Format F>
 typename Isa::Lanes add_word(typename Isa::Lanes sum, typename Isa::Words panel,
@@ -63,6 +65,33 @@ void score_keys(const uint32_t* const* keys, int64_t number, const uint32_t* que
   }
 }
 
+// The same by a processor's tiles: `panels` panels of queries, keys of whole tiles of words. Keys that
+// do not lie side by side are brought together in `rows`, room for TILED_ROWS of them.
+template <class Isa>
+void score_tiled(const uint32_t* const* keys, int64_t number, const uint32_t* queries,
+                 int64_t panels, int64_t num_words, uint32_t* rows, float* scores) {
+  static_assert(SPAN % TILED_ROWS == 0, "whole tiles");
+  alignas(64) typename Isa::TiledSums sums;
+  for (int64_t k = 0; k < number; k += TILED_ROWS) {
+    const uint32_t* from = keys[k];
+    for (int64_t r = 1; r < TILED_ROWS && from != rows; ++r) {
+      if (keys[k + r] != from + r * num_words) from = rows;
+    }
+    for (int64_t r = 0; r < TILED_ROWS && from == rows; ++r) {
+      std::memcpy(rows + r * num_words, keys[k + r], sizeof(uint32_t) * num_words);
+    }
+    for (int64_t p = 0; p < panels; p += TILED_PANELS) {
+      const int64_t some = smaller(TILED_PANELS, panels - p);
+      Isa::multiply_tiles(from, num_words, TILED_ROWS, queries + p * PANEL, panels * PANEL, some,
+                          num_words, sums);
+      for (int64_t r = 0; r < TILED_ROWS; ++r) {
+        float* to = scores + ((k + r) * panels + p) * PANEL;
+        std::memcpy(to, sums[r], sizeof(float) * some * PANEL);
+      }
+    }
+  }
+}
+
 // Some queries that see the same keys: the first of them, how many, the keys and their number.
 struct Seeing {
   int64_t first;
@@ -79,8 +108,11 @@ struct Part {
 
 // One thread's memory for a task of some queries.
 struct Span {
-  Span(Workspace& workspace, Format format, int64_t cache_width, int64_t mixture_width)
+  Span(Workspace& workspace, Format format, int64_t cache_width, int64_t mixture_width,
+       bool has_tiles)
       : is_copied(cache_width < mixture_width || cache_width % inputs_per_word(format) != 0),
+        is_tiled(has_tiles && format == Format::bfloat16 && !is_copied &&
+                 cache_width % (2 * TILED_WORDS) == 0),
         row_words(num_words(format, larger(cache_width, mixture_width))),
         queries(workspace.take<uint32_t>(num_words(format, cache_width) * TASK_QUERIES)),
         copies(workspace.take<uint32_t>(is_copied ? SPAN * row_words : 0)),
@@ -90,12 +122,16 @@ struct Span {
         scores(workspace.take<float>(SPAN * TASK_QUERIES)),
         weights(workspace.take<uint32_t>(SPAN * TASK_QUERIES)),
         parts(workspace.take<Part>(TASK_QUERIES)),
-        mixtures(workspace.take<float>(TASK_QUERIES * mixture_width)) {
+        mixtures(workspace.take<float>(TASK_QUERIES * mixture_width)),
+        rows(workspace.take<uint32_t>(is_tiled ? TILED_ROWS * row_words : 0)),
+        turned(workspace.take<uint32_t>(is_tiled ? (TASK_QUERIES + TILED_ROWS) * SPAN_WORDS : 0)) {
     std::memset(no_key, 0, sizeof(uint32_t) * row_words);
   }
 
   // Rows too short for whole panels of columns, or not of whole words, are copied and filled up.
   const bool is_copied;
+  // Whether products go by a processor's tiles; for a query's mixtures, where it sees a whole span.
+  const bool is_tiled;
   const int64_t row_words;
   uint32_t* queries;
   uint32_t* copies;
@@ -112,6 +148,8 @@ struct Span {
   uint32_t* weights;
   Part* parts;
   float* mixtures;
+  // Keys brought together, and weights by query, for tiles.
+  uint32_t *rows, *turned;
 };
 
 // Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16. `factors`
@@ -166,6 +204,46 @@ void mix_columns(const Seeing& seeing, int64_t done, const Weights& weights, int
   }
   if constexpr (ROWS > 1) {
     mix_columns<Isa, F, ROWS / 2>(seeing, done, weights, column, mixtures, width);
+  }
+}
+
+// Weights as rows of words, one for each query, from words side by side by query.
+template <class Isa>
+void turn_weights(const Weights& weights, uint32_t* turned) {
+  for (int64_t q = 0; q < weights.stride; q += PANEL) {
+    for (int64_t w = 0; w < SPAN_WORDS; w += PANEL) {
+      const uint32_t* lines[PANEL];
+      for (int64_t i = 0; i < PANEL; ++i) lines[i] = weights.words + (w + i) * weights.stride + q;
+      Isa::transpose(lines, 0, SPAN_WORDS, turned + q * SPAN_WORDS + w);
+    }
+  }
+}
+
+// mix_columns by a processor's tiles, for queries from `first` to `last` that see a whole span.
+template <class Isa>
+void mix_tiled(const uint32_t* const* keys, int64_t first, int64_t last, const uint32_t* turned,
+               const float* factors, int64_t column, float* mixtures, int64_t width) {
+  static_assert(MIXED == TILED_PANELS * PANEL && SPAN_WORDS % TILED_WORDS == 0, "whole tiles");
+  alignas(64) uint32_t panels[SPAN_WORDS][MIXED];
+  for (int64_t w = 0; w < SPAN_WORDS; ++w) {
+    typename Isa::Words some, next;
+    Isa::pair_up(keys[2 * w] + column / 2, keys[2 * w + 1] + column / 2, some, next);
+    Isa::store_words(some, panels[w]);
+    Isa::store_words(next, panels[w] + PANEL);
+  }
+  alignas(64) typename Isa::TiledSums sums;
+  for (int64_t q = first; q < last; q += TILED_ROWS) {
+    const int64_t number = smaller(TILED_ROWS, last - q);
+    Isa::multiply_tiles(turned + q * SPAN_WORDS, SPAN_WORDS, number, panels[0], MIXED,
+                        TILED_PANELS, SPAN_WORDS, sums);
+    for (int64_t r = 0; r < number; ++r) {
+      float* to = mixtures + (q + r) * width + column;
+      const auto factor = Isa::fill(factors[q + r]);
+      for (int64_t c = 0; c < MIXED; c += PANEL) {
+        const auto sum = Isa::load(sums[r] + c);
+        Isa::store(Isa::multiply_add(Isa::load(to + c), factor, sum), to + c);
+      }
+    }
   }
 }
 

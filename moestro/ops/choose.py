@@ -1,6 +1,6 @@
 """Which kernels run here, and why: the native ones where they load and agree with their twin.
 
-The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2, avx512. Next: native.py,
+The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2, avx512, amx. Next: native.py,
 model/prepare.py.
 
 Shapes: T tokens, K slots per token, D width, E experts, F expert width.
@@ -75,8 +75,18 @@ def choose_kernels(wish: str, load: Callable[[], ModuleType] = load_native) -> C
 
 def find_fault(kernels: Kernels) -> str | None:
     """Compare kernels with their twin on small random input; None if all agree."""
+    # Odd widths, and such as fill whole tiles.
+    for D, F in ((50, 18), (64, 32)):
+        for kind in _CHECKED:
+            fault = _find_fault(kernels, kind, D, F)
+            if fault is not None:
+                return fault
+    return None
+
+
+def _find_fault(kernels: Kernels, kind: WeightKind, D: int, F: int) -> str | None:
     twin, generator = TorchKernels(), torch.Generator().manual_seed(0)
-    T, K, D, E, F = 7, 3, 50, 5, 18
+    T, K, E = 7, 3, 5
     x_TD = torch.randn(T, D, generator=generator)
     visits = Visits(
         torch.rand(T, E, generator=generator).topk(K).indices,
@@ -85,17 +95,16 @@ def find_fault(kernels: Kernels) -> str | None:
     )
     gate_up_EGD = torch.randn(E, 2 * F, D, generator=generator)
     down_EDF = torch.randn(E, D, F, generator=generator)
-    for kind in _CHECKED:
-        experts = PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
-        heads, x_TED = pack(gate_up_EGD, kind), x_TD[:, None].expand(T, E, D)
-        pairs = {
-            "multiply": [each.multiply(x_TED, heads) for each in (kernels, twin)],
-            "experts": [each.apply_experts(x_TD, visits, experts) for each in (kernels, twin)],
-            "sigmoid": [each.sigmoid(x_TD) for each in (kernels, twin)],
-        }
-        for name, (ours, theirs) in pairs.items():
-            worst = float((ours - theirs).abs().max() / theirs.abs().max())
-            # Not "worst > tolerance": a NaN must count as a fault.
-            if not worst <= _TOLERANCE:
-                return f"{name} in {kind} is off by {worst:.1e} of the largest number"
+    experts = PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
+    heads, x_TED = pack(gate_up_EGD, kind), x_TD[:, None].expand(T, E, D)
+    pairs = {
+        "multiply": [each.multiply(x_TED, heads) for each in (kernels, twin)],
+        "experts": [each.apply_experts(x_TD, visits, experts) for each in (kernels, twin)],
+        "sigmoid": [each.sigmoid(x_TD) for each in (kernels, twin)],
+    }
+    for name, (ours, theirs) in pairs.items():
+        worst = float((ours - theirs).abs().max() / theirs.abs().max())
+        # Not "worst > tolerance": a NaN must count as a fault.
+        if not worst <= _TOLERANCE:
+            return f"{name} in {kind} is off by {worst:.1e} of the largest number"
     return None

@@ -20,9 +20,11 @@ constexpr int64_t BLOCK = 4;
 struct Sizes {
   int64_t hidden, heads, nope, rotary, value, latent, rank, experts, groups, width, shared;
 };
-// The first has an odd cache width, the second more groups and rotary numbers than any model.
+// The first has an odd cache width, the second more groups and rotary numbers than any model, the
+// third widths of whole tiles.
 constexpr Sizes ODD = {50, 2, 6, 4, 10, 17, 0, 5, 1, 17, 0};
 constexpr Sizes LARGE = {33, 1, 8, 1040, 16, 32, 12, 600, 300, 4, 20};
+constexpr Sizes TILED = {64, 3, 32, 32, 32, 64, 32, 5, 1, 32, 64};
 
 class Model {
  public:
@@ -236,6 +238,7 @@ void check_stacks() {
   // Sequences of one chunk of keys, and of two.
   check_sizes(ODD, {1, 7, 530, 65});
   check_sizes(LARGE, {9, 40});
+  check_sizes(TILED, {1, 7, 530, 65});
 }
 
 }  // namespace moestro::check

@@ -31,6 +31,11 @@ CONFIGS = [
      "topk_group": 1, "n_routed_experts": 8, "norm_topk_prob": False},
     {"rope_interleave": False, "norm_topk_prob": False, "routed_scaling_factor": 2.5},
 ]  # fmt: skip
+# Every width one of whole tiles.
+TILED = {
+    "hidden_size": 64, "q_lora_rank": 32, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32, "v_head_dim": 32, "moe_intermediate_size": 32, "intermediate_size": 96,
+}  # fmt: skip
 
 
 @pytest.fixture(params=NATIVE.instruction_sets())
@@ -41,10 +46,12 @@ def kernels(request: pytest.FixtureRequest) -> NativeKernels:
 class Pages:
     """Pages for some sequences, whose blocks lie in no order."""
 
-    def __init__(self, stack: NativeStack, config: ModelConfig, num_sequences: int) -> None:
+    def __init__(
+        self, stack: NativeStack, config: ModelConfig, num_sequences: int, block_size: int = BLOCK
+    ) -> None:
         width = config.kv_lora_rank + config.qk_rope_head_dim
-        num_blocks = 400
-        shape = (len(stack.layers), num_blocks, BLOCK, width)
+        num_blocks, self.block_size = 400, block_size
+        shape = (len(stack.layers), num_blocks, block_size, width)
         self.pages_LAZW = torch.zeros(shape, dtype=stack.cache_dtype)
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1))
         self.tables = order.view(num_sequences, -1)
@@ -58,7 +65,8 @@ class Pages:
             sequences.append([len(positions), end - start, number * self.tables.shape[1]])
             positions += range(start, end)
             table = self.tables[number].tolist()
-            slots += [table[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, end)]
+            size = self.block_size
+            slots += [table[p // size] * size + p % size for p in range(start, end)]
         return StackStep(
             torch.tensor(positions),
             torch.tensor(slots),
@@ -101,29 +109,37 @@ def test_the_stack_equals_the_modules(kernels: NativeKernels, changes: dict[str,
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("changes", "length", "most"), [({"q_lora_rank": 12}, 40, 0.02), (TILED, 200, 0.05)]
+)
 def test_rounded_kinds_stay_close_to_their_modules(
-    kernels: NativeKernels, kind: WeightKind
+    kernels: NativeKernels, kind: WeightKind, changes: dict[str, int], length: int, most: float
 ) -> None:
-    config = tiny_config(q_lora_rank=12)
+    config = tiny_config(**changes)
     model = native(random_model(config), kernels, kind)
     assert model.stack is not None
-    tokens_BS, pages = random_tokens(config, 1, 40), Pages(model.stack, config, 1)
+    tokens_BS, pages = random_tokens(config, 1, length), Pages(model.stack, config, 1)
     with torch.no_grad():
         expected_TD = model(tokens_BS)[0]
-        found_TD = run(model, tokens_BS[0], pages.step([(0, 0, 40)]))
+        found_TD = run(model, tokens_BS[0], pages.step([(0, 0, length)]))
     # Latents, queries and attention's weights are bfloat16 in the stack, float32 in the modules.
     error = (found_TD - expected_TD).norm() / expected_TD.norm()
-    assert error < 0.02
+    assert error < most
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
-def test_rows_keep_their_bits_however_they_come(kernels: NativeKernels, kind: WeightKind) -> None:
-    config = tiny_config(q_lora_rank=12)
+@pytest.mark.parametrize(
+    ("changes", "block_size"), [({"q_lora_rank": 12}, BLOCK), (TILED, BLOCK), (TILED, 64)]
+)
+def test_rows_keep_their_bits_however_they_come(
+    kernels: NativeKernels, kind: WeightKind, changes: dict[str, int], block_size: int
+) -> None:
+    config = tiny_config(**changes)
     model = native(random_model(config), kernels, kind)
     assert model.stack is not None
     length = 1100 if kernels.name != "portable" else 70
     tokens = random_tokens(config, 1, length)[0]
-    pages = Pages(model.stack, config, 1)
+    pages = Pages(model.stack, config, 1, block_size)
     with torch.no_grad():
         whole_TD = run(model, tokens, pages.step([(0, 0, length)]))
         for chunk in (1, 7, 300):
@@ -134,9 +150,11 @@ def test_rows_keep_their_bits_however_they_come(kernels: NativeKernels, kind: We
                 assert torch.equal(part_TD, whole_TD[first:last]), (chunk, first)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int4"])
-def test_rows_keep_their_bits_beside_others(kernels: NativeKernels, kind: WeightKind) -> None:
-    config = tiny_config()
+@pytest.mark.parametrize(("kind", "changes"), [("float32", {}), ("int4", {}), ("bfloat16", TILED)])
+def test_rows_keep_their_bits_beside_others(
+    kernels: NativeKernels, kind: WeightKind, changes: dict[str, int]
+) -> None:
+    config = tiny_config(**changes)
     model = native(random_model(config), kernels, kind)
     assert model.stack is not None
     lengths = [3, 17, 1, 64, 65, 9, 90, 40]
@@ -209,22 +227,25 @@ def test_a_sequence_without_rows_changes_nothing(kernels: NativeKernels) -> None
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "changes", "last"),
+    [("float32", {}, 6), ("bfloat16", {}, 6), ("bfloat16", TILED, 6), ("bfloat16", TILED, 130)],
+)
 def test_a_token_without_numbers_leaves_those_before_it_as_they_are(
-    kernels: NativeKernels, kind: WeightKind
+    kernels: NativeKernels, kind: WeightKind, changes: dict[str, int], last: int
 ) -> None:
-    config = tiny_config()
+    config = tiny_config(**changes)
     model = native(random_model(config), kernels, kind)
     assert model.stack is not None
-    x_TD, layers = torch.randn(7, config.hidden_size), range(config.num_hidden_layers)
+    x_TD, layers = torch.randn(last + 1, config.hidden_size), range(config.num_hidden_layers)
     found = []
-    for last in (0.5, float("nan")):
+    for number in (0.5, float("nan")):
         found.append(x_TD.clone())
-        found[-1][6] = last
-        step = Pages(model.stack, config, 1).step([(0, 0, 7)])
+        found[-1][last] = number
+        step = Pages(model.stack, config, 1).step([(0, 0, last + 1)])
         model.stack.run(found[-1], layers, step, has_final_norm=True)
-    assert bool(found[1][6].isnan().all())
-    assert torch.equal(found[0][:6], found[1][:6])
+    assert bool(found[1][last].isnan().all())
+    assert torch.equal(found[0][:last], found[1][:last])
 
 
 def test_rows_of_nothing_but_nan_choose_every_expert_once(kernels: NativeKernels) -> None:
