@@ -119,7 +119,8 @@ class RecordsHealth:
     """How keeping goes, in this process.
 
     `lost_records` were dropped by any worker since the server's start: because the queue was full,
-    or because a worker was killed before they were written.
+    or because a worker was killed before they were written. `writer_restarts` counts how often the
+    process that writes them was started again, which loses none.
     `trouble` says in one line why the database cannot be written, None where it can.
     """
 
@@ -130,6 +131,7 @@ class RecordsHealth:
     trouble: str | None
     keeps_prompts: bool
     retention_days: int | None
+    writer_restarts: int = 0
     cache: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moestro import settings
-from moestro.cli import gateway_app, serving, worker
+from moestro.cli import bookkeeper, gateway_app, serving, worker
 from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
@@ -25,8 +25,9 @@ from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig, TelemetryConfig
 from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
-from moestro.records.counts import bury_ledger
+from moestro.records.counts import LedgerCounts, bury_ledger
 from moestro.records.database import check_database
+from moestro.records.scribe import listen_for_workers
 from moestro.records.shared import SharedFile, create_shared
 from moestro.server.config import ServerConfig
 from moestro.server.keys import KeysConfig
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 MOST_WORKERS = 64
 # The variable that holds the key by which workers ask local models; made anew each time.
 _LOCAL_KEY = "MOESTRO_LOCAL_KEY"
+# No model's process has such a name: theirs begin with another word.
+_LEDGER = "the ledger's process"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,9 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
         metrics = folder if config.workers > 1 else None
         if metrics is not None:
             settings.gather_metrics(metrics)
-        running = Running(config, read, listener, Sharing(shared=shared, metrics=metrics))
+        ledger = stack.enter_context(listen_for_workers(folder / "ledger"))
+        sharing = Sharing(shared=shared, ledger=ledger, metrics=metrics)
+        running = Running(config, read, listener, sharing)
         also = () if config.policy is None else (AUTO,)
         announce(config.server, listener.getsockname()[1], [*config.fleet().names, *also])
         status = running.run()
@@ -99,9 +104,10 @@ def load(read: Callable[[], Mapping[str, Any]]) -> FleetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """The files that a fleet's processes have in common while they run."""
+    """What a fleet's processes have in common while they run."""
 
     shared: Path
+    ledger: socket.socket
     metrics: Path | None
 
 
@@ -123,13 +129,16 @@ class Running:
         settings.set_secret(_LOCAL_KEY, self._key)
         models = [model for model in config.models if model.is_local]
         self._locals = {model.name: self._open(model, config) for model in models}
-        names = [f"worker {number}" for number in range(config.workers)]
+        names = self._worker_names = [f"worker {number}" for number in range(config.workers)]
         self._supervisor = Supervisor(
-            {local.keeper.name: local.keeper for local in self._locals.values()},
+            {
+                _LEDGER: Keeper(_LEDGER, bookkeeper.main, (sharing.ledger, config.records)),
+                **{local.keeper.name: local.keeper for local in self._locals.values()},
+            },
             {name: Keeper(name, worker.main, self._arguments(i)) for i, name in enumerate(names)},
             drain_s=config.server.drain_s,
             reload=self._reload,
-            on_death=lambda name: self._bury(names.index(name)),
+            on_death=self._note_death,
         )
 
     def run(self) -> int:
@@ -192,10 +201,17 @@ class Running:
             records=self._config.records,
             server=self._config.server,
             shared=self._sharing.shared,
+            ledger=Path(self._sharing.ledger.getsockname()),
             metrics=self._sharing.metrics,
             telemetry=self._config.telemetry,
         )
         return (self._listener, plan)
+
+    def _note_death(self, name: str) -> None:
+        if name == _LEDGER:
+            LedgerCounts(SharedFile(self._sharing.shared, 0)).note_restart()
+        elif name in self._worker_names:
+            self._bury(self._worker_names.index(name))
 
     def _bury(self, number: int) -> None:
         shared = SharedFile(self._sharing.shared, number)

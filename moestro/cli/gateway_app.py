@@ -35,6 +35,7 @@ from moestro.policy.store import POLICY_FILE, load_policy
 from moestro.records.conversations import SharedConversations
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records
+from moestro.records.scribe import RemoteWriter
 from moestro.records.view import View
 from moestro.server import outcomes
 from moestro.server.app import build_app
@@ -119,7 +120,11 @@ def build_gateway_app(plan: Plan) -> Parts:
     registry = CollectorRegistry()
     counts = GatewayMetrics(registry)
     records = Records(
-        plan.records, shared=plan.shared, worker=plan.number, is_keeper=plan.number == 0
+        plan.records,
+        shared=plan.shared,
+        worker=plan.number,
+        is_keeper=plan.number == 0,
+        writer=RemoteWriter(plan.ledger),
     )
     records.start()
     live = LivePolicies(records, registry)

@@ -1,8 +1,9 @@
-"""The processes of a gateway: one per local model, and workers that share the port.
+"""The processes of a gateway: workers that share the port, and what they need behind them: one per
+local model, and one for the ledger.
 
 Starts them, starts them again, tells workers of a new configuration on SIGHUP, ends them in good
-order on SIGINT or SIGTERM: workers first, so that what is under way still has its models. Knows
-processes and sockets, not requests. Next: keeper.py, worker.py, local_model.py.
+order on SIGINT or SIGTERM: workers first, so that what is under way still has what it needs. Knows
+processes and sockets, not requests. Next: keeper.py, worker.py, local_model.py, bookkeeper.py.
 """
 
 import logging
@@ -25,19 +26,19 @@ _LEAVE_S = 5.0
 
 
 class Supervisor:
-    """Keeps `models` and `workers`, by name, until a signal ends them."""
+    """Keeps `workers` and who works for them `behind`, by name, until a signal ends them."""
 
     def __init__(
         self,
-        models: Mapping[str, Keeper],
+        behind: Mapping[str, Keeper],
         workers: Mapping[str, Keeper],
         *,
         drain_s: float,
         reload: Callable[[], None],
         on_death: Callable[[str], None],
     ) -> None:
-        """`reload` is called on SIGHUP, `on_death` with the name of a worker that died."""
-        self.models = dict(models)
+        """`reload` is called on SIGHUP, `on_death` with the name of a process that died."""
+        self.behind = dict(behind)
         self.workers = dict(workers)
         self._leaving: list[Keeper] = []
         self._drain_s = drain_s
@@ -52,18 +53,18 @@ class Supervisor:
                 keeper.start()
             status = self._keep(waker)
             is_hurried = False
-            for group in (self.workers.values(), [*self.models.values(), *self._leaving]):
+            for group in (self.workers.values(), [*self.behind.values(), *self._leaving]):
                 is_hurried = self._end(list(group), waker, is_hurried=is_hurried)
         return status
 
     def adopt(self, keeper: Keeper) -> None:
-        """Keep one more model."""
-        self.models[keeper.name] = keeper
+        """Keep one more behind the workers."""
+        self.behind[keeper.name] = keeper
         keeper.start()
 
     def retire(self, name: str) -> None:
-        """Let a model's process end that no worker needs any more."""
-        keeper = self.models.pop(name)
+        """Let a process end that no worker needs any more."""
+        keeper = self.behind.pop(name)
         keeper.ask_to_end()
         self._leaving.append(keeper)
 
@@ -89,8 +90,7 @@ class Supervisor:
             return
         again = "not started again" if keeper.is_over else "starting it again"
         log.error("%s ended with %d: %s", keeper.name, status, again)
-        if keeper.name in self.workers:
-            self._on_death(keeper.name)
+        self._on_death(keeper.name)
 
     def _try_reload(self) -> None:
         try:
@@ -122,7 +122,7 @@ class Supervisor:
         return heard
 
     def _keepers(self) -> list[Keeper]:
-        return [*self.models.values(), *self._leaving, *self.workers.values()]
+        return [*self.behind.values(), *self._leaving, *self.workers.values()]
 
     def _sentinels(self, keepers: list[Keeper]) -> list[int]:
         return [each.sentinel for each in keepers if each.sentinel is not None]

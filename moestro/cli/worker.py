@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a worker is started with; `shared` is the file that workers have in common.
+    """What a worker is started with; `shared` is the file that workers have in common, `ledger` the
+    address of the process that writes what they record.
 
     `metrics` is where each leaves what it counts, None where there is one worker.
     """
@@ -43,6 +44,7 @@ class Plan:
     records: RecordsConfig
     server: ServerConfig
     shared: Path
+    ledger: Path
     metrics: Path | None
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 

@@ -11,8 +11,9 @@ from moestro.records.shared import SharedFile
 NUM_COUNTS = 6
 _LEDGER = "the ledger"
 # The ledger's numbers: records taken, and those written or lost by its thread; how many of them
-# were lost as they came, by its thread, and with a worker that died. Each has one writer.
-_TAKEN, _SETTLED, _TURNED_AWAY, _GIVEN_UP, _BURIED = range(5)
+# were lost as they came, by its thread, and with a worker that died; and how often the process that
+# writes was started again. Each has one writer.
+_TAKEN, _SETTLED, _TURNED_AWAY, _GIVEN_UP, _BURIED, _RESTARTS = range(6)
 
 
 class SharedCounts:
@@ -59,6 +60,15 @@ class LedgerCounts:
         """How many were lost, by all workers since the server's start."""
         numbers = self._counts.counted(_LEDGER)
         return int(sum(numbers[each] for each in (_TURNED_AWAY, _GIVEN_UP, _BURIED)))
+
+    @property
+    def num_restarts(self) -> int:
+        """How often the process that writes was started again."""
+        return int(self._counts.counted(_LEDGER)[_RESTARTS])
+
+    def note_restart(self) -> None:
+        """Count that it is started again; for the supervisor."""
+        self._add(_RESTARTS, 1)
 
     def take(self) -> None:
         """Count one that waits from now on; in the worker's own thread, as the next one."""

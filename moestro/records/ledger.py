@@ -1,50 +1,39 @@
-"""Records on their way to the database: a bounded queue and a thread that empties it.
+"""Records on their way to whoever writes them: a bounded queue and a thread that empties it.
 
 Adding one never waits and never fails. While the database cannot be written the queue fills; what
-it cannot hold is lost, and counted. Knows no requests. Next: decisions.py, usage.py.
+it cannot hold is lost, and counted. Knows no requests. Next: writer.py.
 """
 
 import logging
 import secrets
 import threading
-import time
 from collections import deque
-from collections.abc import Sequence
-from functools import lru_cache
-
-from sqlalchemy import Connection, Insert, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import StatementError
 
 from moestro.errors import MoestroError
 from moestro.records.counts import LedgerCounts
-from moestro.records.database import Database
-from moestro.records.decisions import Entry, insert_entries
-from moestro.records.schema import WRITERS
-from moestro.records.usage import add_usage
+from moestro.records.decisions import Entry
+from moestro.records.writer import BadRowError, Batch, Writer, encode_entry
 
 log = logging.getLogger(__name__)
 
 # What a batch costs beside its rows is shared by so many.
 _BATCH = 1024
 _LONGEST_PAUSE_S = 2.0
-# What a row raises that no database takes: a number too long, text that is not Unicode.
-_BAD_ROW = (StatementError, ValueError, OverflowError, TypeError)
 
 
 class Ledger:
     """Writes entries in the order in which they were added, each at most once."""
 
     def __init__(
-        self, database: Database, counts: LedgerCounts, *, max_waiting: int, flush_s: float
+        self, writer: Writer, counts: LedgerCounts, *, max_waiting: int, flush_s: float
     ) -> None:
-        self._database = database
+        self._writer = writer
         self._counts = counts
         self._max_waiting = max_waiting
         self._flush_s = flush_s
         self._name = secrets.token_hex(8)
-        self._waiting: deque[Entry] = deque()
-        self._batch: list[Entry] = []
+        self._waiting: deque[bytes] = deque()
+        self._batch: list[bytes] = []
         self._batch_number = 0
         # So many of the next ones are written one by one, because one among them is refused.
         self._num_suspects = 0
@@ -77,9 +66,16 @@ class Ledger:
         """Queue an entry, or count it as lost."""
         if self.num_waiting >= self._max_waiting:
             self._counts.turn_away()
-        else:
-            self._counts.take()
-            self._waiting.append(entry)
+            return
+        try:
+            # Bytes cost the collector of garbage nothing, and the thread that sends them little.
+            encoded = encode_entry(entry)
+        except BadRowError as error:
+            log.error("a record was lost: %s", error)
+            self._counts.turn_away()
+            return
+        self._counts.take()
+        self._waiting.append(encoded)
 
     def _run(self) -> None:
         pause_s = self._flush_s
@@ -110,47 +106,22 @@ class Ledger:
             self._batch = []
 
     def _write_batch(self) -> None:
+        batch = Batch(self._name, self._batch_number + 1, self._batch)
         try:
-            self._commit(self._batch)
-            self.num_written += len(self._batch)
-            self._counts.settle(len(self._batch))
-        except _BAD_ROW as error:
+            self._writer.write(batch)
+        except BadRowError as error:
             if len(self._batch) == 1:
-                log.error("a record was lost: %s", type(error).__name__)
+                log.error("a record was lost: %s", error)
                 self._counts.give_up(1)
             else:
                 self._waiting.extendleft(reversed(self._batch))
                 self._num_suspects = len(self._batch)
-
-    def _commit(self, batch: Sequence[Entry]) -> None:
-        number = self._batch_number + 1
-        with self._database.write() as connection:
-            # If the last commit's answer got lost, the batch is there already.
-            if _last_batch(connection, self._name) < number:
-                insert_entries(connection, batch)
-                add_usage(connection, [entry.record for entry in batch])
-                _note_batch(connection, self._name, number)
-        self._batch_number = number
+            return
+        self._batch_number = batch.number
+        self.num_written += len(self._batch)
+        self._counts.settle(len(self._batch))
 
     def _lose_all(self) -> None:
         self._counts.give_up(self.num_waiting)
         self._waiting.clear()
         self._batch = []
-
-
-def _last_batch(connection: Connection, name: str) -> int:
-    found = connection.execute(select(WRITERS.c.batch).where(WRITERS.c.name == name))
-    return found.scalar_one_or_none() or 0
-
-
-def _note_batch(connection: Connection, name: str, number: int) -> None:
-    values = {"name": name, "batch": number, "at": time.time()}
-    connection.execute(_note_statement(connection.dialect.name), values)
-
-
-@lru_cache
-def _note_statement(dialect: str) -> Insert:
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(WRITERS)
-    changed = {"batch": statement.excluded.batch, "at": statement.excluded.at}
-    upsert: Insert = statement.on_conflict_do_update(index_elements=["name"], set_=changed)
-    return upsert

@@ -34,6 +34,7 @@ from moestro.records.outcomes import (
 from moestro.records.poll import Poll
 from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile, create_shared
+from moestro.records.writer import DatabaseWriter, Writer
 
 _STOP_S = 5.0
 # Fewer than English has, so that an estimate is seldom too low.
@@ -52,7 +53,8 @@ class Records:
     """Keys, limits, budgets and the ledger of one worker.
 
     `shared` is the file that the host's workers share; None for one worker alone. One worker of a
-    host is its `keeper`, who deletes what is too old.
+    host is its `keeper`, who deletes what is too old. `writer` writes the ledger; without one, a
+    thread of this process does.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Records:
         shared: Path | None = None,
         worker: int = 0,
         is_keeper: bool = True,
+        writer: Writer | None = None,
     ) -> None:
         self.config = config
         self.database = Database(config)
@@ -69,9 +72,10 @@ class Records:
         self._own_shared = create_shared(1) if shared is None else None
         self.shared = SharedFile(shared or self._own_shared or Path(), worker)
         self.meters = Meters(self.shared)
+        self._counts = LedgerCounts(self.shared)
         self.ledger = Ledger(
-            self.database,
-            LedgerCounts(self.shared),
+            writer or DatabaseWriter(self.database),
+            self._counts,
             max_waiting=config.max_waiting_records,
             flush_s=config.flush_s,
         )
@@ -203,6 +207,7 @@ class Records:
             waiting_records=self.ledger.num_waiting,
             written_records=self.ledger.num_written,
             lost_records=self.ledger.num_lost,
+            writer_restarts=self._counts.num_restarts,
             trouble=trouble,
             keeps_prompts=self.config.keeps_prompts,
             retention_days=self.config.retention_days,

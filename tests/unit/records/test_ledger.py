@@ -21,6 +21,7 @@ from moestro.records.ledger import Ledger
 from moestro.records.records import Records
 from moestro.records.shared import SharedFile, create_shared
 from moestro.records.view import View
+from moestro.records.writer import Batch, DatabaseWriter, encode_entry
 from tests.unit.records.cluster import Cluster
 from tests.unit.records.made import NOON, make_record
 
@@ -147,7 +148,8 @@ def shared() -> Iterator[Path]:
 
 def test_what_a_full_queue_cannot_hold_is_counted_and_nobody_waits(url: str, shared: Path) -> None:
     counts = LedgerCounts(SharedFile(shared, 0))
-    ledger = Ledger(Database(RecordsConfig(url=url)), counts, max_waiting=3, flush_s=1)
+    writer = DatabaseWriter(Database(RecordsConfig(url=url)))
+    ledger = Ledger(writer, counts, max_waiting=3, flush_s=1)
     for number in range(10):
         ledger.add(Entry(make_record(number)))
     assert (ledger.num_waiting, ledger.num_lost) == (3, 7)
@@ -180,10 +182,13 @@ def test_what_a_killed_worker_had_in_its_queue_is_counted_as_lost_once(
     assert again.health().lost_records == 7
 
 
-def test_one_bad_record_takes_no_other_with_it(start: Start, wait_until: Wait) -> None:
+@pytest.mark.parametrize("num_tokens", [2**63, 2**80])
+def test_one_bad_record_takes_no_other_with_it(
+    start: Start, wait_until: Wait, num_tokens: int
+) -> None:
     records = start(settings={"flush_s": 0.5})
     for number in range(9):
-        records.finish(make_record(number, prompt_tokens=2**80 if number == 4 else 1))
+        records.finish(make_record(number, prompt_tokens=num_tokens if number == 4 else 1))
     wait_until(lambda: records.health().written_records == 8)
     assert records.health().lost_records == 1
     page = asyncio.run(View(records).decisions(ALL))
@@ -191,16 +196,15 @@ def test_one_bad_record_takes_no_other_with_it(start: Start, wait_until: Wait) -
     assert order == [f"request-{number}" for number in (8, 7, 6, 5, 3, 2, 1, 0)]
 
 
-def test_a_batch_in_doubt_is_not_written_twice(database: Database, shared: Path) -> None:
-    counts = LedgerCounts(SharedFile(shared, 0))
-    ledger = Ledger(database, counts, max_waiting=100, flush_s=1)
-    batch = [Entry(make_record(number)) for number in range(3)]
-    ledger._commit(batch)
+def test_a_batch_in_doubt_is_not_written_twice(database: Database) -> None:
+    entries = [encode_entry(Entry(make_record(number))) for number in range(3)]
+    writer = DatabaseWriter(database)
+    writer.write(Batch("one", 1, entries))
     # As if the answer to the commit had got lost.
-    ledger._batch_number -= 1
-    ledger._commit(batch)
+    writer.write(Batch("one", 1, entries))
+    writer.write(Batch("another", 1, entries[:1]))
     with database.read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM moestro_decisions").scalar() == 3
+        assert connection.exec_driver_sql("SELECT count(*) FROM moestro_decisions").scalar() == 4
 
 
 @given(sizes=st.lists(st.integers(1, 200), max_size=4))
