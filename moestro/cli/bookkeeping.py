@@ -22,6 +22,10 @@ from moestro.records.shared import SharedFile
 from moestro.server.keys import Keys
 
 
+# Where a breaker's successes stand among its numbers.
+_NUM_GOOD = Breaker._fields.index("num_good")
+
+
 class RecordsDoor:
     """Lets requests in by their key's terms, and writes down what became of them."""
 
@@ -118,6 +122,10 @@ class SharedBackends:
     def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
         """Replace it by what follows from it."""
         self._busy.change_numbers(backend, lambda numbers: change(_read_breaker(numbers)))
+
+    def count_good(self, backend: str) -> None:
+        """Count a success in it."""
+        self._busy.count_number(backend, _NUM_GOOD)
 
 
 def _read_breaker(numbers: Numbers) -> Breaker:

@@ -65,6 +65,12 @@ def after_success(breaker: Breaker, now: float, config: BreakerConfig) -> Breake
     return breaker._replace(num_row=0, num_good=breaker.num_good + 1)
 
 
+def is_calm(breaker: Breaker, now: float, config: BreakerConfig) -> bool:
+    """Tell whether all that another success changes is their number."""
+    is_closed = breaker.num_trips == 0 and breaker.num_row == 0
+    return is_closed and now - breaker.window_at <= config.window_s
+
+
 def after_failure(breaker: Breaker, now: float, config: BreakerConfig) -> Breaker:
     """Return it after a failure: open, if that was one too many."""
     breaker = _turn_window(breaker, now, config)

@@ -122,7 +122,10 @@ class Health:
         self.trouble = None
         self._is_lost = False
         now = self._clock()
-        self._change(lambda breaker: breakers.after_success(breaker, now, self._config))
+        if breakers.is_calm(self._shared.read_breaker(self.name), now, self._config):
+            self._shared.count_good(self.name)
+        else:
+            self._change(lambda breaker: breakers.after_success(breaker, now, self._config))
 
     def note_fault(self, fault: Fault) -> None:
         """Count a failure; one that says when to come again is left alone until then."""

@@ -37,6 +37,9 @@ class Shared(Protocol):
     def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
         """Replace it by what follows from it; nobody else changes it meanwhile."""
 
+    def count_good(self, backend: str) -> None:
+        """Count a success in it, without any turn: of several at once, some may not count."""
+
     @property
     def began_at(self) -> float:
         """Since when is counted, in seconds since 1970."""
@@ -91,6 +94,11 @@ class Alone:
     def change_breaker(self, backend: str, change: Callable[[Breaker], Breaker]) -> None:
         """Replace it by what follows from it."""
         self._breakers[backend] = change(self.read_breaker(backend))
+
+    def count_good(self, backend: str) -> None:
+        """Count a success in it."""
+        breaker = self.read_breaker(backend)
+        self._breakers[backend] = breaker._replace(num_good=breaker.num_good + 1)
 
     def count(self, name: str, amounts: Sequence[float]) -> None:
         """Add to a name's numbers, of which there are up to six; they only grow."""

@@ -23,19 +23,17 @@ class BusyBackends:
         self._rows = file.backends
 
     def try_enter(self, backend: str, limit: int) -> bool:
-        """Count a request that begins, unless `limit` of them are under way."""
-        with self._file.lock:
-            place = self._place(backend)
-            if self._rows.total(place, 0) >= limit:
-                return False
-            self._file.cells[place] = time.monotonic()
-            self._file.cells[self._rows.own(place)] += 1
-            return True
+        """Count a request that begins, unless `limit` of them are under way.
+
+        Far from the limit nobody waits for the lock: whoever holds it may be without a processor.
+        """
+        return self._enter_freely(backend, limit) or self._enter_in_turn(backend, limit)
 
     def leave(self, backend: str) -> None:
-        """Count one that has ended."""
-        with self._file.lock:
-            own = self._rows.own(self._place(backend))
+        """Count one that has ended: nobody else writes there, and its row is in use."""
+        place = self._rows.find(backend)
+        if place is not None:
+            own = self._rows.own(place)
             self._file.cells[own] = max(0.0, self._file.cells[own] - 1)
 
     def num_in_flight(self, backend: str) -> int:
@@ -48,6 +46,12 @@ class BusyBackends:
         place = self._rows.find(backend)
         return _NO_NUMBERS if place is None else self._numbers(place)
 
+    def count_number(self, backend: str, number: int) -> None:
+        """Add one to one of them; of two workers that do so at once, one may do so in vain."""
+        place = self._rows.find(backend)
+        if place is not None:
+            self._file.cells[place + 1 + number] += 1
+
     def change_numbers(self, backend: str, change: Callable[[Numbers], Numbers]) -> None:
         """Replace them by what follows from them; nobody else changes them meanwhile."""
         with self._file.lock:
@@ -59,6 +63,28 @@ class BusyBackends:
             self._file.cells[place] = time.monotonic()
             for cell, number in enumerate(after, place + 1):
                 self._file.cells[cell] = number
+
+    def _enter_freely(self, backend: str, limit: int) -> bool:
+        place = self._rows.find(backend)
+        # Where each of the others may enter at this very moment too.
+        if place is None or self._rows.total(place, 0) + self._file.num_workers > limit:
+            return False
+        self._file.cells[place] = time.monotonic()
+        own = self._rows.own(place)
+        self._file.cells[own] += 1
+        if self._rows.total(place, 0) <= limit:
+            return True
+        self._file.cells[own] -= 1
+        return False
+
+    def _enter_in_turn(self, backend: str, limit: int) -> bool:
+        with self._file.lock:
+            place = self._place(backend)
+            if self._rows.total(place, 0) >= limit:
+                return False
+            self._file.cells[place] = time.monotonic()
+            self._file.cells[self._rows.own(place)] += 1
+            return True
 
     def _numbers(self, place: int) -> Numbers:
         return tuple(self._file.cells[place + 1 : place + 1 + NUM_NUMBERS])

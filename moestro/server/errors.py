@@ -131,9 +131,6 @@ def install(app: FastAPI, dialects: Mapping[str, Dialect]) -> None:
         spoken = (say for start, say in dialects.items() if path.startswith(start))
         body = next(spoken, Problem.to_dict)(problem)
         headers = dict(getattr(error, "headers", None) or {}) | problem.headers()
-        if problem.status == 500:
-            # Sent from outside of the middleware that gives all other answers their id.
-            headers["x-request-id"] = request_id
         return Response(
             msgspec.json.encode(body), problem.status, headers, media_type="application/json"
         )

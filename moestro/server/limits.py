@@ -127,7 +127,7 @@ class Limits:
         state = scope.setdefault("state", {})
         client.num_open += 1
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, send_with_headers if headers else send)
         finally:
             client.num_open -= 1
             if client.tokens is not None:

@@ -4,6 +4,7 @@ Knows no JSON. What the relay does not take goes on to the routes. Next: api/rel
 """
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from moestro.server.errors import describe
 from moestro.server.keys import KEY_NAME
 from moestro.server.limits import GENERATED_TOKENS
 from moestro.server.refusal import refuse
+
+log = logging.getLogger(__name__)
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
 
@@ -65,9 +68,12 @@ class RelayRoutes:
         state = scope["state"]
         try:
             reply = await self._relay.relay(call)
-        except MoestroError as error:
+        except Exception as error:
             state[IS_LOGGED] = True
             await refuse(describe(error, call.request_id), scope, send)
+            if not isinstance(error, MoestroError):
+                log.error("request %s failed: %s", call.request_id, type(error).__name__)
+                raise
             return True
         if reply is None:
             return False
