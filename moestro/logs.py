@@ -30,7 +30,7 @@ def apply(level: str = "info") -> None:
     logging.captureWarnings(True)
     # None of it is shown, and finding it out takes a third of a line's time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # type: ignore[attr-defined]  # so Python's own guide to logging
+    logging._srcfile = None
     logging.getLogger("py.warnings").setLevel(logging.WARNING if is_debug else logging.ERROR)
 
 

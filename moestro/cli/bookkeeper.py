@@ -16,7 +16,7 @@ from moestro.records.scribe import serve_workers
 from moestro.records.writer import DatabaseWriter
 
 # Requests go first; but under full load it must get as much as their records take.
-_NICENESS = 5
+_NICENESS = 10
 
 
 def main(pipe: Connection, listener: socket.socket, config: RecordsConfig) -> None:

@@ -21,7 +21,6 @@ from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile
 from moestro.server.keys import Keys
 
-
 # Where a breaker's successes stand among its numbers.
 _NUM_GOOD = Breaker._fields.index("num_good")
 
@@ -31,6 +30,7 @@ class RecordsDoor:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self.keeps_texts = records.config.keeps_prompts
 
     def admit(
         self,

@@ -33,6 +33,10 @@ class Answer:
 class Door(Protocol):
     """Whether a request may begin, by what its key may spend; and what it did spend."""
 
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether `finish` wants what was asked and answered; else it is given empty texts."""
+
     def admit(
         self,
         caller: str | None,
@@ -120,8 +124,10 @@ class Books:
         tell_all(self._listeners, record)
         asked, choice = trace.asked, trace.choice
         if self._door is not None:
-            prompt = "" if asked is None else asked.prompt
-            self._door.finish(record, prompt=prompt, answer=answer)
+            if asked is None or not self._door.keeps_texts:
+                self._door.finish(record, prompt="", answer="")
+            else:
+                self._door.finish(record, prompt=asked.prompt, answer=answer)
         # An answer that was kept has been told of when it was made.
         is_new = outcome == "answered" and trace.member is not None
         if is_new and asked is not None and choice is not None:
@@ -131,7 +137,7 @@ class Books:
     @property
     def reads_answers(self) -> bool:
         """Whether anybody wants an answer's text."""
-        return self._door is not None or bool(self._after)
+        return bool(self._after) or (self._door is not None and self._door.keeps_texts)
 
 
 def text_of(body: bytes) -> str:

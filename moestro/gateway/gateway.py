@@ -266,7 +266,8 @@ class Gateway:
         if outcome == "answered":
             passage.leg.member.health.latency.whole.add(trace.elapsed_s())
         self._metrics.count_events(trace.model, told.num_tokens)
-        self._books.close(trace, outcome, 200, passage.error, told.text)
+        answer = told.text if self._books.reads_answers else ""
+        self._books.close(trace, outcome, 200, passage.error, answer)
         if outcome == "answered":
             self._memory.keep(trace, STREAM_HEADERS)
 

@@ -13,13 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from moestro.cli import gateway_app
+from moestro.cli import bookkeeper, gateway_app
 from moestro.cli.gateway_app import Parts, build_gateway_app
+from moestro.cli.keeper import Keeper
 from moestro.cli.watches import Watches
 from moestro.cli.worker import Plan
 from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, PolicyConfig, Price
 from moestro.policy.store import POLICY_FILE
 from moestro.records.config import CacheConfig, RecordsConfig
+from moestro.records.scribe import listen_for_workers
 from moestro.records.shared import create_shared
 from moestro.server.config import ServerConfig
 from tests.unit.gateway.test_choosing import ScriptedPolicy
@@ -54,6 +56,10 @@ async def two_workers(
     fleet = Fleet(models=models, gateway=QUICK, policy=policy)
     records = RecordsConfig(url=f"sqlite:///{tmp_path}/records.db", flush_s=0.02, **of)
     async with AsyncExitStack() as stack:
+        ledger = stack.enter_context(listen_for_workers(tmp_path / "ledger"))
+        keeper = Keeper("ledger", bookkeeper.main, (ledger, records))
+        keeper.start()
+        stack.callback(keeper.end)
         workers = []
         for number in range(2):
             plan = Plan(
@@ -62,6 +68,7 @@ async def two_workers(
                 records=records,
                 server=ServerConfig(),
                 shared=shared,
+                ledger=tmp_path / "ledger",
                 metrics=None,
             )
             parts = build_gateway_app(plan)

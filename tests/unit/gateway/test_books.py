@@ -26,7 +26,8 @@ from tests.unit.gateway.upstreams import breaks, gateway_over, reset, well, whol
 class NotingDoor:
     """Lets everybody in and notes what it is told."""
 
-    def __init__(self, error: MoestroError | None = None) -> None:
+    def __init__(self, error: MoestroError | None = None, *, keeps_texts: bool = True) -> None:
+        self.keeps_texts = keeps_texts
         self.admitted: list[tuple[str | None, str, int, Answer | None]] = []
         self.finished: list[tuple[Record, str, str]] = []
         self._error = error
@@ -62,6 +63,18 @@ def test_the_door_hears_of_a_request_before_and_after_it(is_stream: bool) -> Non
         [(record, prompt, text)] = door.finished
         assert (record.caller, record.outcome) == ("alice", "answered")
         assert (prompt, text) == ("say", whole_text())
+
+    run(work())
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_door_that_keeps_no_texts_is_given_none(is_stream: bool) -> None:
+    async def work() -> None:
+        door = NotingDoor(keeps_texts=False)
+        async with gateway_over({"m": [well]}, around={"door": door}) as running:
+            await (running.stream if is_stream else running.ask)()
+        [(record, prompt, text)] = door.finished
+        assert (record.outcome, prompt, text) == ("answered", "", "")
 
     run(work())
 

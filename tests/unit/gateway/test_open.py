@@ -32,6 +32,8 @@ End = Callable[[Running], Awaitable[None]]
 class ScriptedDoor:
     """Lets nobody in whose key is empty."""
 
+    keeps_texts = True
+
     def admit(
         self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
     ) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from moestro.api.relay import Call, Reply
 from moestro.backends.recital import Script
 from moestro.backends.scripted import ScriptedBackend
 from moestro.errors import BackendError, CapacityError, CheckpointError, ConfigError
@@ -164,9 +165,32 @@ def test_a_bug_behind_the_middleware_keeps_the_requests_id() -> None:
             return await client.post("/detokenize", json={"tokens": []}, headers=headers)
 
     answer = asyncio.run(ask_broken())
-    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "r-1")
+    assert (answer.status_code, answer.headers.get_list("x-request-id")) == (500, ["r-1"])
     assert "r-1" in answer.json()["error"]["message"]
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_bug_in_the_relay_is_a_500_with_the_requests_id_and_no_word_of_the_cause(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        async def relay(self, call: Call) -> Reply | None:
+            raise KeyError("secret")
+
+    async def ask_broken() -> httpx.Response:
+        app = build_app(ScriptedBackend(), relay=Broken())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(path, json={}, headers={"x-request-id": "r-1"})
+
+    with caplog.at_level(logging.ERROR, "moestro"):
+        answer = asyncio.run(ask_broken())
+    assert (answer.status_code, answer.headers.get_list("x-request-id")) == (500, ["r-1"])
+    assert "r-1" in answer.json()["error"]["message"]
+    assert (answer.json().get("type") == "error") == (path == "/v1/messages")
+    assert "secret" not in answer.text
+    assert caplog.messages == ["request r-1 failed: KeyError"]
 
 
 def test_another_dialect_answers_below_its_own_paths_only() -> None:
