@@ -102,14 +102,11 @@ def serve_workers(listener: socket.socket, writer: Writer, ends: Collection[Any]
         ready = wait([listener, *lines, *(() if is_ending else ends)], _patience(is_ending, lines))
         if is_ending and not lines and not ready:
             return
-        for each in ready:
-            if each is listener:
-                lines.append(Connection(listener.accept()[0].detach()))
-            elif isinstance(each, Connection) and each in lines:
-                if not _serve_one(each, writer):
-                    lines.remove(each)
-            else:
-                is_ending = True
+        is_ending = is_ending or any(end in ready for end in ends)
+        gone = [line for line in lines if line in ready and not _serve_one(line, writer)]
+        lines = [line for line in lines if line not in gone]
+        if listener in ready:
+            lines.append(Connection(listener.accept()[0].detach()))
 
 
 def _patience(is_ending: bool, lines: list[Connection]) -> float | None:

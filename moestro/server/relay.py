@@ -68,13 +68,13 @@ class RelayRoutes:
         state = scope["state"]
         try:
             reply = await self._relay.relay(call)
-        except Exception as error:
-            state[IS_LOGGED] = True
-            await refuse(describe(error, call.request_id), scope, send)
-            if not isinstance(error, MoestroError):
-                log.error("request %s failed: %s", call.request_id, type(error).__name__)
-                raise
+        except MoestroError as error:
+            await _refuse(error, call, scope, send)
             return True
+        except Exception as error:
+            log.error("request %s failed: %s", call.request_id, type(error).__name__)
+            await _refuse(error, call, scope, send)
+            raise
         if reply is None:
             return False
         state[IS_LOGGED] = True
@@ -83,6 +83,11 @@ class RelayRoutes:
         finally:
             state[GENERATED_TOKENS] = reply.spent.completion_tokens
         return True
+
+
+async def _refuse(error: Exception, call: Call, scope: Scope, send: Send) -> None:
+    scope["state"][IS_LOGGED] = True
+    await refuse(describe(error, call.request_id), scope, send)
 
 
 def _describe_asker(scope: Scope) -> Asker:
