@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moestro.api.sampling import Sampling
-from moestro.engine.noise import gumbel
+from moestro.ops.noise import gumbel
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Penalties, Row, pick
 from moestro.errors import ConfigError
