@@ -7,6 +7,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
 
+from moestro.engine.guide import Guide
 from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
 from moestro.errors import MoestroError
@@ -44,6 +45,7 @@ class Answer:
     def __init__(self, sequence: Sequence, grammar: Grammar | None) -> None:
         self.sequence = sequence
         self.grammar = grammar
+        self._guide = None if grammar is None else Guide(grammar)
         self.num_missing = 0
         sampling = sequence.request.sampling
         self.penalties = (
@@ -70,7 +72,7 @@ class Answer:
                     penalties=self.penalties,
                     drafts=tuple(sequence.drafts[: position - first]),
                     stop_token_ids=request.stop_token_ids,
-                    guide=self.grammar,
+                    guide=self._guide,
                     top_logprobs=request.top_logprobs,
                 ),
             )

@@ -23,7 +23,7 @@ from moestro.ops.noise import LEAST, MOST, noise_key, winner
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-# A token, its log-probability where one was asked for, and (token, log-probability) of alternatives.
+# A token, its log-probability where it was asked for, and those of alternatives, likeliest first.
 Picked = tuple[int, float | None, tuple[tuple[int, float], ...]]
 
 # In place of a token, as native/picking.h has them: logits that are not finite; nothing left.
@@ -32,7 +32,6 @@ DAMAGED, EXHAUSTED = -1, -2
 # A token that lies further below the best one loses to it, whatever the noise of both.
 _REACH = math.ceil(MOST - LEAST)
 _LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
-_WORD_BITS = 32
 
 
 class Knobs(Protocol):
@@ -50,7 +49,7 @@ class Knobs(Protocol):
 
 @dataclass(slots=True)
 class PickRow:
-    """How to pick from a row of logits: by `knobs`, with the noise of a seed's position.
+    """How to pick from row `index` of logits: by `knobs`, with the noise of a seed's position.
 
     `edited_V` are the logits to pick from where they are not the model's own. `allowed` has a bit
     for each token that may be picked, the lowest first, in whole 32-bit words. A `target` is scored
@@ -58,6 +57,7 @@ class PickRow:
     of the likeliest `top` tokens too, likeliest first.
     """
 
+    index: int
     knobs: Knobs
     seed: int
     position: int
@@ -68,37 +68,30 @@ class PickRow:
 
 
 def pick_tokens(logits_NV: Tensor, rows: Sequence[PickRow]) -> list[Picked]:
-    """Pick each row's token, or score its target.
+    """Pick a token for each of some rows of the logits, or score its target.
 
     Top-k keeps the likeliest tokens, top-p the likeliest of those that reach its share together,
     min-p those that are no less than its share of the likeliest one; lower ids go first among
     equals. Log-probabilities are those of the model's own logits.
     """
     assert logits_NV.dtype == torch.float32
-    assert logits_NV.shape[0] == len(rows)
     kernels = native_for(logits_NV, torch.float32)
     if kernels is not None:
         return _pick_natively(kernels, logits_NV.contiguous(), rows)
     array_NV = logits_NV.detach().cpu().numpy()
-    return [_pick(logits_V, row) for logits_V, row in zip(array_NV, rows, strict=True)]
-
-
-def pack_bits(is_allowed_V: NDArray[np.bool_]) -> bytes:
-    """Return truth values as `PickRow.allowed` has them."""
-    num_words = -(-len(is_allowed_V) // _WORD_BITS)
-    bits = np.packbits(is_allowed_V, bitorder="little")
-    return bits.tobytes().ljust(num_words * _WORD_BITS // 8, b"\0")
+    return [_pick(array_NV[row.index], row) for row in rows]
 
 
 def _pick_natively(
     kernels: NativeKernels, logits_NV: Tensor, rows: Sequence[PickRow]
 ) -> list[Picked]:
-    V = logits_NV.shape[1]
+    N, V = logits_NV.shape
     first, stride = logits_NV.data_ptr(), V * logits_NV.element_size()
     build = kernels.native.PickRow
     described = []
-    for index, row in enumerate(rows):
-        own, edited_V, knobs = first + index * stride, row.edited_V, row.knobs
+    for row in rows:
+        own, edited_V, knobs = first + row.index * stride, row.edited_V, row.knobs
+        assert 0 <= row.index < N
         assert row.target is None or 0 <= row.target < V
         assert row.allowed is None or 8 * len(row.allowed) >= V
         is_greedy = knobs.temperature == 0

@@ -1,8 +1,9 @@
 """Which tokens may come next when an answer must follow a JSON schema, a regex or a grammar.
 
-A mask has one truth value for each row of the model's vocabulary: tokens that would leave the
-grammar, special tokens and padding rows are false; the tokens that end a text are true where the
-text may end. Knows tokens and their bytes, not probabilities. Next: schema_limits.py, stream.py.
+A mask has one bit for each row of the model's vocabulary: those of tokens that would leave the
+grammar, of special tokens and of padding rows are 0; those of the tokens that end a text are 1
+where the text may end. Knows tokens and their bytes, not probabilities. Next: schema_limits.py,
+stream.py.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,7 +12,6 @@ from typing import Literal
 
 import llguidance
 import numpy as np
-from numpy.typing import NDArray
 
 from moestro.errors import DataError
 from moestro.text.schema_limits import read_schema
@@ -54,25 +54,24 @@ class Grammar:
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._has_ended = False
+        self._is_complete = matcher.is_stopped()
 
     @property
     def is_finished(self) -> bool:
         """Whether the text has ended, or is complete and can only end."""
-        return self._has_ended or self._matcher.is_stopped()
+        return self._has_ended or self._is_complete
 
-    def mask(self) -> NDArray[np.bool_]:
-        """Return which of the model's tokens may come next, one bool each.
+    def mask(self) -> bytes:
+        """Return which of the model's tokens may come next: a bit each, the lowest id's first.
 
-        After the end only the tokens that end a text are true.
+        After the end only the tokens that end a text are set. Whole 32-bit words.
         """
         if self.is_finished:
             self._check()
-            mask_V = np.zeros(self._vocab_size, dtype=np.bool_)
-            mask_V[list(self._eos_ids)] = True
-            return mask_V
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            return _pack(self._eos_ids, self._vocab_size)
+        bits: bytes = self._matcher.compute_bitmask()
         self._check()
-        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        return bits
 
     def allows(self, token_id: int) -> bool:
         """Whether one token may come next: what `mask` says of it, for less."""
@@ -80,7 +79,8 @@ class Grammar:
             self._check()
             return token_id in self._eos_ids
         is_allowed = self._matcher.validate_tokens([token_id]) == 1
-        self._check()
+        if not is_allowed:
+            self._check()
         return is_allowed
 
     def accept(self, token_id: int) -> None:
@@ -94,6 +94,7 @@ class Grammar:
                 f"token {token_id} does not follow the grammar ({reason}): sample from its mask"
             )
         self._has_ended = token_id in self._eos_ids
+        self._is_complete = self._matcher.is_stopped()
 
     def copy(self) -> "Grammar":
         """Return another answer that goes on from here by itself."""
@@ -194,6 +195,12 @@ def _read_source(spec: GrammarSpec) -> str:
     if spec.kind == "lark" and "%json" in spec.source:
         raise DataError("the grammar holds a %json part: send a schema as json_schema instead")
     return spec.source
+
+
+def _pack(token_ids: Iterable[int], vocab_size: int) -> bytes:
+    is_allowed = np.zeros(-(-vocab_size // 32) * 32, dtype=np.bool_)
+    is_allowed[list(token_ids)] = True
+    return np.packbits(is_allowed, bitorder="little").tobytes()
 
 
 def _one_line(reason: str) -> str:

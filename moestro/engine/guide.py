@@ -1,0 +1,61 @@
+"""One answer's grammar while tokens are picked: guess first, rule out where the guess is wrong.
+
+Asking for one token is cheaper than asking for all, and what a good model wants mostly follows. A
+greedy token that is allowed is the best of those allowed, and so is the one with the greatest sum
+of logit and noise: where no token is cut off before a draw, both can be guessed. Knows no logits.
+Next: sampler.py, text/grammar.py.
+"""
+
+from typing import Protocol
+
+from moestro.api.sampling import Sampling
+from moestro.errors import DataError
+
+# A model that wanted something else is likely to do so again: then it is asked now and then.
+_GUESS_EVERY = 8
+
+
+class Rules(Protocol):
+    """What may come next, like text/grammar.py's Grammar; may raise DataError."""
+
+    def allows(self, token_id: int) -> bool:
+        """Whether this token may come next."""
+        ...
+
+    def mask(self) -> bytes:
+        """Whether each token of the vocabulary may: bits, as ops/picking.py has them."""
+        ...
+
+
+class Guide:
+    """Asks the rules of one answer; a `fault` of theirs ends its request, and no other."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.fault: DataError | None = None
+        self._rules = rules
+        self._num_refused = 0
+
+    def can_guess(self, sampling: Sampling) -> bool:
+        """Whether to pick the next token from all, and only then to ask for it."""
+        is_cut = not sampling.is_greedy and sampling.has_cuts
+        return not is_cut and self._num_refused % _GUESS_EVERY == 0
+
+    def allows(self, token_id: int) -> bool:
+        """Whether a guess may come next; True where the rules fail."""
+        try:
+            is_allowed = self._rules.allows(token_id)
+        except DataError as error:
+            self.fault = error
+            return True
+        self._num_refused = 0 if is_allowed else 1
+        return is_allowed
+
+    def mask(self) -> bytes | None:
+        """Return which tokens may come next; None where the rules fail."""
+        try:
+            bits = self._rules.mask()
+        except DataError as error:
+            self.fault = error
+            return None
+        self._num_refused += 1
+        return bits
