@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     arguments = parser.parse_args()
     watch = Stopwatch()
-    for name in ("mask", "allows", "accept"):
+    for name in ("mask", "offer", "accept"):
         setattr(Grammar, name, watch.time(getattr(Grammar, name)))
     rows = []
     for shape in arguments.shapes:

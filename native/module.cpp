@@ -208,12 +208,15 @@ class OwnStack {
     step.slots = at<const int64_t>(slots);
     step.fractions = at<const float>(fractions);
     std::vector<Sequence> own_sequences;
+    int64_t num_owned = 0;
     for (int64_t s = 0; s < num_sequences; ++s) {
       const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
       // A sequence without rows has nobody who attends.
       if (numbers[1] == 0) continue;
+      num_owned += numbers[1];
       own_sequences.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
     }
+    if (num_owned != num_rows) throw std::invalid_argument("each row must be one sequence's");
     step.sequences = own_sequences.data();
     step.num_sequences = static_cast<int64_t>(own_sequences.size());
     step.pages = at<char>(pages);

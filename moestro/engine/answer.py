@@ -101,7 +101,7 @@ class Answer:
         request: EngineRequest = self.sequence.request
         if self.penalties is not None:
             self.penalties.accept(token_id)
-        if self.grammar is not None:
+        if self.grammar is not None and self._guide is not None and not self._guide.has_taken:
             self.grammar.accept(token_id)
         if token_id in request.stop_token_ids:
             return "stop"

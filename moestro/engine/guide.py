@@ -18,8 +18,8 @@ _GUESS_EVERY = 8
 class Rules(Protocol):
     """What may come next, like text/grammar.py's Grammar; may raise DataError."""
 
-    def allows(self, token_id: int) -> bool:
-        """Whether this token may come next."""
+    def offer(self, token_id: int) -> bool:
+        """Take the next token if it may come; return whether."""
         ...
 
     def mask(self) -> bytes:
@@ -28,10 +28,14 @@ class Rules(Protocol):
 
 
 class Guide:
-    """Asks the rules of one answer; a `fault` of theirs ends its request, and no other."""
+    """Asks the rules of one answer; a `fault` of theirs ends its request, and no other.
+
+    `has_taken` says that the token just picked was a guess, which the rules have taken already.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.fault: DataError | None = None
+        self.has_taken = False
         self._rules = rules
         self._num_refused = 0
 
@@ -40,15 +44,16 @@ class Guide:
         is_cut = not sampling.is_greedy and sampling.has_cuts
         return not is_cut and self._num_refused % _GUESS_EVERY == 0
 
-    def allows(self, token_id: int) -> bool:
-        """Whether a guess may come next; True where the rules fail."""
+    def offer(self, token_id: int) -> bool:
+        """Give the rules a guess, which they take if it may come next; True where they fail."""
         try:
-            is_allowed = self._rules.allows(token_id)
+            is_taken = self._rules.offer(token_id)
         except DataError as error:
             self.fault = error
             return True
-        self._num_refused = 0 if is_allowed else 1
-        return is_allowed
+        self._num_refused = 0 if is_taken else 1
+        self.has_taken = is_taken
+        return is_taken
 
     def mask(self) -> bytes | None:
         """Return which tokens may come next; None where the rules fail."""
@@ -58,4 +63,5 @@ class Guide:
             self.fault = error
             return None
         self._num_refused += 1
+        self.has_taken = False
         return bits

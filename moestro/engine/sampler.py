@@ -180,7 +180,7 @@ def _is_refused(guide: Guide, wish: PickRow, guess: Picked) -> bool:
     """Whether a token was guessed that may not come; then the wish gets the mask that it lacks."""
     if wish.allowed is not None or guide.fault is not None or guess[0] < 0:
         return False
-    if guide.allows(guess[0]):
+    if guide.offer(guess[0]):
         return False
     wish.allowed = guide.mask()
     return guide.fault is None

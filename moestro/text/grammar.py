@@ -73,15 +73,19 @@ class Grammar:
         self._check()
         return bits
 
-    def allows(self, token_id: int) -> bool:
-        """Whether one token may come next: what `mask` says of it, for less."""
+    def offer(self, token_id: int) -> bool:
+        """Take the next token if it may come, and return whether: for less than a mask costs."""
         if self.is_finished:
             self._check()
-            return token_id in self._eos_ids
-        is_allowed = self._matcher.validate_tokens([token_id]) == 1
-        if not is_allowed:
+            is_taken = token_id in self._eos_ids
+            self._has_ended |= is_taken
+            return is_taken
+        is_taken = self._matcher.try_consume_tokens([token_id]) == 1
+        if not is_taken:
             self._check()
-        return is_allowed
+            return False
+        self._note(token_id)
+        return True
 
     def accept(self, token_id: int) -> None:
         """Take the next token; one that the mask does not allow raises DataError."""
@@ -93,14 +97,17 @@ class Grammar:
             raise DataError(
                 f"token {token_id} does not follow the grammar ({reason}): sample from its mask"
             )
-        self._has_ended = token_id in self._eos_ids
-        self._is_complete = self._matcher.is_stopped()
+        self._note(token_id)
 
     def copy(self) -> "Grammar":
         """Return another answer that goes on from here by itself."""
         twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
         twin._has_ended = self._has_ended
         return twin
+
+    def _note(self, token_id: int) -> None:
+        self._has_ended = token_id in self._eos_ids
+        self._is_complete = self._matcher.is_stopped()
 
     def _check(self) -> None:
         if self._matcher.is_error():

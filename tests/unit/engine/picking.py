@@ -66,7 +66,7 @@ class Masked:
         self.num_masks = 0
         self._allowed = list(allowed)
 
-    def allows(self, token_id: int) -> bool:
+    def offer(self, token_id: int) -> bool:
         """Whether this token may come next."""
         return self._allowed[token_id]
 
