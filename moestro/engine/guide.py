@@ -11,8 +11,9 @@ from typing import Protocol
 from moestro.api.sampling import Sampling
 from moestro.errors import DataError
 
-# A model that wanted something else is likely to do so again: then it is asked now and then.
-_GUESS_EVERY = 8
+# Masks in place of guesses behind so many wrong guesses in a row. One says little: a token in ten
+# may be ruled out within a string; some say that the model does not know what is wanted of it.
+_MASKS_BETWEEN = (0, 0, 1, 3, 7)
 
 
 class Rules(Protocol):
@@ -38,11 +39,12 @@ class Guide:
         self.has_taken = False
         self._rules = rules
         self._num_refused = 0
+        self._num_masks_due = 0
 
     def can_guess(self, sampling: Sampling) -> bool:
         """Whether to pick the next token from all, and only then to ask for it."""
         is_cut = not sampling.is_greedy and sampling.has_cuts
-        return not is_cut and self._num_refused % _GUESS_EVERY == 0
+        return not is_cut and not self._num_masks_due
 
     def offer(self, token_id: int) -> bool:
         """Give the rules a guess, which they take if it may come next; True where they fail."""
@@ -51,7 +53,10 @@ class Guide:
         except DataError as error:
             self.fault = error
             return True
-        self._num_refused = 0 if is_taken else 1
+        self._num_refused = 0 if is_taken else self._num_refused + 1
+        # The mask that a wrong guess takes is due as well.
+        between = _MASKS_BETWEEN[min(self._num_refused, len(_MASKS_BETWEEN) - 1)]
+        self._num_masks_due = 0 if is_taken else 1 + between
         self.has_taken = is_taken
         return is_taken
 
@@ -62,6 +67,6 @@ class Guide:
         except DataError as error:
             self.fault = error
             return None
-        self._num_refused += 1
+        self._num_masks_due = max(self._num_masks_due - 1, 0)
         self.has_taken = False
         return bits
