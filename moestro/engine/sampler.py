@@ -80,7 +80,8 @@ class Row:
     `position` counts the answer's tokens before this one, drafts included. `penalties` is needed
     where the sampling has any; `drafts` are the tokens that it does not know yet, because they are
     guesses. The `stop_token_ids` are out of reach until `min_tokens`. The `guide` has accepted all
-    tokens before this one. Without `top_logprobs` there are no log-probabilities.
+    tokens before this one; a `forced` token is the only one that it leaves. Without `top_logprobs`
+    there are no log-probabilities.
     """
 
     sampling: Sampling
@@ -90,6 +91,7 @@ class Row:
     drafts: tuple[int, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     guide: Guide | None = None
+    forced: int | None = None
     top_logprobs: int | None = None
 
 
@@ -153,6 +155,9 @@ def _plain(logits_NV: Tensor) -> Tensor:
 
 def _wish(logits_NV: Tensor, index: int, row: Row) -> PickRow:
     wish = PickRow(index, row.sampling, row.seed, row.position, top=row.top_logprobs)
+    if row.forced is not None:
+        wish.target = row.forced
+        return wish
     is_banned = row.position < row.sampling.min_tokens and bool(row.stop_token_ids)
     if row.sampling.logit_bias or row.penalties or is_banned:
         wish.edited_V = _edit(logits_NV[index], row, is_banned)

@@ -99,6 +99,21 @@ class Grammar:
             )
         self._note(token_id)
 
+    def force(self, stop_ids: Collection[int]) -> list[int]:
+        """Take all tokens of which each is the only one that may come, and return them.
+
+        None from the first one on that is among `stop_ids`.
+        """
+        if self.is_finished:
+            return []
+        forced = []
+        for token_id in self._matcher.compute_ff_tokens():
+            if token_id in stop_ids:
+                break
+            self.accept(token_id)
+            forced.append(token_id)
+        return forced
+
     def copy(self) -> "Grammar":
         """Return another answer that goes on from here by itself."""
         twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
