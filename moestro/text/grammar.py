@@ -8,6 +8,7 @@ stream.py.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import llguidance
@@ -34,6 +35,8 @@ _MAX_SOURCE_CHARS = 1 << 16
 # pad without end where white space is free.
 _WHITESPACE = r"[ ]?|\n[ ]{0,16}"
 _MAX_REASON_CHARS = 200
+# Texts that a grammar forced, kept with their tokens.
+_MOST_ENCODED = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +183,16 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
+        # Asked in the middle of a step for what a grammar forces, like a schema's few names.
+        self._encode = lru_cache(_MOST_ENCODED)(self._encode_once)
         self.eos_token_id = min(eos_ids)
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
         self.special_token_ids = [token_id for token_id, data in enumerate(self.tokens) if not data]
 
     def __call__(self, data: bytes) -> list[int]:
+        return self._encode(data)
+
+    def _encode_once(self, data: bytes) -> list[int]:
         return self._tokenizer.encode(data.decode("utf-8", errors="replace"))
 
 
