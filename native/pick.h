@@ -24,8 +24,8 @@ constexpr float NEVER = -std::numeric_limits<float>::infinity();
 constexpr int64_t FEW_TOKENS = 64;
 // Numbers that are summed up in float32 before they go to a sum in float64.
 constexpr int64_t SUMMED = 1024;
-// Tokens in all rows below which one thread is faster than a team.
-constexpr int64_t TEAM_TOKENS = 1 << 14;
+// Tokens in all rows below which one thread is faster than waking a team.
+constexpr int64_t TEAM_TOKENS = 1 << 17;
 
 // Scratch memory of one thread; all of it is filled up to whole panels.
 struct PickMemory {

@@ -21,6 +21,7 @@ SHAPE = tiny_config(
 MODEL = random_model(SHAPE)
 PATTERN = r"the (quick|lazy)[ab]{3}, says he [0-9]{2} over the lazy dog[xyz]"
 GRAMMAR = GrammarSpec(kind="regex", source=PATTERN)
+TIGHT = CacheConfig(block_size=16, num_tokens=80, has_prefix_reuse=False)
 SAMPLINGS = [
     Sampling(temperature=0),
     Sampling(seed=4),
@@ -29,13 +30,13 @@ SAMPLINGS = [
 
 
 def build(mode: str = "off", **changes: Any) -> Engine:
-    cache = CacheConfig(block_size=16, num_tokens=changes.pop("num_tokens", 1024))
-    config = EngineConfig(cache=cache, draft=DraftConfig(mode=mode), **changes)
+    defaults: dict[str, Any] = {"cache": CacheConfig(block_size=16, num_tokens=1024)}
+    config = EngineConfig(draft=DraftConfig(mode=mode), **(defaults | changes))
     return Engine(MODEL, config, GrammarFactory(TOKENIZER))
 
 
 def ask(name: str, **changes: Any) -> EngineRequest:
-    defaults: dict[str, Any] = {"max_tokens": 100, "top_logprobs": 2, "grammar": GRAMMAR}
+    defaults: dict[str, Any] = {"max_tokens": 60, "top_logprobs": 2, "grammar": GRAMMAR}
     return EngineRequest(id=name, prompt=tuple(range(5, 25)), **(defaults | changes))
 
 
@@ -83,10 +84,10 @@ def test_a_guided_answer_keeps_its_bits_in_company_and_where_room_is_short(
     sampling: Sampling, mode: str
 ) -> None:
     alone, _ = run(build(), [ask("mine", sampling=sampling)])
-    mine, free = ask("mine", sampling=sampling), ask("free", grammar=None, max_tokens=60)
+    mine, free = ask("mine", sampling=sampling), ask("free", grammar=None)
     others = [ask(f"other{index}", sampling=Sampling(seed=index)) for index in range(6)]
     roomy = build(mode)
-    tight = build(mode, num_tokens=16 * 12, max_batch=8, max_batch_tokens=10)
+    tight = build(mode, cache=TIGHT, max_batch=8, max_batch_tokens=40)
     for engine in (roomy, tight):
         among, _ = run(engine, [*others[:3], mine, free, *others[3:]])
         assert among["mine"] == alone["mine"]
