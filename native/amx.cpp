@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "pick.h"
 #include "rows_training.h"
 #include "run.h"
 
@@ -17,5 +18,6 @@ const Kernels amx_kernels = {
     amx::forward_norm<Amx>,      amx::backward_norm<Amx>,
     amx::rotate<Amx>,            amx::differentiate_nats<Amx>,
     amx::forward_gate<Amx>,      amx::backward_gate<Amx>,
-    amx::take_largest<Amx>};
+    amx::take_largest<Amx>,
+    amx::pick_tokens<Amx>};
 }

@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "pick.h"
 #include "rows_training.h"
 #include "run.h"
 
@@ -17,5 +18,6 @@ const Kernels avx2_kernels = {
     avx2::forward_norm<Avx2>,      avx2::backward_norm<Avx2>,
     avx2::rotate<Avx2>,            avx2::differentiate_nats<Avx2>,
     avx2::forward_gate<Avx2>,      avx2::backward_gate<Avx2>,
-    avx2::take_largest<Avx2>};
+    avx2::take_largest<Avx2>,
+    avx2::pick_tokens<Avx2>};
 }

@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "pick.h"
 #include "rows_training.h"
 #include "run.h"
 
@@ -17,5 +18,6 @@ const Kernels avx512_kernels = {
     avx512::forward_norm<Avx512>,      avx512::backward_norm<Avx512>,
     avx512::rotate<Avx512>,            avx512::differentiate_nats<Avx512>,
     avx512::forward_gate<Avx512>,      avx512::backward_gate<Avx512>,
-    avx512::take_largest<Avx512>};
+    avx512::take_largest<Avx512>,
+    avx512::pick_tokens<Avx512>};
 }

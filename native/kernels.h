@@ -122,6 +122,8 @@ struct NormRows;
 struct Rotation;
 struct GateRows;
 struct LossRows;
+struct PickRow;
+struct Pick;
 struct Stack;
 struct Step;
 class Workspace;
@@ -148,6 +150,8 @@ struct Kernels {
                         Workspace&, int num_threads);
   void (*take_largest)(const float* scores, int64_t num_rows, int64_t num_columns, int64_t number,
                        float* largest, int64_t* columns, int num_threads);
+  void (*pick_tokens)(const PickRow* rows, int64_t num_rows, int64_t size, Pick* picks,
+                      Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;

@@ -2,13 +2,16 @@
 // does. Addresses rather than arrays, because exchanging an array costs more than a small product.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "picking.h"
 #include "processor.h"
 #include "stack.h"
 #include "training.h"
@@ -44,6 +47,18 @@ const Kernels& find(const std::string& name) {
 Workspace& workspace() {
   thread_local Workspace own;
   return own;
+}
+
+// A row's outcome as Python has it.
+nb::tuple tell(const PickRow& row, const Pick& pick) {
+  if (pick.token < 0 || row.num_alternatives < 0) {
+    return nb::make_tuple(pick.token, nb::none(), nb::make_tuple());
+  }
+  nb::list alternatives;
+  for (int64_t i = 0; i < pick.num_alternatives; ++i) {
+    alternatives.append(nb::make_tuple(pick.alternatives[i], pick.logprobs[i]));
+  }
+  return nb::make_tuple(pick.token, pick.logprob, nb::tuple(alternatives));
 }
 
 class Library {
@@ -142,6 +157,27 @@ class Library {
                           at<float>(largest), at<int64_t>(columns), num_threads);
   }
 
+  // Takes Python's lock again to tell what came of each row: token, log-probability, alternatives.
+  nb::list pick_tokens(const std::vector<PickRow>& rows, int64_t size, int num_threads) const {
+    int64_t room = 0;
+    for (const PickRow& row : rows) room = larger(room, smaller(row.num_alternatives, size));
+    const int64_t number = static_cast<int64_t>(rows.size());
+    std::vector<int64_t> alternatives(number * room);
+    std::vector<double> logprobs(number * room);
+    std::vector<Pick> picks(number);
+    for (int64_t i = 0; i < number; ++i) {
+      picks[i].alternatives = alternatives.data() + i * room;
+      picks[i].logprobs = logprobs.data() + i * room;
+    }
+    {
+      const nb::gil_scoped_release unlocked;
+      kernels_.pick_tokens(rows.data(), number, size, picks.data(), workspace(), num_threads);
+    }
+    nb::list told;
+    for (int64_t i = 0; i < number; ++i) told.append(tell(rows[i], picks[i]));
+    return told;
+  }
+
   const Kernels& kernels() const { return kernels_; }
 
  private:
@@ -172,12 +208,15 @@ class OwnStack {
     step.slots = at<const int64_t>(slots);
     step.fractions = at<const float>(fractions);
     std::vector<Sequence> own_sequences;
+    int64_t num_owned = 0;
     for (int64_t s = 0; s < num_sequences; ++s) {
       const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
       // A sequence without rows has nobody who attends.
       if (numbers[1] == 0) continue;
+      num_owned += numbers[1];
       own_sequences.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
     }
+    if (num_owned != num_rows) throw std::invalid_argument("each row must be one sequence's");
     step.sequences = own_sequences.data();
     step.num_sequences = static_cast<int64_t>(own_sequences.size());
     step.pages = at<char>(pages);
@@ -246,6 +285,16 @@ void bind_parts(nb::module_& m) {
         new (self) NormRows{at<const uint16_t>(x), step, num_rows, width, at<const float>(weight),
                             epsilon};
       });
+  nb::class_<PickRow>(m, "PickRow")
+      .def("__init__",
+           [](PickRow* self, Address logits, Address edited, std::optional<nb::bytes> allowed,
+              float temperature, int64_t top_k, double top_p, float floor, uint64_t key,
+              int64_t target, int64_t num_alternatives) {
+             const void* bits = allowed ? allowed->data() : nullptr;
+             new (self) PickRow{at<const float>(logits), at<const float>(edited),
+                                static_cast<const uint32_t*>(bits), temperature, top_k, top_p,
+                                floor, key, target, num_alternatives};
+           });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
   });
@@ -331,6 +380,7 @@ NB_MODULE(_native, m) {
       .def("forward_gate", &Library::forward_gate, nb::call_guard<nb::gil_scoped_release>())
       .def("backward_gate", &Library::backward_gate, nb::call_guard<nb::gil_scoped_release>())
       .def("take_largest", &Library::take_largest, nb::call_guard<nb::gil_scoped_release>())
+      .def("pick_tokens", &Library::pick_tokens)
       .def("differentiate_nats", &Library::differentiate_nats,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")

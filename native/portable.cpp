@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "pick.h"
 #include "rows_training.h"
 #include "run.h"
 
@@ -17,5 +18,6 @@ const Kernels portable_kernels = {
     portable::forward_norm<Portable>,      portable::backward_norm<Portable>,
     portable::rotate<Portable>,            portable::differentiate_nats<Portable>,
     portable::forward_gate<Portable>,      portable::backward_gate<Portable>,
-    portable::take_largest<Portable>};
+    portable::take_largest<Portable>,
+    portable::pick_tokens<Portable>};
 }

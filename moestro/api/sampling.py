@@ -56,6 +56,11 @@ class Sampling:
         return self.temperature == 0
 
     @property
+    def has_cuts(self) -> bool:
+        """Whether top-k, top-p or min-p leave some tokens out of a draw."""
+        return (self.top_k, self.top_p, self.min_p) != (0, 1, 0)
+
+    @property
     def has_penalties(self) -> bool:
         """Whether tokens that went before change the logits."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
 
+from moestro.engine.guide import Guide
 from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
 from moestro.errors import MoestroError
@@ -44,11 +45,17 @@ class Answer:
     def __init__(self, sequence: Sequence, grammar: Grammar | None) -> None:
         self.sequence = sequence
         self.grammar = grammar
+        # Tokens to come about which the grammar leaves no choice; it has taken them already.
+        self.forced: list[int] = []
+        self._ends_forced = False
+        self._guide = None if grammar is None else Guide(grammar)
         self.num_missing = 0
         sampling = sequence.request.sampling
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
         )
+
+        self._force()
 
     @property
     def can_draft(self) -> bool:
@@ -60,21 +67,23 @@ class Answer:
         """Return which of a sampled work's tokens are followed by a pick, and how to pick."""
         sequence, request = self.sequence, self.sequence.request
         first = len(sequence.tokens) - 1
+        num_forced = len(self.forced)
         return [
             (
-                position - work.start,
+                first + index - work.start,
                 Row(
                     sampling=request.sampling,
                     seed=sequence.seed,
-                    position=position + 1 - sequence.num_prompt,
+                    position=first + index + 1 - sequence.num_prompt,
                     penalties=self.penalties,
-                    drafts=tuple(sequence.drafts[: position - first]),
+                    drafts=tuple(sequence.drafts[:index]),
                     stop_token_ids=request.stop_token_ids,
-                    guide=self.grammar,
+                    guide=None if index < num_forced else self._guide,
+                    forced=self.forced[index] if index < num_forced else None,
                     top_logprobs=request.top_logprobs,
                 ),
             )
-            for position in range(first, work.end)
+            for index in range(work.end - first)
         ]
 
     def judge(self, outcomes: Items[Outcome]) -> Verdict:
@@ -99,12 +108,28 @@ class Answer:
         request: EngineRequest = self.sequence.request
         if self.penalties is not None:
             self.penalties.accept(token_id)
-        if self.grammar is not None:
-            self.grammar.accept(token_id)
-        if token_id in request.stop_token_ids:
-            return "stop"
+        is_complete = self.grammar is not None and self._follow(token_id)
         # A text that its grammar has ended cannot go on, whatever else was asked.
-        if self.grammar is not None and self.grammar.is_finished:
+        if is_complete or token_id in request.stop_token_ids:
             return "stop"
         num_generated = self.sequence.num_generated + index + 1
         return "length" if num_generated >= request.max_tokens else None
+
+    def _follow(self, token_id: int) -> bool:
+        """Let the grammar take a token that it has not; return whether the text ends with it."""
+        assert self.grammar is not None
+        assert self._guide is not None
+        if self.forced:
+            # The grammar may be further than this: it may have taken a guess behind them as well.
+            self.forced.pop(0)
+            return self._ends_forced and not self.forced
+        if not self._guide.has_taken:
+            self.grammar.accept(token_id)
+        is_complete = self.grammar.is_finished
+        self._force()
+        return is_complete
+
+    def _force(self) -> None:
+        if self.grammar is not None:
+            self.forced = self.grammar.force(self.sequence.request.stop_token_ids)
+            self._ends_forced = self.grammar.is_finished

@@ -9,8 +9,9 @@ Shapes: T tokens of the batch, G sequences of a group, S tokens of each, M block
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,9 +93,12 @@ def gather(
         sequences,
         tables,
     ]
-    # One tensor and its parts: making one costs more than what goes into it.
-    whole = torch.tensor(list(chain.from_iterable(parts)))
-    tokens_T, positions_T, slots_T, flat, tables_ = whole.split([len(part) for part in parts])
+    # One tensor and its parts, by way of numpy: torch takes a list apart four times as slowly.
+    whole = torch.from_numpy(np.array(list(chain.from_iterable(parts)), dtype=np.int64))
+    ends = list(accumulate(map(len, parts), initial=0))
+    tokens_T, positions_T, slots_T, flat, tables_ = (
+        whole[start:end] for start, end in pairwise(ends)
+    )
     return Batch(
         works=tuple(ordered),
         starts=tuple(starts),

@@ -183,6 +183,7 @@ class Engine:
         """One pass of the model and all that follows from it."""
         self._note_starts(works, self._clock())
         num_decode_tokens = sum(work.num_tokens for work in works if work.is_decode)
+        has_forced = any(self._answers[work.sequence].forced for work in works)
         had_drafts = any(work.sequence.drafts for work in works)
         batch = self._gather(works)
         num_prompt_tokens = batch.num_tokens - num_decode_tokens
@@ -192,7 +193,8 @@ class Engine:
         self._last = batch, hidden_TD, num_prompt_tokens > 0
         now_s = self._clock()
         self._pace.observe(num_decode_tokens, num_prompt_tokens, now_s - start_s)
-        if not num_prompt_tokens:
+        # Tokens that come free would pass for the work of drafts, or make drafts look useless.
+        if not num_prompt_tokens and not has_forced:
             self._drafter.observe(len(works), had_drafts, num_generated, now_s - start_s)
         self._meter.add(now_s, num_prompt_tokens, num_generated, gates, batch.num_tokens)
 
@@ -253,9 +255,14 @@ class Engine:
             except MoestroError as error:
                 self._fail(sequence.request.id, error)
                 continue
-            self._count_drafts(progress, sequence, verdict)
+            answer = self._answers[sequence]
+            if answer.grammar is None:
+                self._count_drafts(progress, sequence, verdict)
             row = first_row + len(sequence.tokens) - 1 - work.start
             self._scheduler.settle(work, verdict.token_ids)
+            if verdict.scores:
+                # Known as they are, they are computed together, like drafts that cannot be wrong.
+                sequence.drafts = list(answer.forced)
             self._events += progress.report(sequence, verdict, row, gates, self._clock())
             num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not sequence.request.max_tokens):

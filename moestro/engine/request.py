@@ -102,7 +102,7 @@ class Work:
         return self.end - self.start
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TokenScore:
     """A token's log-probability, and the likeliest tokens at its place with theirs."""
 

@@ -26,9 +26,13 @@ from moestro.ops.stack import Choices, StackStep
 class Gates(Choices):
     """Each token's experts in the main model's MoE layers, as answers and meters tell of them."""
 
+    has_all: bool = False
+
     @cached_property
     def num_experts(self) -> list[float]:
-        """How many routed experts each token took, mean over layers."""
+        """How many routed experts each token took, mean over layers; with `has_all` all."""
+        if self.has_all:
+            return [float(self.is_used_LTK.shape[2])] * self.is_used_LTK.shape[1]
         is_used_LTK = self.is_used_LTK.numpy(force=True)
         means: list[float] = (is_used_LTK.sum(axis=(0, 2)) / len(is_used_LTK)).tolist()
         return means
@@ -60,7 +64,9 @@ class Runner:
             hidden_TD = self.model.embed(batch.tokens_T)
             layers = range(self.model.config.num_hidden_layers)
             chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
-            return hidden_TD, Gates(**vars(chosen)) if chosen.experts_LTK.shape[0] else None
+            if not chosen.experts_LTK.shape[0]:
+                return hidden_TD, None
+            return hidden_TD, Gates(**vars(chosen), has_all=batch.budget_T is None)
         trace = Trace()
         hidden_BTD = self.model(
             batch.tokens_T[None].to(self.device),

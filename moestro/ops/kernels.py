@@ -62,7 +62,8 @@ class Packed:
 
     def by_head(self, x_THD: Tensor) -> Tensor:
         """Multiply each head's inputs by its own matrix."""
-        return self.kernels.multiply(x_THD.float(), self.weights).to(x_THD.dtype)
+        y_THN = self.kernels.multiply(x_THD.float(), self.weights)
+        return y_THN if x_THD.dtype == torch.float32 else y_THN.to(x_THD.dtype)
 
     def linear(self, x: Tensor) -> Tensor:
         """Multiply the last dimension by the only matrix."""

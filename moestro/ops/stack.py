@@ -268,11 +268,10 @@ class NativeStack:
 
 
 def _check(step: StackStep, num_rows: int) -> None:
-    """See that C++ finds what it will read; which numbers these are it takes on trust."""
+    """See that C++ finds what it will read; it counts the sequences' rows itself."""
     whole = (step.positions_T, step.slots_T, step.sequences_S3, step.tables)
     assert all(each.dtype == torch.int64 and each.is_contiguous() for each in whole)
     assert step.positions_T.shape[0] == step.slots_T.shape[0] == num_rows
-    assert int(step.sequences_S3[:, 1].sum()) == num_rows
     fractions_T = step.fractions_T
     if fractions_T is not None:
         assert fractions_T.dtype == torch.float32

@@ -1,17 +1,18 @@
 """Which tokens may come next when an answer must follow a JSON schema, a regex or a grammar.
 
-A mask has one truth value for each row of the model's vocabulary: tokens that would leave the
-grammar, special tokens and padding rows are false; the tokens that end a text are true where the
-text may end. Knows tokens and their bytes, not probabilities. Next: schema_limits.py, stream.py.
+A mask has one bit for each row of the model's vocabulary: those of tokens that would leave the
+grammar, of special tokens and of padding rows are 0; those of the tokens that end a text are 1
+where the text may end. Knows tokens and their bytes, not probabilities. Next: schema_limits.py,
+stream.py.
 """
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import llguidance
 import numpy as np
-from numpy.typing import NDArray
 
 from moestro.errors import DataError
 from moestro.text.schema_limits import read_schema
@@ -34,6 +35,8 @@ _MAX_SOURCE_CHARS = 1 << 16
 # pad without end where white space is free.
 _WHITESPACE = r"[ ]?|\n[ ]{0,16}"
 _MAX_REASON_CHARS = 200
+# Texts that a grammar forced, kept with their tokens.
+_MOST_ENCODED = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,34 +57,38 @@ class Grammar:
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._has_ended = False
+        self._is_complete = matcher.is_stopped()
 
     @property
     def is_finished(self) -> bool:
         """Whether the text has ended, or is complete and can only end."""
-        return self._has_ended or self._matcher.is_stopped()
+        return self._has_ended or self._is_complete
 
-    def mask(self) -> NDArray[np.bool_]:
-        """Return which of the model's tokens may come next, one bool each.
+    def mask(self) -> bytes:
+        """Return which of the model's tokens may come next: a bit each, the lowest id's first.
 
-        After the end only the tokens that end a text are true.
+        After the end only the tokens that end a text are set. Whole 32-bit words.
         """
         if self.is_finished:
             self._check()
-            mask_V = np.zeros(self._vocab_size, dtype=np.bool_)
-            mask_V[list(self._eos_ids)] = True
-            return mask_V
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            return _pack(self._eos_ids, self._vocab_size)
+        bits: bytes = self._matcher.compute_bitmask()
         self._check()
-        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        return bits
 
-    def allows(self, token_id: int) -> bool:
-        """Whether one token may come next: what `mask` says of it, for less."""
+    def offer(self, token_id: int) -> bool:
+        """Take the next token if it may come, and return whether: for less than a mask costs."""
         if self.is_finished:
             self._check()
-            return token_id in self._eos_ids
-        is_allowed = self._matcher.validate_tokens([token_id]) == 1
-        self._check()
-        return is_allowed
+            is_taken = token_id in self._eos_ids
+            self._has_ended |= is_taken
+            return is_taken
+        is_taken = self._matcher.try_consume_tokens([token_id]) == 1
+        if not is_taken:
+            self._check()
+            return False
+        self._note(token_id)
+        return True
 
     def accept(self, token_id: int) -> None:
         """Take the next token; one that the mask does not allow raises DataError."""
@@ -93,13 +100,32 @@ class Grammar:
             raise DataError(
                 f"token {token_id} does not follow the grammar ({reason}): sample from its mask"
             )
-        self._has_ended = token_id in self._eos_ids
+        self._note(token_id)
+
+    def force(self, stop_ids: Collection[int]) -> list[int]:
+        """Take all tokens of which each is the only one that may come, and return them.
+
+        None from the first one on that is among `stop_ids`.
+        """
+        if self.is_finished:
+            return []
+        forced = []
+        for token_id in self._matcher.compute_ff_tokens():
+            if token_id in stop_ids:
+                break
+            self.accept(token_id)
+            forced.append(token_id)
+        return forced
 
     def copy(self) -> "Grammar":
         """Return another answer that goes on from here by itself."""
         twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
         twin._has_ended = self._has_ended
         return twin
+
+    def _note(self, token_id: int) -> None:
+        self._has_ended = token_id in self._eos_ids
+        self._is_complete = self._matcher.is_stopped()
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -157,11 +183,16 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
+        # Asked in the middle of a step for what a grammar forces, like a schema's few names.
+        self._encode = lru_cache(_MOST_ENCODED)(self._encode_once)
         self.eos_token_id = min(eos_ids)
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
         self.special_token_ids = [token_id for token_id, data in enumerate(self.tokens) if not data]
 
     def __call__(self, data: bytes) -> list[int]:
+        return self._encode(data)
+
+    def _encode_once(self, data: bytes) -> list[int]:
         return self._tokenizer.encode(data.decode("utf-8", errors="replace"))
 
 
@@ -194,6 +225,12 @@ def _read_source(spec: GrammarSpec) -> str:
     if spec.kind == "lark" and "%json" in spec.source:
         raise DataError("the grammar holds a %json part: send a schema as json_schema instead")
     return spec.source
+
+
+def _pack(token_ids: Iterable[int], vocab_size: int) -> bytes:
+    is_allowed = np.zeros(-(-vocab_size // 32) * 32, dtype=np.bool_)
+    is_allowed[list(token_ids)] = True
+    return np.packbits(is_allowed, bitorder="little").tobytes()
 
 
 def _one_line(reason: str) -> str:

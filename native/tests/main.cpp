@@ -1,5 +1,5 @@
 // Checks of the kernels without Python, for builds with sanitizers: `make check-native`.
-// Next: products.cpp, stacks.cpp, training.cpp.
+// Next: products.cpp, stacks.cpp, training.cpp, picks.cpp.
 
 #include <cstdio>
 
@@ -9,8 +9,9 @@ int main() {
   using namespace moestro::check;
   check_products();
   check_experts();
+  check_picks();
   check_stacks();
   check_training();
-  for (const Named& set : instruction_sets()) std::printf("%s ", set.name);
+  for (const Named& set : moestro::runnable_kernels()) std::printf("%s ", set.name.c_str());
   std::puts("are right");
 }

@@ -137,7 +137,7 @@ void check_expert(const Named& set, Format format, const ExpertShape& shape) {
 }  // namespace
 
 void check_products() {
-  for (const Named& set : instruction_sets()) {
+  for (const Named& set : runnable_kernels()) {
     for (Format format : FORMATS) {
       for (const ProductShape& shape : PRODUCTS) check_product(set, format, shape);
     }
@@ -145,7 +145,7 @@ void check_products() {
 }
 
 void check_experts() {
-  for (const Named& set : instruction_sets()) {
+  for (const Named& set : runnable_kernels()) {
     for (Format format : FORMATS) {
       for (const ExpertShape& shape : EXPERTS) check_expert(set, format, shape);
     }

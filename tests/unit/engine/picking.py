@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moestro.api.sampling import Sampling
@@ -61,15 +60,23 @@ def draws(logits: Sequence[float], sampling: Sampling, num: int, seed: int = 0) 
 
 
 class Masked:
-    """A guide that allows the same tokens at any place."""
+    """Rules that allow the same tokens at any place, and count what they were asked."""
 
     def __init__(self, allowed: Sequence[bool]) -> None:
-        self._mask_V = np.array(allowed, dtype=np.bool_)
+        self.num_masks = 0
+        self._allowed = list(allowed)
 
-    def allows(self, token_id: int) -> bool:
+    def offer(self, token_id: int) -> bool:
         """Whether this token may come next."""
-        return bool(self._mask_V[token_id])
+        return self._allowed[token_id]
 
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> bytes:
         """Whether each token of the vocabulary may."""
-        return self._mask_V
+        self.num_masks += 1
+        return pack_bits(self._allowed)
+
+
+def pack_bits(is_allowed: Sequence[bool]) -> bytes:
+    """Return a bit for each token, the lowest id's first, in whole 32-bit words."""
+    padded = [*is_allowed, *[False] * (-len(is_allowed) % 32)]
+    return np.packbits(padded, bitorder="little").tobytes()

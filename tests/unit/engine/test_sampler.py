@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moestro.api.sampling import Sampling
+from moestro.engine.guide import Guide
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Row, draft, pick, score
 from moestro.errors import CheckpointError, ConfigError
@@ -167,13 +168,13 @@ def test_stop_tokens_are_out_of_reach_until_min_tokens() -> None:
 
 def test_the_mask_wins_over_any_bias() -> None:
     sampling = Sampling(temperature=0, logit_bias={0: 100.0})
-    row = Row(sampling=sampling, seed=0, position=0, guide=Masked([False, True, True]))
+    row = Row(sampling=sampling, seed=0, position=0, guide=Guide(Masked([False, True, True])))
     assert tokens(pick(torch.tensor([[5.0, 1.0, 2.0]]), [row])) == [2]
 
 
 def test_a_row_without_any_token_gets_an_error_and_disturbs_nobody() -> None:
     nothing = Masked([False] * 4)
-    rows = [greedy_row(), replace(greedy_row(), position=7, guide=nothing), greedy_row()]
+    rows = [greedy_row(), replace(greedy_row(), position=7, guide=Guide(nothing)), greedy_row()]
     first, second, third = pick(torch.tensor([[0.0, 1.0, 3.0, 2.0]]).repeat(3, 1), rows)
     assert isinstance(second, ConfigError)
     assert "token 7 of the answer" in str(second)
@@ -186,7 +187,7 @@ def test_min_tokens_and_a_grammar_that_can_only_stop_are_told_apart_from_damage(
         seed=0,
         position=4,
         stop_token_ids=frozenset({1}),
-        guide=Masked([False, True]),
+        guide=Guide(Masked([False, True])),
     )
     [outcome] = pick(torch.zeros(1, 2), [row])
     assert isinstance(outcome, ConfigError)

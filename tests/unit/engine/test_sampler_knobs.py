@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moestro.api.sampling import Sampling
-from moestro.engine.noise import gumbel
+from moestro.engine.guide import Guide
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Penalties, Row, pick
 from moestro.errors import ConfigError
+from moestro.ops.noise import gumbel
 from tests.unit.engine.picking import Masked, token
 
 
@@ -48,7 +49,7 @@ class Case:
             penalties=penalties,
             drafts=tuple(self.answer[split:]),
             stop_token_ids=self.stops,
-            guide=None if self.allowed is None else Masked(self.allowed),
+            guide=None if self.allowed is None else Guide(Masked(self.allowed)),
         )
 
 

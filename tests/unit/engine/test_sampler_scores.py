@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moestro.api.sampling import Sampling
+from moestro.engine.guide import Guide
 from moestro.engine.request import TokenScore
 from moestro.engine.sampler import Row, check, pick, score
 from moestro.errors import ConfigError
@@ -22,7 +23,7 @@ def test_logprobs_are_the_raw_models_whatever_the_sampling_does() -> None:
         sampling=Sampling(temperature=0.5, top_k=1, logit_bias={2: -50.0, 0: 9.0}),
         seed=0,
         position=0,
-        guide=Masked([True, False, True, True]),
+        guide=Guide(Masked([True, False, True, True])),
         top_logprobs=3,
     )
     [outcome] = pick(logits_V[None], [row])

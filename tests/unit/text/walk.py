@@ -5,6 +5,8 @@ Next: test_grammar.py.
 
 import random
 
+import numpy as np
+
 from moestro.text.grammar import Grammar
 from moestro.text.tokenizer import Tokenizer
 
@@ -19,10 +21,17 @@ def walk(grammar: Grammar, tokenizer: Tokenizer, chance: random.Random, limit: i
         if tokenizer.token_bytes(token_id) in {b'"', b"]", b"}", b"e", b"l"}
     }
     while not grammar.is_finished:
-        allowed = [int(token_id) for token_id in grammar.mask().nonzero()[0]]
+        allowed = allowed_ids(grammar)
         ends = [token_id for token_id in allowed if token_id in closing]
         token_id = chance.choice(ends if ends and chance.random() < len(ids) / 50 else allowed)
         grammar.accept(token_id)
         ids.append(token_id)
         assert len(ids) < limit
     return tokenizer.decode(ids)
+
+
+def allowed_ids(grammar: Grammar) -> list[int]:
+    """Return the tokens that may come next, in order."""
+    bits = np.frombuffer(grammar.mask(), dtype=np.uint8)
+    ids: list[int] = np.unpackbits(bits, bitorder="little").nonzero()[0].tolist()
+    return ids

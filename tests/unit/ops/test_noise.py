@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moestro.engine.noise import LEAST, MOST, gumbel, uniform, winner
+from moestro.ops.noise import LEAST, MOST, gumbel, uniform, winner
 
 NUM = 20_000
 IDS_K = np.arange(NUM)

@@ -1,7 +1,7 @@
 """Gumbel noise that is looked up, not drawn: a hash of seed, position and token id.
 
 Having no state, it is the same for any subset of the tokens, in any order, for a draft and for its
-verification. Knows no sampling settings. Next: sampler.py.
+verification. Knows no sampling settings. Next: picking.py.
 
 Shapes: K tokens.
 """
@@ -18,6 +18,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _WORD = 2**64 - 1
+_PLACE = struct.Struct("<QQ")
 
 # 52 bits and a half, so that no uniform number rounds to 0 or 1 and all noise is finite.
 _BITS = 52
@@ -50,7 +51,7 @@ def uniform(ids_K: NDArray[np.int64], seed: int, position: int) -> NDArray[np.fl
     """Return a number between 0 and 1, both excluded, for each token id, 0 or more."""
     words_K = ids_K.astype(np.uint64)
     words_K *= _GAMMA
-    words_K += _key(seed, position)
+    words_K += np.uint64(noise_key(seed, position))
     _mix(words_K)
     words_K >>= np.uint64(64 - _BITS)
     uniform_K = words_K.astype(np.float64)
@@ -65,9 +66,10 @@ def _to_gumbel(uniform_K: NDArray[np.float64]) -> NDArray[np.float64]:
     return gumbel_K
 
 
-def _key(seed: int, position: int) -> np.uint64:
-    digest = blake2b(struct.pack("<QQ", seed & _WORD, position), digest_size=8).digest()
-    return np.uint64(int.from_bytes(digest, "little"))
+def noise_key(seed: int, position: int) -> int:
+    """Return the word that tells the noise of one place of one answer from all others'."""
+    digest = blake2b(_PLACE.pack(seed & _WORD, position), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _mix(words: NDArray[np.uint64]) -> None:
