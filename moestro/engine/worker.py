@@ -6,7 +6,6 @@ server can import it for nothing. Next: process.py for the other end of the pipe
 
 import importlib
 import logging
-import pickle
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -178,8 +177,7 @@ class Worker:
             self._has_news = False
         if self._events or stats is not None:
             report: Report = Batch(tuple(self._events), stats)
-            # As `send` would, which makes itself a pickler of its own each time.
-            self._pipe.send_bytes(pickle.dumps(report, pickle.HIGHEST_PROTOCOL))
+            self._pipe.send(report)
             self._events = []
 
     def _stats_due_s(self) -> float:
