@@ -300,6 +300,9 @@ def _like(model: Transformer) -> Tensor:
 
 def choose_row_multiples(model: Transformer) -> RowMultiples:
     """Return the multiples of rows at which this machine keeps a token's bits in any company."""
+    if model.stack is not None:
+        # The kernels keep a row's bits by design, and nothing is torch's to multiply.
+        return RowMultiples()
     device = str(model.embed_tokens.weight.device)
     multiple = measure_row_multiple(products(model.config), model.compute_dtype, device)
     if multiple is None:
@@ -308,5 +311,5 @@ def choose_row_multiples(model: Transformer) -> RowMultiples:
             " last bits beside others"
         )
     multiple = multiple or 1
-    # The kernels keep a row's bits by design; without a stack attention is torch's to multiply.
+    # Without a stack attention is torch's to multiply, if nothing else is.
     return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)
