@@ -52,9 +52,9 @@ class Supervisor:
             for keeper in self._keepers():
                 keeper.start()
             status = self._keep(waker)
-            is_hurried = False
-            for group in (self.workers.values(), [*self.behind.values(), *self._leaving]):
-                is_hurried = self._end(list(group), waker, is_hurried=is_hurried)
+            behind = [*self.behind.values(), *self._leaving]
+            is_hurried = self._end([*self.workers.values()], behind, waker, is_hurried=False)
+            self._end(behind, [], waker, is_hurried=is_hurried)
         return status
 
     def adopt(self, keeper: Keeper) -> None:
@@ -100,15 +100,25 @@ class Supervisor:
         else:
             log.info("the new configuration holds from now on")
 
-    def _end(self, keepers: list[Keeper], waker: socket.socket, *, is_hurried: bool) -> bool:
-        """End a group by the deadline, or at once when told a second time; return whether."""
+    def _end(
+        self, keepers: list[Keeper], kept: list[Keeper], waker: socket.socket, *, is_hurried: bool
+    ) -> bool:
+        """End a group by the deadline, or at once when told a second time; return whether.
+
+        Those `kept` meanwhile are still started again when they die.
+        """
         deadline = time.monotonic() + self._drain_s + _LEAVE_S
         for keeper in keepers:
             keeper.ask_to_end()
         while not is_hurried and (left := [each for each in keepers if each.is_alive]):
             if time.monotonic() >= deadline:
                 break
-            wait([waker, *self._sentinels(left)], deadline - time.monotonic())
+            for keeper in kept:
+                self._look(keeper)
+            due_s = self._until_due()
+            left_s = deadline - time.monotonic()
+            patience_s = left_s if due_s is None else min(due_s, left_s)
+            wait([waker, *self._sentinels([*left, *kept])], max(0.0, patience_s))
             is_hurried = any(each != signal.SIGHUP for each in self._take_signals(waker))
         for keeper in keepers:
             keeper.end()

@@ -45,12 +45,14 @@ class RemoteWriter:
 
     def write(self, batch: Batch) -> None:
         """Have a batch written, unless it is there already."""
+        data = _encode(batch)
         with self._errors():
-            line = self._connect()
-            line.send_bytes(_encode(batch))
-            if not line.poll(_PATIENCE_S):
-                raise TimeoutError
-            answer = _read_answer(line.recv_bytes())
+            try:
+                answer = self._ask(data)
+            except (ConnectionError, EOFError):
+                # It died, which may be long ago: whoever took its place is asked the same.
+                self.close()
+                answer = self._ask(data)
         if answer.is_bad_row:
             raise BadRowError(answer.trouble)
         if answer.trouble:
@@ -61,6 +63,14 @@ class RemoteWriter:
         if self._line is not None:
             self._line.close()
             self._line = None
+
+    def _ask(self, data: bytes) -> _Answer:
+        line = self._connect()
+        line.send_bytes(data)
+        if not line.poll(_PATIENCE_S):
+            raise TimeoutError
+        answer: _Answer = _read_answer(line.recv_bytes())
+        return answer
 
     def _connect(self) -> Connection:
         if self._line is None:
