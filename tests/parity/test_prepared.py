@@ -80,4 +80,8 @@ def test_a_prepared_engine_gives_the_same_bits_in_any_company() -> None:
 
 
 def test_a_prepared_batch_needs_no_filling_up() -> None:
-    assert choose_row_multiples(prepared(MODEL, KERNELS[-1])).tokens == 1
+    model = prepared(MODEL, KERNELS[-1])
+    multiples = choose_row_multiples(model)
+    assert multiples.tokens == 1
+    # Where all layers are native, attention is too.
+    assert model.stack is None or multiples.queries == 1
