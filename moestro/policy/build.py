@@ -96,12 +96,7 @@ def join(policy: Policy, outcomes: Outcomes, model: str, price: Price | None) ->
     return replace(
         policy,
         models=tuple(names[place] for place in places),
-        estimator=replace(
-            estimator,
-            text_DM=estimator.text_DM[:, places],
-            shape_RM=estimator.shape_RM[:, places],
-            bias_M=estimator.bias_M[places],
-        ),
+        estimator=estimator.of(places),
         prices={**policy.prices, **({} if price is None else {model: price})},
         # What was promised, was promised for other models.
         threshold=None,
