@@ -7,6 +7,7 @@ models. Next: estimate.py.
 import hashlib
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,22 +49,30 @@ def read(prompt: str) -> Features:
     text = prompt
     if len(text) > HEAD_CHARS + TAIL_CHARS:
         text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    words = _count(_word_buckets(text))
-    letters = _count(_letter_buckets(text))
+    lowered = text.lower()
+    tokens = _TOKEN.findall(lowered)
+    words = _count(_word_buckets(tokens))
+    letters = _count(_letter_buckets(lowered))
     buckets = np.concatenate([words[0], letters[0] + WORD_BUCKETS])
-    return Features(buckets, np.concatenate([words[1], letters[1]]), read_shape(text, len(prompt)))
+    shape = read_shape(text, [*filter(str.isalpha, tokens)], len(prompt))
+    return Features(buckets, np.concatenate([words[1], letters[1]]), shape)
 
 
-def _word_buckets(text: str) -> Ints:
-    # All numbers of as many digits are one word: their values rarely come again.
-    tokens = ["0" * len(t) if t.isdigit() else t for t in _TOKEN.findall(text.lower())]
-    codes = np.array([zlib.crc32(t.encode("utf-8", "replace")) for t in tokens], dtype=np.uint64)
+def _word_buckets(tokens: Sequence[str]) -> Ints:
+    known = {token: _code(token) for token in set(tokens)}
+    codes = np.array([known[token] for token in tokens], dtype=np.uint64)
     pairs = codes[:-1] * np.uint64(2654435761) + codes[1:] * np.uint64(40503)
     return _fold(np.concatenate([codes, pairs]), WORD_BUCKETS)
 
 
-def _letter_buckets(text: str) -> Ints:
-    plain = " ".join(text.lower().split())
+def _code(token: str) -> int:
+    # All numbers of as many digits are one word: their values rarely come again.
+    plain = "0" * len(token) if token.isdigit() else token
+    return zlib.crc32(plain.encode("utf-8", "replace"))
+
+
+def _letter_buckets(lowered: str) -> Ints:
+    plain = " ".join(lowered.split())
     data = np.frombuffer(f" {plain} ".encode("utf-8", "replace"), dtype=np.uint8).astype(np.uint64)
     num_runs = len(data) - LETTER_RUN + 1
     if num_runs <= 0:

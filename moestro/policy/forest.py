@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from moestro.errors import ConfigError
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
+# Numpy takes by this type only without a copy.
+Places = NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,33 +41,30 @@ class ForestConfig:
 class Forest:
     """T trees of V nodes in all; a leaf is its own child, and its value is one per model.
 
-    Values are divided by the number of trees already.
+    Values are divided by the number of trees already; no leaf is deeper than `depth`.
     """
 
-    roots_T: Ints
-    features_V: Ints
+    depth: int
+    roots_T: Places
+    features_V: Places
     thresholds_V: Floats
-    children_V2: Ints
+    children_V2: Places
     values_VM: Floats
 
     def estimate(self, shape: Floats) -> Floats:
         """Return the sum over trees of the values of the leaves that a shape falls into."""
         nodes_T = self.roots_T
         children = self.children_V2.ravel()
-        while True:
-            is_right_T = shape[self.features_V[nodes_T]] > self.thresholds_V[nodes_T]
-            next_T = children[2 * nodes_T + is_right_T]
-            if np.array_equal(next_T, nodes_T):
-                break
-            nodes_T = next_T
-        total_M: Floats = self.values_VM[nodes_T].sum(0)
+        for _ in range(self.depth):
+            measured_T = shape.take(self.features_V.take(nodes_T))
+            is_right_T = measured_T > self.thresholds_V.take(nodes_T)
+            nodes_T = children.take(nodes_T + nodes_T + is_right_T)
+        total_M: Floats = self.values_VM.take(nodes_T, axis=0).sum(0)
         return total_M
 
     def check(self, num_features: int, num_models: int) -> None:
-        """Raise ValueError for a forest that does not fit, or whose walks would not end."""
+        """Raise ValueError for a forest that does not fit together or a policy."""
         num_nodes = len(self.features_V)
-        nodes_V1 = np.arange(num_nodes)[:, None]
-        is_leaf_V1 = (self.children_V2 == nodes_V1).all(1, keepdims=True)
         if (
             self.values_VM.shape != (num_nodes, num_models)
             or self.thresholds_V.shape != (num_nodes,)
@@ -74,8 +72,7 @@ class Forest:
             or not _lies_in(self.features_V, num_features)
             or not _lies_in(self.roots_T, num_nodes)
             or not _lies_in(self.children_V2, num_nodes)
-            # Every step leads onward, so every walk ends.
-            or not ((self.children_V2 > nodes_V1) | is_leaf_V1).all()
+            or not 0 <= self.depth <= num_nodes
         ):
             raise ValueError("the forest's nodes do not fit together")
 
@@ -101,14 +98,15 @@ def grow_forest(shapes_NS: Floats, targets_NM: Floats, config: ForestConfig, see
     values_VM = np.concatenate([tree.value[:, :, 0] for tree in trees]) / len(trees)
     is_leaf_V = np.concatenate([tree.children_left for tree in trees]) < 0
     return Forest(
-        roots_T=roots_T.astype(np.int32),
-        features_V=np.concatenate([np.maximum(t.feature, 0) for t in trees]).astype(np.int32),
+        depth=max(tree.max_depth for tree in trees),
+        roots_T=roots_T.astype(np.intp),
+        features_V=np.concatenate([np.maximum(t.feature, 0) for t in trees]).astype(np.intp),
         thresholds_V=np.concatenate([tree.threshold for tree in trees]).astype(np.float32),
-        children_V2=np.concatenate(children).astype(np.int32),
+        children_V2=np.concatenate(children).astype(np.intp),
         # Rounded as they are kept.
         values_VM=(values_VM * is_leaf_V[:, None]).astype(np.float16).astype(np.float32),
     )
 
 
-def _lies_in(places: Ints, size: int) -> bool:
+def _lies_in(places: Places, size: int) -> bool:
     return bool(len(places)) and int(places.min()) >= 0 and int(places.max()) < size

@@ -6,6 +6,7 @@ Standard library and numpy, well below a millisecond. Knows text, not models. Ne
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -95,24 +96,26 @@ _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPTION = re.compile(r"^[ \t]*\(?([A-J])[.):][ \t]*(.*)$", re.MULTILINE)
 _UNIT = re.compile(r"\d\s?(?:[kcm]?[gmLJNVW]|k?(?:Pa|Hz|cal)|s|ms|mol|A|C|K|atm|ohm|eV)\b")
-_FORMULA = re.compile(r"[=^\\<>+*/|~]|->")
-_CODE = re.compile(r"def |return|[{};]|\(\)|import |print")
+_FORMULA_SIGNS = (*"=^\\<>+*/|~", "->")
+_CODE_SIGNS = ("def ", "return", "{", "}", ";", "()", "import ", "print")
 _LONG_WORD = 9
 _SHORT_OPTION = 12
 _MOST_OPTIONS = 10
 
 
-def read_shape(text: str, num_chars: int) -> Floats:
-    """Return a text's measures in the order of SHAPE; `num_chars` is the length before any cut."""
-    words = _WORD.findall(text)
+def read_shape(text: str, words: Sequence[str], num_chars: int) -> Floats:
+    """Return a text's measures in the order of SHAPE.
+
+    `words` are all its words in lower case, `num_chars` its length before it was cut.
+    """
     question, options = _split(text)
-    lowered = [word.lower() for word in words]
+    counts = Counter(words)
     values = (
-        *_sizes(text, words, lowered, num_chars),
+        *_sizes(text, words, len(counts), num_chars),
         *_quantities(text),
         *_asking(text, question),
-        *_options(question, options),
-        *_kinds(lowered),
+        *_options(options, counts),
+        *_kinds(counts),
     )
     return np.array(values, dtype=np.float32)
 
@@ -126,12 +129,16 @@ def _split(text: str) -> tuple[str, list[str]]:
     return text[: found[first].start()], [option[2] for option in found[first:]][:_MOST_OPTIONS]
 
 
-def _sizes(
-    text: str, words: Sequence[str], lowered: Sequence[str], num_chars: int
-) -> tuple[float, ...]:
+def _sizes(text: str, words: Sequence[str], num_distinct: int, num_chars: int) -> tuple[float, ...]:
     size, num_words = max(1, len(text)), max(1, len(words))
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-    letters, digits = int(lengths.sum()), sum(map(str.isdigit, text))
+    data = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+    # Letters of other alphabets count in none of these: bytes are quicker than letters.
+    is_upper = (data - ord("A")) < 26
+    is_lower = (data - ord("a")) < 26
+    begins = is_upper.copy()
+    begins[1:] &= ~(is_upper | is_lower)[:-1]
+    letters, digits = int(lengths.sum()), int(((data - ord("0")) < 10).sum())
     sentences = 1 + text.count(". ") + text.count("? ")
     return (
         math.log1p(num_chars),
@@ -139,14 +146,14 @@ def _sizes(
         math.log1p(text.count("\n")),
         letters / num_words,
         len(words) / sentences,
-        sum(map(str.isupper, text)) / size,
+        int(is_upper.sum()) / size,
         digits / size,
         1.0 - (letters + digits + text.count(" ")) / size,
-        (len(text.encode("utf-8", "replace")) - len(text)) / size,
-        len(set(lowered)) / num_words,
+        (len(data) - len(text)) / size,
+        num_distinct / num_words,
         math.log1p(int((lengths == 1).sum())),
-        math.log1p(sum(map(str.isupper, words))),
-        math.log1p(sum(map(str.istitle, words))),
+        math.log1p(int((begins[:-1] & is_upper[1:]).sum())),
+        math.log1p(int((begins[:-1] & is_lower[1:]).sum())),
         int((lengths >= _LONG_WORD).sum()) / num_words,
     )
 
@@ -160,8 +167,8 @@ def _quantities(text: str) -> tuple[float, ...]:
         math.log1p(text.count("%") + text.count("percent")),
         math.log1p(text.count("$")),
         math.log1p(len(_UNIT.findall(text)) if numbers else 0),
-        math.log1p(len(_FORMULA.findall(text))),
-        math.log1p(len(_CODE.findall(text))),
+        math.log1p(sum(map(text.count, _FORMULA_SIGNS))),
+        math.log1p(sum(map(text.count, _CODE_SIGNS))),
     )
 
 
@@ -184,16 +191,14 @@ def _asking(text: str, question: str) -> tuple[float, ...]:
     )
 
 
-def _options(question: str, options: Sequence[str]) -> tuple[float, ...]:
+def _options(options: Sequence[str], counts: Counter[str]) -> tuple[float, ...]:
     if not options:
         return (0.0,) * len(OPTIONS)
     sizes = [*map(len, options)]
-    words = [_WORD.findall(option.lower()) for option in options]
-    everything = [word for option in words for word in option]
-    num_words = max(1, len(everything))
-    sets = [*map(set, words)]
+    sets = [set(_WORD.findall(option.lower())) for option in options]
     likeness = [len(a & b) / max(1, len(a | b)) for a, b in combinations(sets, 2)]
-    distinct = set(everything)
+    offered = [word for option in sets for word in option]
+    num_words, distinct = max(1, len(offered)), Counter(offered)
     return (
         float(len(options)),
         math.log1p(sum(sizes) / len(sizes)),
@@ -201,18 +206,17 @@ def _options(question: str, options: Sequence[str]) -> tuple[float, ...]:
         math.log1p(min(sizes)),
         math.log1p(sum(size <= _SHORT_OPTION for size in sizes)),
         sum(map(bool, map(_NUMBER.search, options))) / len(options),
-        sum(map(len, everything)) / num_words,
-        sum(word in _FUNCTION_WORDS for word in everything) / num_words,
-        len(distinct.intersection(_WORD.findall(question.lower()))) / max(1, len(distinct)),
+        sum(map(len, offered)) / num_words,
+        sum(word in _FUNCTION_WORDS for word in offered) / num_words,
+        # What occurs more often than in options is in the question, too.
+        sum(counts[word] > found for word, found in distinct.items()) / max(1, len(distinct)),
         sum(likeness) / max(1, len(likeness)),
         max(likeness, default=0.0),
     )
 
 
-def _kinds(lowered: Sequence[str]) -> list[float]:
-    counts = [0] * len(KINDS)
-    for word in lowered:
-        place = _KIND_OF.get(word)
-        if place is not None:
-            counts[place] += 1
-    return [*map(math.log1p, counts)]
+def _kinds(counts: Counter[str]) -> list[float]:
+    totals = [0] * len(KINDS)
+    for word in _KIND_OF.keys() & counts.keys():
+        totals[_KIND_OF[word]] += counts[word]
+    return [*map(math.log1p, totals)]

@@ -27,6 +27,7 @@ from moestro.policy.verify import Verifier
 FORMAT = 2
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
 MAX_BYTES = 5_000_000
+_PLACES = ("roots_T", "features_V", "children_V2")
 _HALF = ("rarity_D", "text_DM", "values_VM")
 _ENCODER = ("rarity_D", "center_S", "spread_S", "waves_SR", "phases_R", "whiten_SS")
 _HEADS = ("text_DM", "shape_RM", "bias_M")
@@ -39,6 +40,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
     arrays = {name: getattr(estimator.encoder, name) for name in _ENCODER}
     arrays |= {name: getattr(estimator, name) for name in _HEADS}
     arrays |= {name: getattr(estimator.forest, name) for name in _FOREST}
+    arrays |= {name: arrays[name].astype(np.int32) for name in _PLACES}
     arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
@@ -80,6 +82,7 @@ def _describe(policy: Policy) -> dict[str, Any]:
         "threshold": policy.threshold,
         "evidence": dict(policy.evidence),
         "far": policy.estimator.encoder.far,
+        "forest_depth": policy.estimator.forest.depth,
         "cascade": None if policy.cascade is None else policy.cascade.to_dict(),
         "verifier": None if policy.verifier is None else policy.verifier.to_dict(),
         "checks_answers": policy.checks_answers,
@@ -105,7 +108,7 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         models=models,
         estimator=Estimator(
             encoder=encoder,
-            forest=_build_forest(tensors),
+            forest=_build_forest(tensors, int(saved["forest_depth"])),
             **{name: tensors[name] for name in _HEADS},
         ),
         prices={name: Price(**price) for name, price in saved["prices"].items()},
@@ -119,12 +122,13 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     )
 
 
-def _build_forest(tensors: Mapping[str, NDArray[np.float32]]) -> Forest:
+def _build_forest(tensors: Mapping[str, NDArray[np.float32]], depth: int) -> Forest:
     forest = Forest(
-        roots_T=tensors["roots_T"].astype(np.int32),
-        features_V=tensors["features_V"].astype(np.int32),
+        depth=depth,
+        roots_T=tensors["roots_T"].astype(np.intp),
+        features_V=tensors["features_V"].astype(np.intp),
         thresholds_V=tensors["thresholds_V"],
-        children_V2=tensors["children_V2"].astype(np.int32),
+        children_V2=tensors["children_V2"].astype(np.intp),
         values_VM=tensors["values_VM"],
     )
     forest.check(len(SHAPE), tensors["text_DM"].shape[1])

@@ -178,7 +178,14 @@ def test_prices_are_read_and_bad_ones_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"strengths": ()}, {"num_folds": 1}, {"num_waves": 0}, {"strengths": (-1.0,)}]
+    "values",
+    [
+        {"strengths": ()},
+        {"num_folds": 1},
+        {"num_waves": 0},
+        {"forest_share": 1.5},
+        {"strengths": (-1.0,)},
+    ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
