@@ -151,7 +151,8 @@ def test_a_new_model_joins_and_the_others_stay(pool: Policy) -> None:
     before, after = (p.decide(HARD, pool.models).scores for p in (pool, grown))
     assert before == pytest.approx(after, abs=1e-4)
     fresh = [grown.decide(p, ["fresh"]).scores["fresh"] for p in made.prompts]
-    assert abs(np.mean(fresh) - made.scores_NM[:, 3].mean()) < 0.05
+    # A margin of 1.5 standard errors of 60 scores, which are 0.22 of standard deviation.
+    assert 0.02 < made.scores_NM[:, 3].mean() - np.mean(fresh) < 0.1
 
 
 def test_who_may_not_join_is_told_why(pair: Policy, pool: Policy) -> None:
