@@ -85,9 +85,10 @@ def _letter_buckets(lowered: str) -> Ints:
 
 def _fold(codes: NDArray[np.uint64], num_buckets: int) -> Ints:
     mixed = codes * np.uint64(0x9E3779B97F4A7C15)
-    return ((mixed >> np.uint64(40)) % np.uint64(num_buckets)).astype(np.int64)
+    return ((mixed >> np.uint64(40)) & np.uint64(num_buckets - 1)).astype(np.int64)
 
 
 def _count(buckets: Ints) -> tuple[Ints, Floats]:
-    found, counts = np.unique(buckets, return_counts=True)
-    return found, (1.0 + np.log(counts)).astype(np.float32)
+    # As short numbers they sort several times quicker.
+    found, counts = np.unique(buckets.astype(np.uint16), return_counts=True)
+    return found.astype(np.int64), (1.0 + np.log(counts)).astype(np.float32)
