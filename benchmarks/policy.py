@@ -184,20 +184,14 @@ def pool(outcomes: Outcomes, prices: dict[str, Price]) -> dict[str, Any]:
 def without(policy: Policy, model: str) -> Policy:
     """Return a pool as if it had been learned without a model.
 
-    Models' heads are learned one by one, so nothing else changes: but for the penalty, which all
-    heads share, and in whose choice this model's errors had a part.
+    Linear heads are learned one by one, but for the penalty, which all share; the forest's splits
+    are joint. So this model's scores had a part in both.
     """
     places = [place for place, name in enumerate(policy.models) if name != model]
-    estimator = policy.estimator
     return replace(
         policy,
         models=tuple(policy.models[place] for place in places),
-        estimator=replace(
-            estimator,
-            text_DM=estimator.text_DM[:, places],
-            shape_RM=estimator.shape_RM[:, places],
-            bias_M=estimator.bias_M[places],
-        ),
+        estimator=policy.estimator.of(places),
     )
 
 

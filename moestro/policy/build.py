@@ -3,6 +3,7 @@
 Knows what a policy needs, not where outcomes come from. Next: report.py.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -23,7 +24,10 @@ Floats = NDArray[np.float64]
 
 MIN_JOIN_ROWS = 10
 # How strongly a new model's mixture is held to the average of the others, in prompts.
-_JOIN_STRENGTH = 10.0
+_JOIN_STRENGTH = 100.0
+# How many standard errors of its mean a new model is taken to be worse than it looked: what is
+# chosen for looking best was lucky more often than not.
+_JOIN_MARGIN = 1.5
 # The share of the strong model's score at which two ways to choose are compared: the usual floor.
 _KEPT = 0.95
 
@@ -72,7 +76,8 @@ def join(policy: Policy, outcomes: Outcomes, model: str, price: Price | None) ->
     """Add a model to a pool from a few scored prompts, without learning the others again.
 
     Its estimate is a mixture of theirs and a constant: how hard a prompt is is shared, and what is
-    new is how the model answers to it.
+    new is how the model answers to it. So few prompts cannot tell much more, hence the constant
+    leans low: a model gets requests where it is better even then.
     """
     if policy.kind != "pool":
         raise ConfigError("a pair takes no third model: fit a pool")
@@ -96,12 +101,7 @@ def join(policy: Policy, outcomes: Outcomes, model: str, price: Price | None) ->
     return replace(
         policy,
         models=tuple(names[place] for place in places),
-        estimator=replace(
-            estimator,
-            text_DM=estimator.text_DM[:, places],
-            shape_RM=estimator.shape_RM[:, places],
-            bias_M=estimator.bias_M[places],
-        ),
+        estimator=estimator.of(places),
         prices={**policy.prices, **({} if price is None else {model: price})},
         # What was promised, was promised for other models.
         threshold=None,
@@ -186,7 +186,7 @@ def _known_prices(outcomes: Outcomes, prices: Mapping[str, Price]) -> dict[str, 
 
 
 def _mix(known_NM: Floats, scores_N: Floats) -> tuple[Floats, float]:
-    """Regress a model's scores on estimates of the others, held to an even mixture."""
+    """Regress a model's scores on estimates of the others, held to an even one, less a margin."""
     center_M, mean = known_NM.mean(0), float(scores_N.mean())
     num_models = known_NM.shape[1]
     even_M = np.full(num_models, 1.0 / num_models)
@@ -195,4 +195,6 @@ def _mix(known_NM: Floats, scores_N: Floats) -> tuple[Floats, float]:
     scale = _JOIN_STRENGTH * float(inputs_NM.var(0).mean()) + 1e-9
     gram_MM = inputs_NM.T @ inputs_NM + scale * np.eye(num_models)
     mixture_M = even_M + np.linalg.solve(gram_MM, inputs_NM.T @ rest_N)
-    return mixture_M, mean - float(center_M @ mixture_M)
+    wrong_N = scores_N - mean - inputs_NM @ mixture_M
+    margin = _JOIN_MARGIN * float(wrong_N.std()) / math.sqrt(len(scores_N))
+    return mixture_M, mean - margin - float(center_M @ mixture_M)

@@ -1,15 +1,17 @@
-"""What each model will score on a prompt: one linear estimate over words, letters and shape.
+"""What each model will score on a prompt: a linear estimate and a forest, added up.
 
 Numpy only: this runs in gateways. Beside the estimate it says how far a prompt lies from those it
 was learned from. Knows numbers, not names of models. Next: learn.py.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moestro.policy.features import WORD_BUCKETS, Features
+from moestro.policy.forest import Forest
 
 Floats = NDArray[np.float32]
 
@@ -59,26 +61,42 @@ class Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """Linear heads, one a model, over what an encoder gives."""
+    """Linear heads, one a model, over what an encoder gives, and a forest over the shape.
+
+    The forest's values are deviations from the bias.
+    """
 
     encoder: Encoder
     text_DM: Floats
     shape_RM: Floats
     bias_M: Floats
+    forest: Forest
 
     def estimate(self, features: Features) -> NDArray[np.float64]:
         """Return the score that each model is expected to have, 0 to 1."""
         weights = self.encoder.text(features)
         scores_M = weights @ self.text_DM[features.buckets]
         scores_M = scores_M + self.encoder.shape(features) @ self.shape_RM + self.bias_M
+        scores_M = scores_M + self.forest.estimate(features.shape)
         return np.clip(scores_M.astype(np.float64), 0.0, 1.0)
+
+    def of(self, places: Sequence[int]) -> "Estimator":
+        """Return an estimator of these models, in this order."""
+        return self._mapped(lambda heads: heads[..., places])
 
     def with_head(self, mixture_M: Floats, bias: float) -> "Estimator":
         """Add a head that is a mixture of those there are, and a constant."""
         mixture_M1 = mixture_M[:, None].astype(np.float32)
+        grown = self._mapped(lambda heads: np.hstack([heads, heads @ mixture_M1]))
+        return replace(
+            grown, bias_M=np.append(self.bias_M, self.bias_M @ mixture_M + bias).astype(np.float32)
+        )
+
+    def _mapped(self, change: Callable[[Floats], Floats]) -> "Estimator":
         return replace(
             self,
-            text_DM=np.hstack([self.text_DM, self.text_DM @ mixture_M1]),
-            shape_RM=np.hstack([self.shape_RM, self.shape_RM @ mixture_M1]),
-            bias_M=np.append(self.bias_M, self.bias_M @ mixture_M + bias).astype(np.float32),
+            text_DM=change(self.text_DM),
+            shape_RM=change(self.shape_RM),
+            bias_M=change(self.bias_M[None])[0],
+            forest=replace(self.forest, values_VM=change(self.forest.values_VM)),
         )

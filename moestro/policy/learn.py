@@ -1,12 +1,13 @@
-"""Outcomes become an estimator: ridge regression of all models' scores, its strength by folds.
+"""Outcomes become an estimator: ridge regression of all models' scores, and a forest of the shape.
 
-The scores are learned jointly from the same features, so the difference of two estimates is the
-regression of the gain itself. Solved by conjugate gradients over rows, which needs neither the
-square of the buckets nor that of the rows. Only fitting imports scipy. Next: build.py.
+Both learn all scores from the same features, so the difference of two estimates is the regression
+of the gain itself. The forest carries to subjects never seen, which text does not; text knows those
+that were. The ridge, its strength chosen by folds, is solved by conjugate gradients over rows,
+which needs neither the square of the buckets nor that of the rows. Next: build.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from moestro.errors import ConfigError
 from moestro.policy.estimate import Encoder, Estimator
 from moestro.policy.features import NUM_BUCKETS, Features
+from moestro.policy.forest import ForestConfig, grow_forest
 
 Floats = NDArray[np.float32]
 
@@ -27,7 +29,7 @@ class LearnConfig:
 
     `strengths` are the ridge penalties tried in `num_folds` folds of the rows given; `shape_weight`
     is the share of the shape beside words and letters, `num_waves` its resolution, `wave_length`
-    in standard deviations.
+    in standard deviations. `forest_share` of every estimate is the forest's.
     """
 
     strengths: tuple[float, ...] = (8.0, 20.0, 64.0)
@@ -35,6 +37,8 @@ class LearnConfig:
     shape_weight: float = 0.5
     num_waves: int = 384
     wave_length: float = 1.0
+    forest_share: float = 0.75
+    forest: ForestConfig = field(default_factory=ForestConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class LearnConfig:
             raise ConfigError(f"num_folds is {self.num_folds}: give at least 2")
         if self.num_waves < 1 or self.wave_length <= 0 or self.shape_weight < 0:
             raise ConfigError("num_waves and wave_length must be above 0, shape_weight from 0 on")
+        if not 0.0 <= self.forest_share <= 1.0:
+            raise ConfigError(f"forest_share is {self.forest_share:g}: give a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,14 @@ def learn(
     for fold in range(config.num_folds):
         inside = [int(i) for i in np.flatnonzero(folds_N != fold)]
         outside = [int(i) for i in np.flatnonzero(folds_N == fold)]
-        table = _Table([features[i] for i in inside], config)
+        table = _Table([features[i] for i in inside], scores_NM[inside], config)
         for strength in config.strengths:
-            estimator = table.solve(scores_NM[inside], strength)
+            estimator = table.solve(strength)
             for i in outside:
                 unseen[strength][i] = estimator.estimate(features[i])
     errors = {strength: _error(values, scores_NM) for strength, values in unseen.items()}
     best = min(errors, key=lambda strength: errors[strength])
-    estimator = _Table(features, config).solve(scores_NM, best)
+    estimator = _Table(features, scores_NM, config).solve(best)
     return Learned(estimator, best, unseen[best])
 
 
@@ -83,11 +89,20 @@ def _error(estimates_NM: NDArray[np.float64], scores_NM: NDArray[np.float64]) ->
 
 
 class _Table:
-    """The rows of a fit as matrices, and the encoder that made them."""
+    """The rows of a fit as matrices, the encoder that made them, and the forest grown on them."""
 
-    def __init__(self, features: Sequence[Features], config: LearnConfig) -> None:
+    def __init__(
+        self, features: Sequence[Features], scores_NM: NDArray[np.float64], config: LearnConfig
+    ) -> None:
         from scipy import sparse  # type: ignore[import-untyped]
 
+        self._bias_M = scores_NM.mean(0)
+        self._target_NM = (scores_NM - self._bias_M).astype(np.float32)
+        self._linear_share = np.float32(1.0 - config.forest_share)
+        shapes_NS = np.stack([row.shape for row in features])
+        self._forest = grow_forest(
+            shapes_NS, config.forest_share * self._target_NM, config.forest, config.seed
+        )
         self._weight = np.float32(config.shape_weight)
         self._encoder = fit_encoder(features, config)
         texts = [self._encoder.text(row) for row in features]
@@ -99,10 +114,9 @@ class _Table:
         self._text_DN = self._text_ND.T.tocsr()
         self._shape_NR = self._weight * np.stack([self._encoder.shape(row) for row in features])
 
-    def solve(self, scores_NM: NDArray[np.float64], strength: float) -> Estimator:
-        """Return the ridge regression of the scores with this penalty."""
-        bias_M = scores_NM.mean(0)
-        target_NM = (scores_NM - bias_M).astype(np.float32)
+    def solve(self, strength: float) -> Estimator:
+        """Return the estimator whose ridge regression has this penalty."""
+        target_NM = self._linear_share * self._target_NM
         dual_NM = self._descend(target_NM, np.float32(strength))
         # Waves have a mean of their own, which the bias takes up.
         shape_RM = self._weight * (self._shape_NR.T @ dual_NM)
@@ -111,7 +125,8 @@ class _Table:
             encoder=self._encoder,
             text_DM=text_DM,
             shape_RM=shape_RM.astype(np.float32),
-            bias_M=bias_M.astype(np.float32),
+            bias_M=self._bias_M.astype(np.float32),
+            forest=self._forest,
         )
 
     def _descend(self, target_NM: Floats, strength: np.float32) -> Floats:

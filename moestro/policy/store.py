@@ -17,17 +17,21 @@ from moestro.errors import CheckpointError, ConfigError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
 from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import Encoder, Estimator
-from moestro.policy.features import NUM_BUCKETS, SHAPE
+from moestro.policy.features import NUM_BUCKETS
+from moestro.policy.forest import Forest
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price
+from moestro.policy.shape import SHAPE
 from moestro.policy.verify import Verifier
 
-FORMAT = 1
+FORMAT = 2
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
 MAX_BYTES = 5_000_000
-_HALF = ("rarity_D", "text_DM")
+_PLACES = ("roots_T", "features_V", "children_V2")
+_HALF = ("rarity_D", "text_DM", "values_VM")
 _ENCODER = ("rarity_D", "center_S", "spread_S", "waves_SR", "phases_R", "whiten_SS")
 _HEADS = ("text_DM", "shape_RM", "bias_M")
+_FOREST = ("roots_T", "features_V", "thresholds_V", "children_V2", "values_VM")
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -35,6 +39,8 @@ def save_policy(policy: Policy, folder: Path) -> None:
     estimator = policy.estimator
     arrays = {name: getattr(estimator.encoder, name) for name in _ENCODER}
     arrays |= {name: getattr(estimator, name) for name in _HEADS}
+    arrays |= {name: getattr(estimator.forest, name) for name in _FOREST}
+    arrays |= {name: arrays[name].astype(np.int32) for name in _PLACES}
     arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
@@ -76,6 +82,7 @@ def _describe(policy: Policy) -> dict[str, Any]:
         "threshold": policy.threshold,
         "evidence": dict(policy.evidence),
         "far": policy.estimator.encoder.far,
+        "forest_depth": policy.estimator.forest.depth,
         "cascade": None if policy.cascade is None else policy.cascade.to_dict(),
         "verifier": None if policy.verifier is None else policy.verifier.to_dict(),
         "checks_answers": policy.checks_answers,
@@ -86,7 +93,7 @@ def _describe(policy: Policy) -> dict[str, Any]:
 
 def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     with zipfile.ZipFile(weights) as packed:
-        tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS)}
+        tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS, *_FOREST)}
     models = tuple(map(str, saved["models"]))
     expected = (NUM_BUCKETS, len(models))
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
@@ -99,7 +106,11 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     return Policy(
         kind=str(saved["kind"]),
         models=models,
-        estimator=Estimator(encoder=encoder, **{name: tensors[name] for name in _HEADS}),
+        estimator=Estimator(
+            encoder=encoder,
+            forest=_build_forest(tensors, int(saved["forest_depth"])),
+            **{name: tensors[name] for name in _HEADS},
+        ),
         prices={name: Price(**price) for name, price in saved["prices"].items()},
         threshold=None if threshold is None else float(threshold),
         evidence=dict(saved["evidence"]),
@@ -109,6 +120,19 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         verifier=None if verifier is None else Verifier.from_dict(verifier),
         checks_answers=checks_answers,
     )
+
+
+def _build_forest(tensors: Mapping[str, NDArray[np.float32]], depth: int) -> Forest:
+    forest = Forest(
+        depth=depth,
+        roots_T=tensors["roots_T"].astype(np.intp),
+        features_V=tensors["features_V"].astype(np.intp),
+        thresholds_V=tensors["thresholds_V"],
+        children_V2=tensors["children_V2"].astype(np.intp),
+        values_VM=tensors["values_VM"],
+    )
+    forest.check(len(SHAPE), tensors["text_DM"].shape[1])
+    return forest
 
 
 def _read_array(packed: zipfile.ZipFile, name: str) -> NDArray[np.float32]:

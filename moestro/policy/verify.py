@@ -110,19 +110,26 @@ def learn_verifier(
     """
     inputs_NI, gains_N = _inputs(prompts, answers, unseen_NM), scores_NM[:, 1] - scores_NM[:, 0]
     folds_N = np.random.default_rng(seed).permutation(len(prompts)) % NUM_FOLDS
-    unseen = {strength: np.zeros(len(prompts)) for strength in STRENGTHS}
+    best, unseen_N = _choose(inputs_NI, gains_N, folds_N)
+    # What the estimates say by themselves, put on the same scale.
+    blind_NI = inputs_NI * ~np.isin(INPUTS, SIGNS)
+    _, by_prompt_N = _choose(blind_NI, gains_N, folds_N)
+    better_N = (by_prompt_N - gains_N) ** 2 - (unseen_N - gains_N) ** 2
+    if better_N.mean() <= 2.0 * better_N.std() / math.sqrt(len(better_N)):
+        return None
+    return Verified(_solve(inputs_NI, gains_N, best), best, unseen_N)
+
+
+def _choose(inputs_NI: Floats, gains_N: Floats, folds_N: NDArray[np.int64]) -> tuple[float, Floats]:
+    """Return the strength that does best on rows left out, and the gains it expects there."""
+    unseen = {strength: np.zeros(len(gains_N)) for strength in STRENGTHS}
     for fold in range(NUM_FOLDS):
         inside, outside = folds_N != fold, folds_N == fold
         for strength in STRENGTHS:
             verifier = _solve(inputs_NI[inside], gains_N[inside], strength)
             unseen[strength][outside] = verifier.gains(inputs_NI[outside])
-    errors = {s: float(((unseen_N - gains_N) ** 2).mean()) for s, unseen_N in unseen.items()}
-    best = min(errors, key=lambda strength: errors[strength])
-    by_prompt_N = (unseen_NM[:, 1] - unseen_NM[:, 0] - gains_N) ** 2
-    better_N = by_prompt_N - (unseen[best] - gains_N) ** 2
-    if better_N.mean() <= 2.0 * better_N.std() / math.sqrt(len(better_N)):
-        return None
-    return Verified(_solve(inputs_NI, gains_N, best), best, unseen[best])
+    best = min(STRENGTHS, key=lambda strength: float(((unseen[strength] - gains_N) ** 2).mean()))
+    return best, unseen[best]
 
 
 def _inputs(prompts: Sequence[str], answers: Sequence[str], estimates_NM: Floats) -> Floats:

@@ -95,8 +95,8 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
         load_policy(tmp_path)
     save_policy(pair, tmp_path)
     text = (tmp_path / "policy.json").read_text()
-    (tmp_path / "policy.json").write_text(text.replace('"format": 1', '"format": 9'))
-    with pytest.raises(CheckpointError, match="format 9 is not 1"):
+    (tmp_path / "policy.json").write_text(text.replace('"format": 2', '"format": 9'))
+    with pytest.raises(CheckpointError, match="format 9 is not 2"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text(text.replace('"small",', ""))
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -151,7 +151,8 @@ def test_a_new_model_joins_and_the_others_stay(pool: Policy) -> None:
     before, after = (p.decide(HARD, pool.models).scores for p in (pool, grown))
     assert before == pytest.approx(after, abs=1e-4)
     fresh = [grown.decide(p, ["fresh"]).scores["fresh"] for p in made.prompts]
-    assert abs(np.mean(fresh) - made.scores_NM[:, 3].mean()) < 0.05
+    # A margin of 1.5 standard errors of 60 scores, which are 0.22 of standard deviation.
+    assert 0.02 < made.scores_NM[:, 3].mean() - np.mean(fresh) < 0.1
 
 
 def test_who_may_not_join_is_told_why(pair: Policy, pool: Policy) -> None:
@@ -178,7 +179,14 @@ def test_prices_are_read_and_bad_ones_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"strengths": ()}, {"num_folds": 1}, {"num_waves": 0}, {"strengths": (-1.0,)}]
+    "values",
+    [
+        {"strengths": ()},
+        {"num_folds": 1},
+        {"num_waves": 0},
+        {"forest_share": 1.5},
+        {"strengths": (-1.0,)},
+    ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
