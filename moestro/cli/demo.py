@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TABLES: dict[str, Any] = {
     "preset": "demo",
-    "data": {"paths": ["python"], "held_out": 0.01, "fim_rate": 0.2},
+    "data": {"paths": ["python"], "held_out": 0.05, "fim_rate": 0.2},
     "tokenizer": {"sample_bytes": 4_000_000},
     "train": {"seq_len": 512, "batch_size": 4},
 }

@@ -18,6 +18,10 @@ from moestro.text.tokenizer import Tokenizer
 # As much as the n-gram model of the whole held-out text is fitted on.
 _MAX_TRAINING_BYTES = 20_000_000
 _BORDER = b"\0" * 5
+# Of its domain's room, so that no document decides the figure.
+_LARGEST_SHARE = 1 / 64
+# A piece this long fills a small model's context; where there is room for few, they are shorter.
+_LEAST_BYTES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,9 @@ def choose(documents: Sequence[Document], max_bytes: int) -> HeldOut:
     """Choose about `max_bytes` of held-out text by the documents' own hashes; all of it if it fits.
 
     Half of the room follows the domains' sizes, half is the same for each, so that a small
-    domain is still measured. No document fills more than a quarter of its domain's room: it is cut
-    at a line's end.
+    domain is still measured. Many documents each give one piece, cut at line ends from anywhere in
+    them: none fills more than a 64th of its domain's room, or a quarter where pieces would become
+    too short to predict from.
     """
     by_domain: dict[str, list[Document]] = {}
     for document in documents:
@@ -116,14 +121,21 @@ def _in_order(example: list[int], tokenizer: Tokenizer) -> list[int]:
 
 def _shorten(documents: Sequence[Document], room: int) -> list[Document]:
     chosen: list[Document] = []
-    longest = max(room // 4, 1)
+    longest = max(int(room * _LARGEST_SHARE), min(room // 4, _LEAST_BYTES), 1)
     for document in sorted(documents, key=lambda document: document.draw("review", 0)):
-        text = cut_at_lines(document.text, min(longest, room))[0]
-        chosen.append(replace(document, text=text))
-        room -= len(text.encode())
+        piece = replace(document, text=_piece(document, min(longest, room)))
+        chosen.append(piece)
+        room -= _size(piece)
         if room <= longest // 4:
             break
     return chosen
+
+
+def _piece(document: Document, max_bytes: int) -> str:
+    parts = cut_at_lines(document.text, max_bytes)
+    # The last one is what was left over, perhaps a line.
+    whole = parts[:-1] or parts
+    return whole[int(document.draw("piece", 0) * len(whole))]
 
 
 def _size(document: Document) -> int:

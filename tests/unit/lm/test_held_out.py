@@ -40,6 +40,23 @@ def test_one_long_document_does_not_fill_its_domain() -> None:
     assert max(len(d.text) for d in chosen.documents) <= 250
 
 
+def test_many_documents_each_give_one_piece_from_anywhere_in_them() -> None:
+    def write(index: int) -> str:
+        return "".join(f"{index} line {line} of a long document\n" for line in range(2_000))
+
+    documents = [Document(text=write(i), name=str(i), domain="python") for i in range(99)]
+    chosen = choose(documents, 500_000)
+    pieces = {piece.name: piece.text for piece in chosen.documents}
+    sizes = [len(text) for text in pieces.values()]
+    assert len(sizes) >= 64
+    assert 5_000 < min(sizes[:-1]) <= max(sizes) <= 500_000 // 64
+    whole = {document.name: document.text for document in documents}
+    begins = [whole[name].index(text) / len(whole[name]) for name, text in pieces.items()]
+    assert all(text.endswith("\n") for text in pieces.values())
+    assert sum(begin > 0.5 for begin in begins) > 16
+    assert sum(begin < 0.5 for begin in begins) > 16
+
+
 @pytest.mark.parametrize("fim_rate", [0.0, 1.0])
 def test_training_text_is_read_back_from_its_ids(tmp_path: Path, fim_rate: float) -> None:
     data = tiny.shards(tmp_path, fim_rate)
