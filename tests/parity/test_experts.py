@@ -90,15 +90,16 @@ def test_an_unused_slot_passes_no_gradient_to_its_weight_or_its_expert() -> None
     assert dgate_up_EGD[0].any()
 
 
-def test_a_token_gets_the_same_bits_whatever_its_neighbors_choose() -> None:
+def test_a_tokens_result_is_its_own_whatever_its_neighbors_choose() -> None:
     experts_TK = spread(9)
     others_TK = torch.cat([experts_TK[:1], spread(8, seed=1)])
-    x_TD, weights_TK, gate_up_EGD, down_EDF = inputs(experts_TK, torch.float32)
+    x_TD, weights_TK, gate_up_EGD, down_EDF = inputs(experts_TK)
     first = [
         apply_experts(x_TD, weights_TK, sort_pairs(e, everything(e), E), gate_up_EGD, down_EDF)[0]
         for e in (experts_TK, others_TK)
     ]
-    torch.testing.assert_close(first[0], first[1], atol=1e-7, rtol=1e-6)
+    # Not in every bit: torch's products may sum few rows in another order than many.
+    torch.testing.assert_close(first[0], first[1], atol=1e-12, rtol=1e-10)
 
 
 def test_pairs_are_sorted_by_expert_and_within_one_by_token() -> None:
