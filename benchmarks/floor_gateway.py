@@ -7,12 +7,14 @@ import asyncio
 import json
 import logging
 import math
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from threading import Thread
 
 from aiohttp import web
 
@@ -24,7 +26,10 @@ from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, PolicyConfig
 from moestro.policy.policy import Policy
 from moestro.policy.store import save_policy
 from moestro.records.config import RecordsConfig
+from moestro.records.database import Database
+from moestro.records.scribe import listen_for_workers, serve_workers
 from moestro.records.shared import create_shared
+from moestro.records.writer import DatabaseWriter
 from moestro.server.config import ServerConfig
 
 NUM_WORKERS, NUM_CLIENTS = 2, 8
@@ -79,17 +84,20 @@ async def _workers(folder: Path, url: str, names: Sequence[str]) -> AsyncIterato
         # Nobody who asks twice is to be answered by the first decision.
         gateway=GatewayConfig(sticky_s=0, probe=ProbeConfig(every_s=0)),
     )
+    records = RecordsConfig(url=f"sqlite:///{folder}/records.db")
     shared = create_shared(NUM_WORKERS)
     async with AsyncExitStack() as stack:
         stack.callback(shared.unlink)
+        ledger = stack.enter_context(_scribe(folder / "ledger", records))
         workers = []
         for number in range(NUM_WORKERS):
             plan = Plan(
                 number=number,
                 fleet=fleet,
-                records=RecordsConfig(url=f"sqlite:///{folder}/records.db"),
+                records=records,
                 server=ServerConfig(),
                 shared=shared,
+                ledger=ledger,
                 metrics=None,
             )
             parts = build_gateway_app(plan)
@@ -100,6 +108,20 @@ async def _workers(folder: Path, url: str, names: Sequence[str]) -> AsyncIterato
             stack.callback(parts.live.stop)
             workers.append(parts)
         yield workers
+
+
+@contextmanager
+def _scribe(address: Path, records: RecordsConfig) -> Iterator[Path]:
+    told, end = socket.socketpair()
+    with told, end, listen_for_workers(address) as listener:
+        writer = DatabaseWriter(Database(records))
+        thread = Thread(target=serve_workers, args=(listener, writer, (told,)))
+        thread.start()
+        try:
+            yield address
+        finally:
+            end.send(b"end")
+            thread.join()
 
 
 @asynccontextmanager
