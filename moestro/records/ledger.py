@@ -61,6 +61,9 @@ class Ledger:
         self._is_stopping.set()
         if self._thread.is_alive():
             self._thread.join(deadline_s)
+        # A thread that is not done by now still has its writer.
+        if not self._thread.is_alive():
+            self._writer.close()
 
     def add(self, entry: Entry) -> None:
         """Queue an entry, or count it as lost."""

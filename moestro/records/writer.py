@@ -52,9 +52,12 @@ class Writer(Protocol):
         BadRowError where a row is at fault, StorageError where the database cannot be written.
         """
 
+    def close(self) -> None:
+        """Hold nothing any more."""
+
 
 class DatabaseWriter:
-    """Writes in this thread."""
+    """Writes in this thread; the database stays whose it is."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -71,6 +74,9 @@ class DatabaseWriter:
                     _note_batch(connection, batch)
         except BAD_ROW as error:
             raise BadRowError(type(error).__name__) from error
+
+    def close(self) -> None:
+        """Hold nothing any more."""
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -164,6 +164,16 @@ def test_what_a_database_refuses_comes_back_as_it_was(
         assert connection.execute("SELECT count(*) FROM moestro_decisions").fetchone() == (1,)
 
 
+def test_records_that_have_stopped_hold_nobody_up(
+    start: Start, scribe: Keeper, address: Path
+) -> None:
+    worker = start(writer=RemoteWriter(address))
+    worker.finish(make_record(0))
+    worker.stop(PATIENCE_S)
+    scribe.ask_to_end()
+    assert has_ended(scribe, PATIENCE_S)
+
+
 def test_a_writer_that_is_gone_is_trouble_and_no_more(address: Path) -> None:
     with listen_for_workers(address):
         worker = RemoteWriter(address)
