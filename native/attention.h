@@ -207,14 +207,7 @@ class Attention {
   template <Format F, int PANELS>
   void score_and_weigh(int64_t number, int64_t num_queries, Span& span) const {
     const int64_t words = num_words(F, cached_.width);
-    if constexpr (Isa::HAS_TILES) {
-      if (span.is_tiled) {
-        score_tiled<Isa>(span.keys, number, span.queries, PANELS, words, span.rows, span.scores);
-      }
-    }
-    if (!span.is_tiled) {
-      score_keys<Isa, F, PANELS>(span.keys, number, span.queries, words, span.scores);
-    }
+    score_keys<Isa, F, PANELS>(span, number, words);
     hide<PANELS>(number, num_queries, NOTHING / shape_.softmax_scale, span);
     for (int64_t p = 0; p < PANELS; ++p) raise_peak<PANELS>(p, number, span);
     hide<PANELS>(number, num_queries, 0.0f, span);

@@ -15,11 +15,6 @@ bool takes_tiles(const Experts& experts) {
   return takes_tiles<Isa>(experts.gate_up) && takes_tiles<Isa>(experts.down);
 }
 
-template <class Isa>
-int64_t block_rows(const Experts& experts) {
-  return takes_tiles<Isa>(experts) ? TILED_ROWS : BLOCK_ROWS;
-}
-
 // Some experts, who visits them, and room for what they take and pass on.
 struct ExpertWork {
   ExpertWork(const Experts& given, const Pairs& visits, const InputMemory& taken,
@@ -144,10 +139,11 @@ void apply_experts(const ExpertProduct& product, Workspace& workspace, int num_t
   const Matrices& gate_up = product.experts.gate_up;
   const int64_t most_pairs = visits.num_rows * visits.num_slots;
   Pairs pairs(workspace, most_pairs, down.num_matrices);
-  pairs.sort(visits, block_rows<Isa>(product.experts));
+  const bool are_tiled = takes_tiles<Isa>(product.experts);
+  pairs.sort(visits, block_rows(are_tiled));
   const InputMemory inputs(workspace, gate_up.depth, most_pairs, gate_up.format);
   const InputMemory hidden(workspace, down.depth, most_pairs, down.format);
-  const ExpertWork work(product.experts, pairs, inputs, hidden, takes_tiles<Isa>(product.experts));
+  const ExpertWork work(product.experts, pairs, inputs, hidden, are_tiled);
   const PanelGroups groups(down.num_panels, visits.num_rows, num_threads);
   // No rows may come without an address.
   if (visits.num_rows == 0) return;

@@ -18,11 +18,8 @@ bool takes_tiles(const Matrices& weights) {
          weights.depth % (2 * TILED_WORDS) == 0;
 }
 
-// How many rows a block of a matrix's inputs has at most.
-template <class Isa>
-int64_t block_rows(const Matrices& weights) {
-  return takes_tiles<Isa>(weights) ? TILED_ROWS : BLOCK_ROWS;
-}
+// How many rows a block of inputs has at most.
+constexpr int64_t block_rows(bool are_tiled) { return are_tiled ? TILED_ROWS : BLOCK_ROWS; }
 
 // Some rows: words[w * num_rows + r], or words[r * row_words + w] if that is not zero. Quantized ones
 // have a scale for each group, and where the group's count starts, which makes up for weights stored

@@ -163,10 +163,11 @@ template <class Isa>
 void multiply(const Product& product, Workspace& workspace, int num_threads) {
   const Matrices& weights = product.weights;
   const int64_t heads = weights.num_matrices, depth = weights.depth, rows = product.num_rows;
-  const Blocks blocks(rows, block_rows<Isa>(weights));
+  const bool are_tiled = takes_tiles<Isa>(weights);
+  const Blocks blocks(rows, block_rows(are_tiled));
   workspace.reset();
   const InputMemory memory(workspace, depth, rows * heads, weights.format);
-  const Inputs inputs(memory, weights, takes_tiles<Isa>(weights));
+  const Inputs inputs(memory, weights, are_tiled);
   const PanelGroups groups(weights.num_panels, rows, num_threads);
   run_with_tiles<Isa>(num_threads, [&](Team& team) {
     team.each(heads * blocks.number, [&](int64_t i) {

@@ -20,8 +20,8 @@ class Run {
         layers_(stack.layers),
         step_(step),
         rows_(step.num_rows),
-        blocks_(step.num_rows, BLOCK_ROWS),
-        tiled_blocks_(step.num_rows, TILED_ROWS),
+        blocks_(step.num_rows, block_rows(false)),
+        tiled_blocks_(step.num_rows, block_rows(true)),
         num_threads_(num_threads),
         plan_(workspace, step, stack.shape.num_heads, num_threads),
         memory_(workspace, stack, step, plan_, num_threads),
@@ -283,7 +283,7 @@ class Run {
 
   void feed_forward(Team& team, const Layer& layer, int64_t sparse) {
     const bool is_sparse = layer.routed.down.data != nullptr;
-    if (team.rank() == 0) memory_.shared_pairs.visit_one(rows_, block_rows<Isa>(layer.shared));
+    if (team.rank() == 0) memory_.shared_pairs.visit_one(rows_, block_rows(takes_tiles<Isa>(layer.shared)));
     if (is_sparse) {
       const Matrices& gate = layer.gate.weight;
       const Inputs inputs = this->inputs(memory_.inputs, gate);
@@ -317,7 +317,7 @@ class Run {
     if (team.rank() == 0) {
       memory_.routed_pairs.sort({choices.experts + first, choices.weights + first,
                                  choices.is_used + first, rows_, shape_.num_slots},
-                                block_rows<Isa>(layer.routed));
+                                block_rows(takes_tiles<Isa>(layer.routed)));
     }
     team.barrier();
   }

@@ -54,18 +54,7 @@ void score_rows(const uint32_t* const* keys, const uint32_t* queries, int64_t nu
   }
 }
 
-// Scores of the first `number` keys; the list of keys goes on to whole tiles.
-template <class Isa, Format F, int PANELS>
-void score_keys(const uint32_t* const* keys, int64_t number, const uint32_t* queries,
-                int64_t num_words, float* scores) {
-  constexpr int ROWS = Isa::score_rows(PANELS);
-  static_assert(SPAN % ROWS == 0, "whole tiles");
-  for (int64_t k = 0; k < number; k += ROWS) {
-    score_rows<Isa, F, ROWS, PANELS>(keys + k, queries, num_words, scores + k * PANELS * PANEL);
-  }
-}
-
-// The same by a processor's tiles: `panels` panels of queries, keys of whole tiles of words. Keys that
+// Scores of keys by a processor's tiles: `panels` panels of queries, keys of whole tiles of words. Keys that
 // do not lie side by side are brought together in `rows`, room for TILED_ROWS of them.
 template <class Isa>
 void score_tiled(const uint32_t* const* keys, int64_t number, const uint32_t* queries,
@@ -151,6 +140,23 @@ struct Span {
   // Keys brought together, and weights by query, for tiles.
   uint32_t *rows, *turned;
 };
+
+// Scores of a span's first `number` keys; their list goes on to whole tiles.
+template <class Isa, Format F, int PANELS>
+void score_keys(Span& span, int64_t number, int64_t num_words) {
+  if constexpr (Isa::HAS_TILES) {
+    if (span.is_tiled) {
+      return score_tiled<Isa>(span.keys, number, span.queries, PANELS, num_words, span.rows,
+                              span.scores);
+    }
+  }
+  constexpr int ROWS = Isa::score_rows(PANELS);
+  static_assert(SPAN % ROWS == 0, "whole tiles");
+  for (int64_t k = 0; k < number; k += ROWS) {
+    score_rows<Isa, F, ROWS, PANELS>(span.keys + k, span.queries, num_words,
+                                     span.scores + k * PANELS * PANEL);
+  }
+}
 
 // Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16. `factors`
 // bring the mixtures so far to the measure of these weights.

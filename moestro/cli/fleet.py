@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moestro import settings
-from moestro.cli import bookkeeper, gateway_app, serving, worker
+from moestro.cli import gateway_app, scribe, serving, worker
 from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
@@ -132,7 +132,7 @@ class Running:
         names = self._worker_names = [f"worker {number}" for number in range(config.workers)]
         self._supervisor = Supervisor(
             {
-                _LEDGER: Keeper(_LEDGER, bookkeeper.main, (sharing.ledger, config.records)),
+                _LEDGER: Keeper(_LEDGER, scribe.main, (sharing.ledger, config.records)),
                 **{local.keeper.name: local.keeper for local in self._locals.values()},
             },
             {name: Keeper(name, worker.main, self._arguments(i)) for i, name in enumerate(names)},

@@ -3,7 +3,7 @@ local model, and one for the ledger.
 
 Starts them, starts them again, tells workers of a new configuration on SIGHUP, ends them in good
 order on SIGINT or SIGTERM: workers first, so that what is under way still has what it needs. Knows
-processes and sockets, not requests. Next: keeper.py, worker.py, local_model.py, bookkeeper.py.
+processes and sockets, not requests. Next: keeper.py, worker.py, local_model.py, scribe.py.
 """
 
 import logging

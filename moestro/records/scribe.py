@@ -1,7 +1,7 @@
 """The process that writes what all of a gateway's workers record, and their end of the line to it.
 
 One batch at a time, each answered once it is in the database. A worker that gets no answer sends
-the batch again, so that what dies here loses nothing. Knows no requests. Next: cli/bookkeeper.py.
+the batch again, so that what dies here loses nothing. Knows no requests. Next: cli/scribe.py.
 """
 
 import os

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from moestro.cli import bookkeeper, gateway_app
+from moestro.cli import gateway_app, scribe
 from moestro.cli.gateway_app import Parts, build_gateway_app
 from moestro.cli.keeper import Keeper
 from moestro.cli.watches import Watches
@@ -57,7 +57,7 @@ async def two_workers(
     records = RecordsConfig(url=f"sqlite:///{tmp_path}/records.db", flush_s=0.02, **of)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(listen_for_workers(tmp_path / "ledger"))
-        keeper = Keeper("ledger", bookkeeper.main, (ledger, records))
+        keeper = Keeper("ledger", scribe.main, (ledger, records))
         keeper.start()
         stack.callback(keeper.end)
         workers = []

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from moestro.cli import bookkeeper
 from moestro.cli.keeper import Keeper
+from moestro.cli.scribe import main
 from moestro.errors import StorageError
 from moestro.records.config import RecordsConfig
 from moestro.records.counts import LedgerCounts
@@ -36,7 +36,7 @@ def address(tmp_path: Path) -> Path:
 @pytest.fixture
 def scribe(url: str, address: Path) -> Iterator[Keeper]:
     with listen_for_workers(address) as listener:
-        keeper = Keeper("scribe", bookkeeper.main, (listener, RecordsConfig(url=url)))
+        keeper = Keeper("scribe", main, (listener, RecordsConfig(url=url)))
         keeper.start()
         yield keeper
         keeper.end()
@@ -147,7 +147,7 @@ def test_what_a_database_refuses_comes_back_as_it_was(
     path.mkdir()
     with listen_for_workers(address) as listener:
         config = RecordsConfig(url=f"sqlite:///{path}")
-        keeper = Keeper("scribe", bookkeeper.main, (listener, config))
+        keeper = Keeper("scribe", main, (listener, config))
         keeper.start()
         worker = RemoteWriter(address)
         try:

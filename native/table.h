@@ -1,0 +1,25 @@
+// All kernels of one instruction set, in the order of `Kernels`.
+
+#pragma once
+
+#include "attention_training.h"
+#include "experts_training.h"
+#include "gate_training.h"
+#include "pick.h"
+#include "rows_training.h"
+#include "run.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// Known when this is compiled: nothing of it may run on a processor that lacks the instructions.
+template <class Isa>
+constexpr Kernels table() {
+  return {multiply<Isa>,          apply_experts<Isa>,      fill_sigmoids<Isa>,
+          run<Isa>,               forward_experts<Isa>,    backward_experts<Isa>,
+          forward_attention<Isa>, backward_attention<Isa>, forward_norm<Isa>,
+          backward_norm<Isa>,     rotate<Isa>,             differentiate_nats<Isa>,
+          forward_gate<Isa>,      backward_gate<Isa>,      take_largest<Isa>,
+          pick_tokens<Isa>};
+}
+
+}  // namespace moestro::MOESTRO_ISA
