@@ -114,6 +114,8 @@ class TrainConfig:
     mtp_weight: float = 0.3
     # Draw each sequence's budget between the fewest and the most experts; else take the most.
     is_budget_drawn: bool = True
+    # Begin with heads that already copy what the text repeats (model/induction.py).
+    is_induction_planted: bool = True
     log_every: int = 1
     evaluate_every: int = 0
     optimizer: OptimizerConfig = OptimizerConfig()

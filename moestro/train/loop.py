@@ -16,6 +16,7 @@ import torch
 
 from moestro.errors import Interrupted, StorageError
 from moestro.model.count import training_flops_per_token
+from moestro.model.induction import plant_induction
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.ops.machine import keep_freed_memory, measure_flops
@@ -62,6 +63,8 @@ def build_stepper(config: RunConfig) -> Stepper:
     """Make a freshly initialized model and its optimizers on the configured device."""
     model = Transformer(config.model, compute_dtype=getattr(torch, config.train.dtype))
     initialize(model, config.train.seed)
+    if config.train.is_induction_planted:
+        plant_induction(model, config.train.seed)
     return Stepper(model.to(config.train.device), config.train)
 
 
