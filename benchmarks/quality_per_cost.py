@@ -6,21 +6,33 @@ cross the dense model's, read off between horizons, is the contender's cost, in 
 tokens. Factors one by one: Muon alone, sparse alone, both, both with drawn budgets. Learning rates
 of AdamW and Muon are tuned alike, on the first seed.
 
+Every run has one core to itself, and as many run at once as there are cores. What a step costs is
+timed afterwards, all kinds in turns, so that no run pays for what shared the machine with it.
+
     python benchmarks/quality_per_cost.py [--tokens-per-parameter 50] [--seeds 3] [--shape micro]
 """
 
 import argparse
 import math
+import multiprocessing
+import os
 import statistics
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from experiment import configure, held_out, prepare, said, train_once, write_result
+import torch
+from experiment import configure, held_out, prepare, train_once, write_result
 from rich.console import Console
 from rich.table import Table
 
 from moestro.model.count import active_parameters
+from moestro.train.config import RunConfig
+from moestro.train.loop import build_stepper
 from moestro.train.run import Run
 
 # Small enough that fifty tokens per active parameter are minutes on two cores.
@@ -30,8 +42,8 @@ SHAPES: dict[str, dict[str, Any]] = {
             "hidden_size": 64,
             "num_hidden_layers": 3,
             "num_attention_heads": 2,
-            "moe_intermediate_size": 48,
-            "intermediate_size": 192,
+            "moe_intermediate_size": 64,
+            "intermediate_size": 256,
             "kv_lora_rank": 32,
             "vocab_size": 512,
             "num_nextn_predict_layers": 0,
@@ -62,10 +74,21 @@ CONTENDERS = (
     Contender("sparse + Muon", is_sparse=True, optimizer="muon"),
     Contender("sparse + Muon + budget", is_sparse=True, optimizer="muon", is_budget_drawn=True),
 )
+ALL = (BASELINE, *CONTENDERS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: `horizon` is its length as a share of the dense model's."""
+
+    contender: Contender
+    rate: float
+    horizon: float
+    seed: int
 
 
 def main() -> None:
-    """Tune, train, and print one table."""
+    """Tune, train, time, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="micro", choices=list(SHAPES))
     parser.add_argument("--tokens-per-parameter", type=float, default=50)
@@ -74,15 +97,87 @@ def main() -> None:
     parser.add_argument("--horizons", nargs="+", type=float, default=[0.25, 0.4, 0.6])
     arguments = parser.parse_args()
     study = Study(arguments.shape, arguments.tokens_per_parameter)
-    rows = study.baseline(arguments.rates, arguments.seeds)
-    for contender in CONTENDERS:
-        rows += study.contend(contender, arguments.rates, arguments.horizons, arguments.seeds)
+    # Before torch starts in the children: one core is all that a run may take.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool:
+        rows = train_all(pool, arguments)
+    seconds = step_seconds(study)
+    for row in rows:
+        row["seconds"] = row["steps"] * seconds[row["name"]]
     show(rows)
     print(
         write_result(
-            "quality_per_cost", {"shape": arguments.shape, "full_steps": study.steps, "rows": rows}
+            "quality_per_cost",
+            {"shape": arguments.shape, "step_seconds": seconds, "rows": rows},
         )
     )
+
+
+def train_all(pool: ProcessPoolExecutor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Tune every contender on the first seed, then train the best rate's other runs."""
+    horizons = {c: arguments.horizons if c is not BASELINE else [1.0] for c in ALL}
+    middle = {c: lengths[len(lengths) // 2] for c, lengths in horizons.items()}
+    first = [Job(c, rate, middle[c], 0) for c in ALL for rate in arguments.rates]
+    rows = list(run_all(pool, first, arguments))
+    second = []
+    for contender in ALL:
+        own = [row for row in rows if row["name"] == contender.name]
+        best = min(own, key=lambda row: row["nats_per_token"])["rate"]
+        second += [
+            Job(contender, best, horizon, seed)
+            for horizon in horizons[contender]
+            for seed in range(arguments.seeds)
+            if (horizon, seed) != (middle[contender], 0)
+        ]
+    return rows + list(run_all(pool, second, arguments))
+
+
+def run_all(
+    pool: ProcessPoolExecutor, jobs: Sequence[Job], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Run the jobs, as many at once as there are cores, and say each one's result."""
+    futures = [
+        pool.submit(once, arguments.shape, arguments.tokens_per_parameter, job) for job in jobs
+    ]
+    for future in futures:
+        row = future.result()
+        print(row, file=sys.stderr, flush=True)
+        yield row
+
+
+def once(shape: str, tokens_per_parameter: float, job: Job) -> dict[str, Any]:
+    """Train once, in a process of its own, and return what it cost and gave."""
+    study = Study(shape, tokens_per_parameter)
+    steps = max(1, round(study.steps * job.horizon))
+    config = study.configure(job.contender, steps, job.rate, job.seed)
+    budget = float(MEAN_EXPERTS) if job.contender.is_budget_drawn else None
+    point = train_once(study.run, config, study.documents, budget=budget).curve[-1]
+    return {
+        "name": job.contender.name,
+        "rate": job.rate,
+        "horizon": job.horizon,
+        "seed": job.seed,
+        "steps": steps,
+        "tokens": point.tokens,
+        "nats_per_token": point.nats_per_token,
+    }
+
+
+def step_seconds(study: "Study", num_rounds: int = 40) -> dict[str, float]:
+    """Return seconds of one step of each contender on all cores: medians, taken in turns."""
+    steppers = {}
+    for contender in ALL:
+        config = study.configure(contender, num_rounds, 4e-3, 0)
+        loader = replace(study.run, config=config).loader()
+        steppers[contender.name] = build_stepper(config), torch.from_numpy(loader.batch(0))
+    taken: dict[str, list[float]] = {name: [] for name in steppers}
+    for step in range(num_rounds):
+        for name, (stepper, window_BW) in steppers.items():
+            start = time.perf_counter()
+            stepper.run(step, window_BW)
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 class Study:
@@ -97,25 +192,8 @@ class Study:
         per_step = config.train.batch_size * config.train.seq_len
         self.steps = math.ceil(tokens_per_parameter * active / per_step)
 
-    def baseline(self, rates: list[float], seeds: int) -> list[dict[str, Any]]:
-        """Train the dense model at every rate, then at the best for the other seeds."""
-        tuned = [self.once(BASELINE, rate, 1.0, 0) for rate in rates]
-        best = min(tuned, key=lambda row: row["nats_per_token"])
-        return [*tuned, *(self.once(BASELINE, best["rate"], 1.0, seed) for seed in range(1, seeds))]
-
-    def contend(
-        self, contender: Contender, rates: list[float], horizons: list[float], seeds: int
-    ) -> list[dict[str, Any]]:
-        """Tune at the middle horizon, then train every horizon for every seed."""
-        middle = horizons[len(horizons) // 2]
-        tuned = [self.once(contender, rate, middle, 0) for rate in rates]
-        best = min(tuned, key=lambda row: row["nats_per_token"])["rate"]
-        rest = [(h, s) for h in horizons for s in range(seeds) if (h, s) != (middle, 0)]
-        return [*tuned, *(self.once(contender, best, horizon, seed) for horizon, seed in rest)]
-
-    def once(self, contender: Contender, rate: float, horizon: float, seed: int) -> dict[str, Any]:
-        """Train once and return what it cost and gave."""
-        steps = max(1, round(self.steps * horizon))
+    def configure(self, contender: Contender, steps: int, rate: float, seed: int) -> RunConfig:
+        """Return the settings of one run."""
         optimizer = {
             "kind": contender.optimizer,
             "learning_rate": rate,
@@ -131,16 +209,7 @@ class Study:
         if contender.is_sparse and not contender.is_budget_drawn:
             fixed = {"num_experts_per_tok": MEAN_EXPERTS, "min_experts_per_tok": MEAN_EXPERTS}
             tables["model"] = tables["model"] | fixed
-        config = configure(self.run, tables, None if contender.is_sparse else MEAN_EXPERTS)
-        budget = float(MEAN_EXPERTS) if contender.is_budget_drawn else None
-        with said(f"{contender.name}, rate {rate:g}, {steps} steps, seed {seed}"):
-            point = train_once(self.run, config, self.documents, budget=budget).curve[-1]
-        cost = {
-            "seconds": point.seconds,
-            "tokens": point.tokens,
-            "nats_per_token": point.nats_per_token,
-        }
-        return {"name": contender.name, "rate": rate, "horizon": horizon, "seed": seed} | cost
+        return configure(self.run, tables, None if contender.is_sparse else MEAN_EXPERTS)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
