@@ -14,7 +14,7 @@ Shapes: V vocabulary, D width, C latent width, H heads, N / R query widths witho
 position, P = R / 2 pairs, W width of the circuit, K numbers that a query is made of.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from moestro.model.attention import Attention
 from moestro.model.block import Block
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
+from moestro.model.mtp import MTPModule
 
 # Dimension 0 of every embedding, in standard deviations: what heads that look at places only turn.
 _CONSTANT = 20.0
@@ -41,13 +42,14 @@ class _Stream:
     """Where the circuit keeps what in the residual stream: three orthonormal bases (W, D).
 
     `now` reads the token itself, `before` its predecessor, `ahead` the one that is predicted.
-    A layer's input has been normed: `token_scale` and `constant` are the sizes of a token's
-    dimensions and of dimension 0 there.
+    `size` is the standard deviation of a token's dimensions. A layer's input has been normed:
+    `token_scale` and `constant` are the sizes of a token's dimensions and of dimension 0 there.
     """
 
     now_WD: Tensor
     before_WD: Tensor
     ahead_WD: Tensor
+    size: float
     token_scale: float
     constant: float
 
@@ -69,6 +71,9 @@ def plant_induction(model: Transformer, seed: int) -> bool:
                 parameter[..., 0] = 0
         _plant_look_back(_attention(model, 0), stream, model.frequencies_P)
         _plant_match(_attention(model, 1), stream)
+        for module in model.mtp:
+            assert isinstance(module, MTPModule)
+            _plant_in_module(module, stream)
         _plant_belief(model.lm_head.weight, model.embed_tokens.weight, stream, config)
     return True
 
@@ -100,7 +105,8 @@ def _lay_out(config: ModelConfig, width: int, seed: int) -> _Stream:
     bases = torch.zeros(3, width, D)
     bases[:, :, 1:] = torch.linalg.qr(random)[0].T.reshape(3, width, D - 1)
     token_scale = (D / (_CONSTANT**2 + D - 1)) ** 0.5
-    return _Stream(bases[0], bases[1], bases[2], token_scale, _CONSTANT * token_scale)
+    constant = _CONSTANT * token_scale
+    return _Stream(bases[0], bases[1], bases[2], config.initializer_range, token_scale, constant)
 
 
 def _attention(model: Transformer, layer: int) -> Attention:
@@ -130,7 +136,7 @@ def _plant_look_back(attention: Attention, stream: _Stream, frequencies_P: Tenso
     rope_RD = attention.kv_a_proj_with_mqa.weight[config.kv_lora_rank :]
     rope_RD.copy_(ahead_R[:, None] * constant_D)
     _write_latents(attention, 0, stream.now_WD, stream)
-    _write_values(attention, 0, stream.before_WD)
+    _write_values(attention, 0, stream.before_WD, stream)
 
 
 def _plant_match(attention: Attention, stream: _Stream) -> None:
@@ -146,7 +152,20 @@ def _plant_match(attention: Attention, stream: _Stream) -> None:
     keys_NC = _up_of_head(attention)[: config.qk_nope_head_dim]
     keys_NC.zero_()
     keys_NC[:W, :W] = torch.eye(W) * gain
-    _write_values(attention, W, stream.ahead_WD)
+    _write_values(attention, W, stream.ahead_WD, stream)
+
+
+def _plant_in_module(module: MTPModule, stream: _Stream) -> None:
+    """MTP: a place holds a token and, as its hidden state, the one before: one head is enough."""
+    joined_D2D = module.eh_proj.weight
+    D = stream.now_WD.shape[1]
+    joined_D2D[:, D] = 0
+    size = float(joined_D2D.std()) * (D * (1 + stream.token_scale**2)) ** 0.5
+    both_WD = torch.cat([stream.now_WD, stream.before_WD])
+    joined_D2D.sub_(both_WD.T @ (both_WD @ joined_D2D))
+    joined_D2D[:, :D] += stream.now_WD.T @ stream.now_WD * (size / stream.token_scale)
+    joined_D2D[:, D:] += stream.before_WD.T @ stream.now_WD * (_WRITTEN * size)
+    _plant_match(module.block.self_attn, replace(stream, size=size, token_scale=1.0))
 
 
 def _plant_belief(
@@ -179,7 +198,7 @@ def _write_latents(attention: Attention, start: int, basis_WD: Tensor, stream: _
     rows.copy_(basis_WD * _row_size(attention.config))
 
 
-def _write_values(attention: Attention, start: int, basis_WD: Tensor) -> None:
+def _write_values(attention: Attention, start: int, basis_WD: Tensor, stream: _Stream) -> None:
     """Let the circuit's head write the latents from `start` on into a part of the stream."""
     config, W = attention.config, len(basis_WD)
     values_EC = _up_of_head(attention)[config.qk_nope_head_dim :]
@@ -187,7 +206,7 @@ def _write_values(attention: Attention, start: int, basis_WD: Tensor) -> None:
     values_EC[:W, start : start + W] = torch.eye(W)
     out_DHE = attention.o_proj.weight.view(config.hidden_size, -1, config.v_head_dim)
     out_DHE[:, _HEAD] = 0
-    out_DHE[:, _HEAD, :W] = basis_WD.T * _WRITTEN * config.initializer_range
+    out_DHE[:, _HEAD, :W] = basis_WD.T * _WRITTEN * stream.size
 
 
 def _up_of_head(attention: Attention) -> Tensor:

@@ -58,6 +58,16 @@ def test_a_fresh_model_predicts_what_it_reads_a_second_time(changes: dict[str, o
     assert first < plain_first + 0.3
 
 
+@torch.no_grad()
+def test_a_fresh_mtp_module_predicts_what_it_reads_a_second_time() -> None:
+    model = fresh(is_planted=True, num_nextn_predict_layers=1)
+    once_BS = torch.randint(512, (8, 100), generator=torch.Generator().manual_seed(3))
+    twice_BS = torch.cat([once_BS, once_BS], dim=1)
+    ahead_BSD = model.look_ahead(model(twice_BS[:, :-2]), twice_BS[:, 1:-1], 0)
+    nats_BS = F.cross_entropy(model.logits(ahead_BSD).mT, twice_BS[:, 2:], reduction="none")
+    assert float(nats_BS[:, 100:].mean()) < float(nats_BS[:, :98].mean()) - 0.7
+
+
 def test_a_seed_gives_one_circuit() -> None:
     same, again, other = (fresh(is_planted=True, seed=seed) for seed in (5, 5, 6))
     key = "layers.1.self_attn.q_proj.weight"
