@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native bench bench-peers bench-gateway clean
+.PHONY: help demo test check lint check-native bench bench-peers bench-gateway clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
@@ -19,12 +19,14 @@ demo: .venv/.runtime ## train a small model on this machine, see what it learned
 test: .venv/.dev ## run the default tests (minutes)
 	$(BIN)/pytest -q
 
-check: .venv/.dev ## run all that CI runs: format, lint, types, layers, every test
+check: lint test ## run all that CI runs: lint, the default tests, and the slow ones
+	$(BIN)/pytest -q -m "(slow or dist) and not gpu and not net"
+
+lint: .venv/.dev ## check format, style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not gpu and not net"
 
 check-native: .venv/.dev ## run the native kernels' own checks under sanitizers (part of check)
 	$(BIN)/pytest -q -m slow tests/parity/test_sanitizers.py
