@@ -30,7 +30,7 @@ class Balancer:
         self._counts: list[Tensor] = []
         self._targets: list[list[Tensor]] = []
         self._lacks: list[list[Tensor]] = []
-        self._reset()
+        self.forget()
 
     def loss(self, trace: Trace, num_sequences: int) -> Tensor:
         """Return the weighted auxiliary losses of one micro-batch; call `observe` with it first."""
@@ -77,10 +77,11 @@ class Balancer:
             # Only differences matter to the choice; a drifting mean would only cost precision.
             bias_E -= bias_E.mean()
         violations = [load_violation(counts_E) for counts_E in self._counts]
-        self._reset()
+        self.forget()
         return violations
 
-    def _reset(self) -> None:
+    def forget(self) -> None:
+        """Begin a new step's statistics."""
         device = self.gates[0].weight.device if self.gates else None
         self._counts = [torch.zeros(gate.weight.shape[0], device=device) for gate in self.gates]
         self._targets = [[] for _ in self.gates]

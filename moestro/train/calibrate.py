@@ -1,9 +1,10 @@
-"""A budget table from sample text and weights that stand still.
+"""Budget tables and balance from sample text and weights that stand still.
 
 `calibrate` is for a checkpoint that was trained without a table: one pass over the sample for each
 budget, in which every gate sets its threshold from the scores that reach it, so that a layer's
 threshold already knows what the layers before it leave out. `recalibrate` is for the end of a run,
-whose table is nearly right: one pass, budgets mixed as in training.
+whose table is nearly right: one pass, budgets mixed as in training. `rebalance` comes before it:
+biases that run along see only a few documents at a time, and weights that still move.
 Next: budget.py for the arithmetic.
 
 Shapes: B sequences, S tokens, T tokens of all, D width, F further slots, N grid points.
@@ -20,7 +21,12 @@ from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.gate import Gate, further_scores
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
+from moestro.train.balance import Balancer
 from moestro.train.budget import FRACTIONS, further_quantiles, table_of
+
+# A bias follows this many tokens at once, and so many corrections before their steps are halved.
+_CORRECTION_TOKENS = 1 << 13
+_FULL_CORRECTIONS = 8
 
 
 @torch.no_grad()
@@ -47,7 +53,25 @@ def calibrate(model: Transformer, tokens_BS: Tensor, fewest: int) -> ModelConfig
 
 
 @torch.no_grad()
-def recalibrate(model: Transformer, sample: Iterable[tuple[Tensor, Tensor]]) -> None:
+def rebalance(
+    model: Transformer, balancer: Balancer, sample: Iterable[tuple[Tensor, Tensor | None]]
+) -> None:
+    """Go on correcting the gates' biases over tokens_BS and budget_B, by ever smaller steps."""
+    num_tokens, num_corrections = 0, 0
+    for tokens_BS, budget_B in sample:
+        trace = Trace()
+        _read(model, tokens_BS, budget_B, trace)
+        balancer.observe(trace)
+        num_tokens += tokens_BS.numel()
+        if num_tokens >= _CORRECTION_TOKENS:
+            num_corrections += 1
+            balancer.apply(_FULL_CORRECTIONS / (_FULL_CORRECTIONS + num_corrections))
+            num_tokens = 0
+    balancer.forget()
+
+
+@torch.no_grad()
+def recalibrate(model: Transformer, sample: Iterable[tuple[Tensor, Tensor | None]]) -> None:
     """Learn the gates' thresholds anew from pairs of tokens_BS and each sequence's budget_B."""
     gates, fewest = model.gates(), model.config.fewest_experts
     seen: list[list[Tensor]] = [[] for _ in gates]
@@ -85,7 +109,7 @@ def _calibrate_one(
 
 
 def _read(
-    model: Transformer, tokens_BS: Tensor, budget: float | Tensor, trace: Trace | None
+    model: Transformer, tokens_BS: Tensor, budget: float | Tensor | None, trace: Trace | None
 ) -> None:
     """Pass tokens through every gate, MTP modules' included."""
     hidden_BSD = model(tokens_BS, budget=budget, trace=trace)

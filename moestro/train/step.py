@@ -16,15 +16,17 @@ from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.train.balance import Balancer
 from moestro.train.budget import BudgetTable
-from moestro.train.calibrate import recalibrate
+from moestro.train.calibrate import rebalance, recalibrate
 from moestro.train.config import TrainConfig
 from moestro.train.loss import language_loss
 from moestro.train.masters import Masters
 from moestro.train.optimizer import Optimizers
 from moestro.train.schedule import learning_rate_scale
 
-# Enough documents for a mean within a few thousandths; at most an eighth of the run's own text.
-_SETTLING_TOKENS = 1 << 16
+# Enough documents for thresholds whose mean is right within a few thousandths, and for loads within
+# a few hundredths of each expert's; at most an eighth of the run's own text.
+_THRESHOLD_TOKENS = 1 << 16
+_BALANCE_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -82,21 +84,24 @@ class Stepper:
         )
 
     def settle(self, windows_of: Callable[[int], Tensor]) -> None:
-        """Learn the budget's thresholds anew, now that the weights stand still: running means lag.
+        """Fit biases, then thresholds, to weights that stand still: means that run along lag.
 
         `windows_of` gives a step's batch; those of the steps behind the last are read.
         """
+        rebalance(self.model, self.balancer, self._sample(windows_of, _BALANCE_TOKENS))
         if self.is_budget_drawn:
-            recalibrate(self.model, self._sample(windows_of))
+            recalibrate(self.model, self._sample(windows_of, _THRESHOLD_TOKENS))
 
-    def _sample(self, windows_of: Callable[[int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _sample(
+        self, windows_of: Callable[[int], Tensor], num_tokens: int
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         config, size = self.config, self.config.micro_batches_of
-        num_steps = -(-_SETTLING_TOKENS // (config.batch_size * config.seq_len))
+        num_steps = -(-num_tokens // (config.batch_size * config.seq_len))
         for step in range(config.steps, config.steps + min(num_steps, -(-config.steps // 8))):
-            tokens_BS = windows_of(step)[:, : config.seq_len]
+            window_BW = windows_of(step)
+            tokens_BS = window_BW[:, : config.seq_len]
             budget_B = self._draw_budgets(step, tokens_BS.shape[0])
-            assert budget_B is not None
-            yield from zip(tokens_BS.split(size), budget_B.split(size), strict=True)
+            yield from zip(tokens_BS.split(size), _split(budget_B, size, window_BW), strict=True)
 
     def _backward(
         self, window_BW: Tensor, budget_B: Tensor | None, share: float

@@ -7,6 +7,7 @@ from torch import Tensor
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
+from moestro.train.balance import load_violation
 from moestro.train.config import BalanceConfig, OptimizerConfig, TrainConfig
 from moestro.train.step import Stepper, StepResult
 from tests.builders import random_tokens, tiny_config
@@ -82,18 +83,44 @@ def test_settling_reads_the_batches_behind_the_last_step_and_at_most_an_eighth_o
 
     stepper = build_stepper(steps=20, seq_len=16)
     stepper.settle(windows_of)
+    # Once for the biases and once for the thresholds.
+    assert asked == [20, 21, 22, 20, 21, 22]
+    asked.clear()
+    build_stepper(steps=20, is_budget_drawn=False, seq_len=16).settle(windows_of)
     assert asked == [20, 21, 22]
-    build_stepper(is_budget_drawn=False, seq_len=16).settle(windows_of)
-    assert len(asked) == 3
 
 
-def test_settling_changes_thresholds_only() -> None:
-    stepper = build_stepper(seq_len=16)
-    stepper.run(0, random_windows(8, 16, 0))
+def test_settling_changes_biases_and_thresholds_only() -> None:
+    stepper = build_stepper(seq_len=16, batch_size=512)
+    stepper.run(0, random_windows(512, 16, 0))
     before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
-    stepper.settle(lambda step: random_windows(8, 16, step))
-    after = stepper.model.state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    stepper.settle(lambda step: random_windows(512, 16, step))
+    changed = {
+        name
+        for name, value in stepper.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert changed == {name for name in before if name.endswith("e_score_correction_bias")}
+
+
+def test_settling_evens_the_loads_of_text_that_it_has_not_read() -> None:
+    stepper = build_stepper(steps=160, seq_len=16, batch_size=512)
+    for gate in stepper.gates:
+        assert gate.e_score_correction_bias is not None
+        gate.e_score_correction_bias += 0.05 * torch.randn(
+            len(gate.weight), generator=torch.Generator().manual_seed(1)
+        )
+    before = violations(stepper)
+    stepper.settle(lambda step: random_windows(512, 16, step))
+    after = violations(stepper)
+    assert all(new < 0.25 * old for old, new in zip(before, after, strict=True))
+
+
+@torch.no_grad()
+def violations(stepper: Stepper) -> list[float]:
+    trace = Trace()
+    stepper.model(random_windows(512, 14, 999), trace=trace)
+    return [load_violation(record.counts()) for record in trace.gates]
 
 
 def test_without_drawn_budgets_every_token_takes_all_experts_and_no_table_is_learned() -> None:
