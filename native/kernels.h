@@ -122,6 +122,7 @@ struct NormRows;
 struct Rotation;
 struct GateRows;
 struct LossRows;
+struct Orthogonals;
 struct PickRow;
 struct Pick;
 struct Stack;
@@ -152,6 +153,7 @@ struct Kernels {
                        float* largest, int64_t* columns, int num_threads);
   void (*pick_tokens)(const PickRow* rows, int64_t num_rows, int64_t size, Pick* picks,
                       Workspace&, int num_threads);
+  void (*orthogonalize)(const Orthogonals&, Workspace&, int num_threads);
 };
 
 extern const Kernels portable_kernels;

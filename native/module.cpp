@@ -157,6 +157,14 @@ class Library {
                           at<float>(largest), at<int64_t>(columns), num_threads);
   }
 
+  void orthogonalize(Address x, int64_t number, int64_t num_rows, int64_t num_columns,
+                     int num_steps, const std::vector<float>& quintic, Address y,
+                     int num_threads) const {
+    kernels_.orthogonalize({at<const uint16_t>(x), number, num_rows, num_columns, num_steps,
+                            quintic.at(0), quintic.at(1), quintic.at(2), at<uint16_t>(y)},
+                           workspace(), num_threads);
+  }
+
   // Takes Python's lock again to tell what came of each row: token, log-probability, alternatives.
   nb::list pick_tokens(const std::vector<PickRow>& rows, int64_t size, int num_threads) const {
     int64_t room = 0;
@@ -381,6 +389,7 @@ NB_MODULE(_native, m) {
       .def("backward_gate", &Library::backward_gate, nb::call_guard<nb::gil_scoped_release>())
       .def("take_largest", &Library::take_largest, nb::call_guard<nb::gil_scoped_release>())
       .def("pick_tokens", &Library::pick_tokens)
+      .def("orthogonalize", &Library::orthogonalize, nb::call_guard<nb::gil_scoped_release>())
       .def("differentiate_nats", &Library::differentiate_nats,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")

@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "orthogonalize.h"
 #include "pick.h"
 #include "rows_training.h"
 #include "run.h"
@@ -19,7 +20,7 @@ constexpr Kernels table() {
           forward_attention<Isa>, backward_attention<Isa>, forward_norm<Isa>,
           backward_norm<Isa>,     rotate<Isa>,             differentiate_nats<Isa>,
           forward_gate<Isa>,      backward_gate<Isa>,      take_largest<Isa>,
-          pick_tokens<Isa>};
+          pick_tokens<Isa>,       orthogonalize<Isa>};
 }
 
 }  // namespace moestro::MOESTRO_ISA

@@ -120,6 +120,18 @@ struct GateRows {
   int64_t num_experts;
 };
 
+// Matrices (number, rows, columns) and the same made nearly orthogonal, by so many steps of the
+// quintic iteration x := a x + b (x x^T) x + c (x x^T)^2 x.
+struct Orthogonals {
+  const uint16_t* x;
+  int64_t number;
+  int64_t num_rows;
+  int64_t num_columns;
+  int num_steps;
+  float a, b, c;
+  uint16_t* y;
+};
+
 // Logits that become gradients, and the nats of each row's target.
 struct LossRows {
   uint16_t* logits;

@@ -2,7 +2,7 @@
 
 Scaled as in Moonlight (arXiv 2502.16982), so that AdamW's learning rate and weight decay carry
 over. Stacked experts are orthogonalized one by one in a batch, in the dtype of the model's
-arithmetic. Next: optimizer.py.
+arithmetic. Next: optimizer.py, ops/orthogonal.py.
 
 Shapes: N stacked matrices, R rows, C columns.
 """
@@ -12,9 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-# The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to
-# about 1.
-_QUINTIC = (3.4445, -4.7750, 2.0315)
+from moestro.ops.orthogonal import orthogonalize
 
 
 class Muon(torch.optim.Optimizer):
@@ -66,18 +64,6 @@ class Muon(torch.optim.Optimizer):
         buffer: Tensor = state["momentum"]
         buffer.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(buffer, momentum)
-
-
-def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
-    """Return roughly U V^T of each matrix's singular value decomposition (by Newton-Schulz)."""
-    is_tall = update_NRC.shape[-2] > update_NRC.shape[-1]
-    x = update_NRC.mT if is_tall else update_NRC
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    a, b, c = _QUINTIC
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    return x.mT if is_tall else x
 
 
 def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -147,6 +147,24 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   return results;
 }
 
+struct MatrixShape {
+  int64_t number, rows, columns;
+};
+constexpr MatrixShape MATRICES[] = {{0, 32, 32}, {1, 1, 5}, {5, 37, 51}, {3, 96, 64}};
+
+Results run_matrices(const Kernels& kernels, const MatrixShape& shape, int threads) {
+  Random random;
+  Workspace workspace;
+  const int64_t size = shape.number * shape.rows * shape.columns;
+  const Halves x = halves(random, size, 1.0f);
+  Halves y(size);
+  // Two steps: each multiplies what rounding did to the one before.
+  kernels.orthogonalize({x.data(), shape.number, shape.rows, shape.columns, 2, 3.4445f, -4.7750f,
+                         2.0315f, y.data()},
+                        workspace, threads);
+  return floats(y);
+}
+
 template <class Shape>
 void check_pass(Results (*run)(const Kernels&, const Shape&, int), const Shape& shape,
                 const std::string& name) {
@@ -171,6 +189,7 @@ void check_pass(Results (*run)(const Kernels&, const Shape&, int), const Shape& 
 
 void check_training() {
   for (const ExpertShape& shape : EXPERTS) check_pass(run_experts, shape, "experts in training");
+  for (const MatrixShape& shape : MATRICES) check_pass(run_matrices, shape, "orthogonal matrices");
   for (const AttentionShape& shape : ATTENTION) {
     check_pass(run_attention, shape, "attention in training");
   }

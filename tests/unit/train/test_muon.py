@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moestro.train.muon import Muon, orthogonalize
+from moestro.ops.orthogonal import orthogonalize
+from moestro.train.muon import Muon
 
 SHAPES = [(12, 12), (8, 30), (30, 8), (1, 5), (64, 20)]
 

@@ -1,0 +1,132 @@
+// Muon's matrices made orthogonal: Newton-Schulz iterations on bfloat16, a matrix to a task.
+//
+// Every matrix is read so that its short side is its rows, and is filled up with zeros to whole
+// panels, which stay zero. A matrix of training's sizes fits a core's caches with all that it needs.
+// Next: bands.h.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "bands.h"
+#include "rows_training.h"
+
+namespace moestro::MOESTRO_ISA {
+
+// One thread's iteration on one matrix after the other, and the memory for it.
+template <class Isa>
+class Orthogonalizer {
+  using Lanes = typename Isa::Lanes;
+
+ public:
+  Orthogonalizer(const Orthogonals& given, Workspace& workspace)
+      : given_(given),
+        is_tall_(given.num_rows > given.num_columns),
+        rows_(round_up(std::min(given.num_rows, given.num_columns), WIDTH_MULTIPLE)),
+        columns_(round_up(std::max(given.num_rows, given.num_columns), WIDTH_MULTIPLE)),
+        x_(workspace.take<uint16_t>(rows_ * columns_)),
+        gram_(workspace.take<uint16_t>(rows_ * rows_)),
+        factor_(workspace.take<uint16_t>(rows_ * rows_)),
+        words_(workspace.take<uint32_t>(rows_ * columns_ / 2)) {}
+
+  void run(int64_t matrix) {
+    const int64_t size = given_.num_rows * given_.num_columns;
+    load(given_.x + matrix * size);
+    for (int i = 0; i < given_.num_steps; ++i) improve();
+    store(given_.y + matrix * size);
+  }
+
+ private:
+  // x := a x + (b g + c g g) x, where g = x x^T.
+  void improve() {
+    multiply_bands<Isa>(by_rows(x_, columns_), rows_,
+                        pack_all_transposed<Isa>(x_, rows_, columns_, words_),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          Isa::store_bfloat16(sums, gram_ + row * rows_ + column);
+                        });
+    // A gram matrix is its own transpose.
+    multiply_bands<Isa>(by_rows(gram_, rows_), rows_,
+                        pack_all_rows<Isa>(gram_, rows_, rows_, words_),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          const int64_t at = row * rows_ + column;
+                          put(given_.b, gram_ + at, Isa::multiply(sums, Isa::fill(given_.c)),
+                              factor_ + at);
+                        });
+    multiply_bands<Isa>(by_rows(factor_, rows_), rows_,
+                        pack_all_rows<Isa>(x_, columns_, rows_, words_),
+                        [&](int64_t row, int64_t column, Lanes sums) {
+                          uint16_t* at = x_ + row * columns_ + column;
+                          put(given_.a, at, sums, at);
+                        });
+  }
+
+  // to := share * from + more.
+  static void put(float share, const uint16_t* from, Lanes more, uint16_t* to) {
+    Isa::store_bfloat16(Isa::multiply_add(Isa::fill(share), Isa::load_bfloat16(from), more), to);
+  }
+
+  // The matrix over its norm, which no singular value exceeds.
+  void load(const uint16_t* from) {
+    const float scale = 1.0f / (norm(from) + 1e-7f);
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < columns_; c += PANEL) {
+        float some[PANEL];
+        for (int64_t i = 0; i < PANEL; ++i) {
+          const int64_t at = place(r, c + i);
+          some[i] = at < 0 ? 0.0f : from_bfloat16(from[at]) * scale;
+        }
+        Isa::store_bfloat16(Isa::load(some), x_ + r * columns_ + c);
+      }
+    }
+  }
+
+  void store(uint16_t* to) const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < columns_; ++c) {
+        const int64_t at = place(r, c);
+        if (at >= 0) to[at] = x_[r * columns_ + c];
+      }
+    }
+  }
+
+  // Where a number lies in the matrix as it was given, or -1 if it fills up.
+  int64_t place(int64_t row, int64_t column) const {
+    if (is_tall_) std::swap(row, column);
+    if (row >= given_.num_rows || column >= given_.num_columns) return -1;
+    return row * given_.num_columns + column;
+  }
+
+  float norm(const uint16_t* from) const {
+    const int64_t size = given_.num_rows * given_.num_columns, whole = size / PANEL * PANEL;
+    Lanes squares = Isa::fill(0.0f);
+    for (int64_t i = 0; i < whole; i += PANEL) {
+      const Lanes a = Isa::load_bfloat16(from + i);
+      squares = Isa::multiply_add(a, a, squares);
+    }
+    float total = Isa::sum(squares);
+    for (int64_t i = whole; i < size; ++i) total += from_bfloat16(from[i]) * from_bfloat16(from[i]);
+    return std::sqrt(total);
+  }
+
+  const Orthogonals given_;
+  const bool is_tall_;
+  const int64_t rows_, columns_;
+  uint16_t *const x_, *const gram_, *const factor_;
+  uint32_t* const words_;
+};
+
+template <class Isa>
+void orthogonalize(const Orthogonals& given, Workspace& workspace, int num_threads) {
+  workspace.reset();
+  std::vector<Orthogonalizer<Isa>> own;
+  for (int i = 0; i < num_threads; ++i) own.emplace_back(given, workspace);
+  run_with_tiles<Isa>(num_threads, [&](Team& team) {
+    team.each(given.number, [&](int64_t matrix) { own[team.rank()].run(matrix); });
+    team.barrier();
+  });
+}
+
+}  // namespace moestro::MOESTRO_ISA
