@@ -10,6 +10,7 @@ Shapes: T tokens of the step's batch, D width.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class Engine:
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
-        self._last: tuple[Batch, Tensor, bool] | None = None
+        self._last: _Ran | None = None
 
     @property
     def has_work(self) -> bool:
@@ -107,13 +108,14 @@ class Engine:
         """Advance everything that runs by one pass of the model."""
         start_s = self._clock()
         self._draft()
+        drafted_s = self._clock()
         self._enqueue_ready()
         self._note_queue()
         scheduler = self._scheduler
         most_prefill = self._pace.prefill_tokens(scheduler.num_decode_tokens, scheduler.num_prompts)
         works = scheduler.schedule(most_prefill)
         if works:
-            self._run(works, start_s)
+            self._run(works, start_s, drafted_s)
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
@@ -174,12 +176,16 @@ class Engine:
 
     def _draft(self) -> None:
         """Draft behind the last step, whose tokens are on their way to their readers by now."""
-        if self._last is not None:
-            batch, hidden_TD, has_prompts = self._last
-            self._last = None
-            self._drafter.run(batch, hidden_TD, self._under_way(batch), has_prompts)
+        if self._last is None:
+            return
+        start_s, ran, self._last = self._clock(), self._last, None
+        under_way, has_prompts = self._under_way(ran.batch), ran.num_prompt_tokens > 0
+        self._drafter.run(ran.batch, ran.hidden_TD, under_way, has_prompts)
+        # Only now is known what the prompts of that step cost: the modules read them too.
+        seconds = ran.seconds + self._clock() - start_s
+        self._pace.observe(ran.num_decode_tokens, ran.num_prompt_tokens, seconds)
 
-    def _run(self, works: list[Work], start_s: float) -> None:
+    def _run(self, works: list[Work], start_s: float, drafted_s: float) -> None:
         """One pass of the model and all that follows from it."""
         self._note_starts(works, self._clock())
         num_decode_tokens = sum(work.num_tokens for work in works if work.is_decode)
@@ -190,9 +196,8 @@ class Engine:
         hidden_TD, gates = self._runner.forward(batch)
         verdicts = self._pick(batch, hidden_TD)
         num_generated = self._settle(batch, verdicts, hidden_TD, gates)
-        self._last = batch, hidden_TD, num_prompt_tokens > 0
         now_s = self._clock()
-        self._pace.observe(num_decode_tokens, num_prompt_tokens, now_s - start_s)
+        self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, now_s - drafted_s)
         # Tokens that come free would pass for the work of drafts, or make drafts look useless.
         if not num_prompt_tokens and not has_forced:
             self._drafter.observe(len(works), had_drafts, num_generated, now_s - start_s)
@@ -291,6 +296,17 @@ class Engine:
             for work in batch.works
             if work.sequence in self._answers and work.sequence.num_pending == 1
         }
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A step that was run and whose drafts are still to come; `seconds` are without them."""
+
+    batch: Batch
+    hidden_TD: Tensor
+    num_decode_tokens: int
+    num_prompt_tokens: int
+    seconds: float
 
 
 def _like(model: Transformer) -> Tensor:
