@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
 from moestro.engine.runner import Gates, Runner, products
-from moestro.engine.sampler import Row, pick
+from moestro.engine.sampler import Outcome, Row, pick
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
@@ -200,8 +201,8 @@ class Engine:
         had_guesses = num_decode_tokens > len(works)
         has_forced = had_guesses and any(self._answers[work.sequence].forced for work in works)
         hidden_TD, gates = self._runner.forward(batch)
-        verdicts = self._pick(batch, hidden_TD)
-        num_generated = self._settle(batch, verdicts, hidden_TD, gates)
+        outcomes = self._pick(batch, hidden_TD)
+        num_generated = self._settle(batch, outcomes, hidden_TD, gates)
         now_s = self._clock()
         self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, now_s - drafted_s)
         # Tokens that come free would pass for the work of drafts, or make drafts look useless.
@@ -217,57 +218,50 @@ class Engine:
             if not progress.has_started:
                 self._events.append(progress.start(work.sequence, self._clock()))
 
-    def _pick(self, batch: Batch, hidden_TD: Tensor) -> list[Verdict]:
+    def _pick(self, batch: Batch, hidden_TD: Tensor) -> list[list[Outcome]]:
         """Pick what follows each work that ends with its sequence's last token."""
         places: list[int] = []
         picks: list[Row] = []
-        spans: list[tuple[Answer, int, int] | None] = []
+        ends = []
         for work, start in zip(batch.works, batch.starts, strict=True):
             sequence = work.sequence
-            if not work.is_sampled or not sequence.request.max_tokens:
-                spans.append(None)
-                continue
-            answer = self._answers[sequence]
-            own = answer.rows(work)
-            first = start + len(sequence.tokens) - 1 - work.start
-            spans.append((answer, len(picks), len(picks) + len(own)))
-            places += range(first, first + len(own))
-            picks += own
+            if work.is_sampled and sequence.request.max_tokens:
+                first = start + len(sequence.tokens) - 1 - work.start
+                own = self._answers[sequence].rows(work)
+                places += range(first, first + len(own))
+                picks += own
+            ends.append(len(picks))
         outcomes = pick(self._runner.logits(hidden_TD, places), picks) if picks else []
-        return [
-            Verdict([]) if span is None else span[0].judge(outcomes[span[1] : span[2]])
-            for span in spans
-        ]
+        return [outcomes[start:end] for start, end in pairwise((0, *ends))]
 
     def _settle(
-        self, batch: Batch, verdicts: list[Verdict], hidden_TD: Tensor, gates: Gates | None
+        self, batch: Batch, outcomes: list[list[Outcome]], hidden_TD: Tensor, gates: Gates | None
     ) -> int:
         """Give sequences their tokens, report them, end what has ended; return tokens made."""
         num_generated, now_s = 0, self._clock()
-        for work, first_row, verdict in zip(batch.works, batch.starts, verdicts, strict=True):
+        for work, first_row, picked in zip(batch.works, batch.starts, outcomes, strict=True):
             sequence = work.sequence
             request = sequence.request
             progress = self._progress.get(request.id)
             if progress is None:
                 # Another choice of its request failed a moment ago.
                 continue
+            answer = self._answers[sequence]
             try:
                 if request.scores_prompt:
                     self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
+                verdict = answer.judge(picked)
                 verdict.raise_fault()
             except MoestroError as error:
                 self._fail(request.id, error)
                 continue
-            answer = self._answers[sequence]
             if sequence.drafts and answer.grammar is None:
                 self._count_drafts(progress, sequence, verdict)
             row = first_row + len(sequence.tokens) - 1 - work.start
             self._scheduler.settle(work, [score.token_id for score in verdict.scores])
             if verdict.scores:
-                if answer.forced:
-                    # Known as they are, they are computed together, like drafts that cannot be
-                    # wrong.
-                    sequence.drafts = list(answer.forced)
+                # Known as they are, they are computed together, like drafts that are never wrong.
+                sequence.drafts = answer.forced.copy()
                 self._events += progress.report(sequence, verdict, row, gates, now_s)
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):

@@ -45,7 +45,8 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """How many sequences have no place yet, or had to give it back."""
-        return len(self._waiting) + sum(map(len, self._followers.values()))
+        num_followers = sum(map(len, self._followers.values())) if self._followers else 0
+        return len(self._waiting) + num_followers
 
     @property
     def num_waiting_tokens(self) -> int:
