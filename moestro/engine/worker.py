@@ -22,7 +22,6 @@ from moestro.engine.messages import (
     Fault,
     Loading,
     Ready,
-    Report,
     Submit,
 )
 from moestro.engine.request import EngineRequest, Event, FailEvent
@@ -170,15 +169,14 @@ class Worker:
         self._events.append(failed)
 
     def _report(self) -> None:
-        stats = None
+        # First: counting takes most of a millisecond, and somebody may wait for a first token.
+        if self._events:
+            self._pipe.send(Batch(tuple(self._events)))
+            self._events = []
         if self._has_news and self._stats_due_s() <= 0:
-            stats = self._engine.stats()
+            self._pipe.send(Batch(stats=self._engine.stats()))
             self._counted_at = self._clock()
             self._has_news = False
-        if self._events or stats is not None:
-            report: Report = Batch(tuple(self._events), stats)
-            self._pipe.send(report)
-            self._events = []
 
     def _stats_due_s(self) -> float:
         return max(0.0, self._counted_at + STATS_EVERY_S - self._clock())
