@@ -26,12 +26,6 @@ class Verdict:
 
     scores: list[TokenScore]
     finish: Finish | None = None
-    fault: MoestroError | None = None
-
-    def raise_fault(self) -> None:
-        """Raise what made picking impossible, if anything did."""
-        if self.fault is not None:
-            raise self.fault
 
 
 class Answer:
@@ -86,20 +80,18 @@ class Answer:
         )
 
     def judge(self, outcomes: Items[Outcome]) -> Verdict:
-        """Accept the picks as far as the drafts that led to them were right."""
-        sequence = self.sequence
+        """Accept the picks as far as the drafts that led to them were right.
+
+        Raises what made picking impossible, if anything did.
+        """
+        drafts = self.sequence.drafts
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
-            try:
-                if isinstance(outcome, MoestroError):
-                    raise outcome
-                verdict.finish = self._accept(outcome.token_id, index)
-            except MoestroError as error:
-                verdict.fault = error
-                break
+            if isinstance(outcome, MoestroError):
+                raise outcome
             verdict.scores.append(outcome)
-            is_right = index < len(sequence.drafts) and sequence.drafts[index] == outcome.token_id
-            if verdict.finish or not is_right:
+            verdict.finish = self._accept(outcome.token_id, index)
+            if verdict.finish or index >= len(drafts) or drafts[index] != outcome.token_id:
                 break
         return verdict
 

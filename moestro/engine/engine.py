@@ -251,7 +251,6 @@ class Engine:
                 if request.scores_prompt:
                     self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
                 verdict = answer.judge(picked)
-                verdict.raise_fault()
             except MoestroError as error:
                 self._fail(request.id, error)
                 continue
@@ -260,8 +259,9 @@ class Engine:
             row = first_row + len(sequence.tokens) - 1 - work.start
             self._scheduler.settle(work, [score.token_id for score in verdict.scores])
             if verdict.scores:
-                # Known as they are, they are computed together, like drafts that are never wrong.
-                sequence.drafts = answer.forced.copy()
+                if answer.forced:
+                    # They are computed together, like drafts that are never wrong.
+                    sequence.drafts = answer.forced.copy()
                 self._events += progress.report(sequence, verdict, row, gates, now_s)
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):

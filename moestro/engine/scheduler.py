@@ -109,11 +109,11 @@ class Scheduler:
         for a sequence that has ended meanwhile.
         """
         sequence = work.sequence
-        known = len(sequence.tokens)
-        sequence.tokens.extend(new_tokens)
-        sequence.drafts = []
         # A wrong draft's latents stay behind the end, to be written over.
-        sequence.num_computed = min(work.end, known + max(len(new_tokens) - 1, 0))
+        num_right = max(len(new_tokens) - 1, 0)
+        sequence.num_computed = min(work.end, len(sequence.tokens) + num_right)
+        sequence.tokens += new_tokens
+        sequence.drafts = []
         sequence.has_started = True
         size = self._pool.block_size
         if sequence.num_computed // size > work.start // size:
