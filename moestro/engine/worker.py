@@ -6,6 +6,8 @@ server can import it for nothing. Next: process.py for the other end of the pipe
 
 import importlib
 import logging
+import math
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -113,6 +115,9 @@ class Worker:
     ) -> None:
         self._engine = engine
         self._pipe = pipe
+        # Asked in each step, for which the pipe's own way of waiting takes twenty times as long.
+        self._commands = select.poll()
+        self._commands.register(pipe.fileno(), select.POLLIN)
         self._clock = clock
         self._events: list[Event] = []
         self._has_news = True
@@ -136,7 +141,7 @@ class Worker:
         wait_s: float | None = 0
         if not self._engine.has_work and not self._events:
             wait_s = self._stats_due_s() if self._has_news else None
-        while self._pipe.poll(wait_s):
+        while self._commands.poll(None if wait_s is None else math.ceil(wait_s * 1000)):
             self._apply(self._pipe.recv())
             wait_s = 0
 
