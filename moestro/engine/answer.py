@@ -26,17 +26,6 @@ class Verdict:
 
     scores: list[TokenScore]
     finish: Finish | None = None
-    fault: MoestroError | None = None
-
-    @property
-    def token_ids(self) -> list[int]:
-        """The new tokens."""
-        return [score.token_id for score in self.scores]
-
-    def raise_fault(self) -> None:
-        """Raise what made picking impossible, if anything did."""
-        if self.fault is not None:
-            raise self.fault
 
 
 class Answer:
@@ -54,7 +43,8 @@ class Answer:
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
         )
-
+        # Kept from step to step, as mostly nothing of it changes but the position.
+        self._next = self._row(0)
         self._force()
 
     @property
@@ -63,44 +53,45 @@ class Answer:
         has_past = self.num_missing <= _MOST_MISSING * len(self.sequence.tokens)
         return self.grammar is None and has_past
 
-    def rows(self, work: Work) -> list[tuple[int, Row]]:
-        """Return which of a sampled work's tokens are followed by a pick, and how to pick."""
+    def rows(self, work: Work) -> list[Row]:
+        """Return how to pick what follows a sampled work's last real token and each guess behind.
+
+        They are good until the next call.
+        """
+        num_known = len(self.sequence.tokens)
+        if work.end > num_known or self.forced:
+            return [self._row(index) for index in range(work.end - num_known + 1)]
+        self._next.position = num_known - self.sequence.num_prompt
+        return [self._next]
+
+    def _row(self, index: int) -> Row:
         sequence, request = self.sequence, self.sequence.request
-        first = len(sequence.tokens) - 1
-        num_forced = len(self.forced)
-        return [
-            (
-                first + index - work.start,
-                Row(
-                    sampling=request.sampling,
-                    seed=sequence.seed,
-                    position=first + index + 1 - sequence.num_prompt,
-                    penalties=self.penalties,
-                    drafts=tuple(sequence.drafts[:index]),
-                    stop_token_ids=request.stop_token_ids,
-                    guide=None if index < num_forced else self._guide,
-                    forced=self.forced[index] if index < num_forced else None,
-                    top_logprobs=request.top_logprobs,
-                ),
-            )
-            for index in range(work.end - first)
-        ]
+        is_forced = index < len(self.forced)
+        return Row(
+            sampling=request.sampling,
+            seed=sequence.seed,
+            position=sequence.num_generated + index,
+            penalties=self.penalties,
+            drafts=tuple(sequence.drafts[:index]),
+            stop_token_ids=request.stop_token_ids,
+            guide=None if is_forced else self._guide,
+            forced=self.forced[index] if is_forced else None,
+            top_logprobs=request.top_logprobs,
+        )
 
     def judge(self, outcomes: Items[Outcome]) -> Verdict:
-        """Accept the picks as far as the drafts that led to them were right."""
-        sequence = self.sequence
+        """Accept the picks as far as the drafts that led to them were right.
+
+        Raises what made picking impossible, if anything did.
+        """
+        drafts = self.sequence.drafts
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
-            try:
-                if isinstance(outcome, MoestroError):
-                    raise outcome
-                verdict.finish = self._accept(outcome.token_id, index)
-            except MoestroError as error:
-                verdict.fault = error
-                break
+            if isinstance(outcome, MoestroError):
+                raise outcome
             verdict.scores.append(outcome)
-            is_right = index < len(sequence.drafts) and sequence.drafts[index] == outcome.token_id
-            if verdict.finish or not is_right:
+            verdict.finish = self._accept(outcome.token_id, index)
+            if verdict.finish or index >= len(drafts) or drafts[index] != outcome.token_id:
                 break
         return verdict
 

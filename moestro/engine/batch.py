@@ -1,18 +1,19 @@
 """One step's work -> tensors: a flat batch of tokens, and where their latents go and come from.
 
-Sequences with equally many new tokens and about equally many blocks form a group, so that decoding
-costs a few operations, not a few per sequence. Next: pages.py, runner.py.
+Most steps add a token to each sequence of the step before: they change its tensors in place.
+Sequences with equally many new tokens and about equally many blocks form a group, so that torch
+attends in a few operations, not in a few per sequence. Next: pages.py, runner.py.
 
 Shapes: T tokens of the batch, G sequences of a group, S tokens of each, M blocks of each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moestro.engine.request import Work
@@ -21,9 +22,13 @@ from moestro.ops.rows import round_up
 
 # More tokens than this form a group of their own: a prompt's chunk.
 _MOST_SHARED_TOKENS = 8
+# Each sequence may grow by so many blocks before its step is laid out anew.
+_SPARE_BLOCKS = 4
+
+Numbers = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Batch:
     """What goes through the model: real tokens first, then some that fill up the last rows.
 
@@ -32,8 +37,8 @@ class Batch:
     takes all experts.
     """
 
-    works: tuple[Work, ...]
-    starts: tuple[int, ...]
+    works: Sequence[Work]
+    starts: Sequence[int]
     num_tokens: int
     tokens_T: Tensor
     positions_T: Tensor
@@ -42,75 +47,129 @@ class Batch:
     tables: Tensor
     budget_T: Tensor | None
     block_size: int
+    _groups: list[Group] | None = field(default=None, init=False)
 
-    @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """The sequences as torch attends: those alike together."""
-        return tuple(_groups(self.works, self.starts, self.block_size))
+    def groups(self) -> list[Group]:
+        """Return the sequences as torch attends: those alike together."""
+        # Kept: when the MTP modules ask, some may have ended and lost their blocks.
+        if self._groups is None:
+            self._groups = _groups(self.works, self.starts, self.block_size)
+        return self._groups
 
-    def rows(self, index: int) -> range:
-        """Return the rows of work `index`."""
-        start = self.starts[index]
-        return range(start, start + self.works[index].num_tokens)
+    def go_on(self, works: Sequence[Work]) -> None:
+        """Take the next works of the same sequences."""
+        self.works, self._groups = works, None
 
 
-def gather(
-    works: Sequence[Work],
-    *,
-    block_size: int,
-    scratch_slot: int,
-    row_multiple: int,
-    most_experts: int,
-) -> Batch:
-    """Lay out a step's work as tensors, group by group."""
-    ordered = sorted(works, key=lambda work: _shape(work, block_size))
-    starts, row = [], 0
-    for work in ordered:
-        starts.append(row)
-        row += work.num_tokens
-    num_filled = round_up(row, row_multiple) - row
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    sequences: list[int] = []
-    tables: list[int] = []
-    budgets: list[float] = []
-    for work, start in zip(ordered, starts, strict=True):
-        sequence = work.sequence
-        sequences += [start, work.num_tokens, len(tables)]
-        tables += sequence.blocks[: -(-work.end // block_size)]
-        known = sequence.tokens[work.start : work.end]
-        tokens += known + sequence.drafts[: work.num_tokens - len(known)]
-        positions += range(work.start, work.end)
-        slots += _slots(sequence.blocks, work.start, work.end, block_size)
-        granted = most_experts if sequence.experts is None else sequence.experts
-        budgets += [granted] * work.num_tokens
-    has_budget = any(work.sequence.experts is not None for work in ordered)
-    parts = [
-        tokens + [0] * num_filled,
-        positions + [0] * num_filled,
-        slots + [scratch_slot] * num_filled,
-        sequences,
-        tables,
-    ]
-    # One tensor and its parts, by way of numpy: torch takes a list apart four times as slowly.
-    whole = torch.from_numpy(np.array(list(chain.from_iterable(parts)), dtype=np.int64))
-    ends = list(accumulate(map(len, parts), initial=0))
-    tokens_T, positions_T, slots_T, flat, tables_ = (
-        whole[start:end] for start, end in pairwise(ends)
-    )
-    return Batch(
-        works=tuple(ordered),
-        starts=tuple(starts),
-        num_tokens=row,
-        tokens_T=tokens_T,
-        positions_T=positions_T,
-        slots_T=slots_T,
-        sequences_S3=flat.view(-1, 3),
-        tables=tables_,
-        budget_T=torch.tensor(budgets + [most_experts] * num_filled) if has_budget else None,
-        block_size=block_size,
-    )
+class Layout:
+    """Lays out one step after the other."""
+
+    def __init__(
+        self, *, block_size: int, scratch_slot: int, row_multiple: int, most_experts: int
+    ) -> None:
+        self._block_size = block_size
+        self._scratch_slot = scratch_slot
+        self._row_multiple = row_multiple
+        self._most_experts = most_experts
+        self._batch: Batch | None = None
+        # Of the batch: which of the scheduler's works each row is, and where its blocks are named.
+        self._order: list[int] = []
+        self._blocks: list[list[int]] = []
+        self._num_more_steps = 0
+
+    def gather(self, works: Sequence[Work]) -> Batch:
+        """Lay out a step's work as tensors; the batch before it must not be used any more."""
+        if self._batch is not None and self._goes_on(self._batch, works):
+            self._advance(self._batch, [works[index] for index in self._order])
+        else:
+            self._batch = self._build(works)
+        return self._batch
+
+    def _goes_on(self, batch: Batch, works: Sequence[Work]) -> bool:
+        """Whether each sequence of the batch, no other, grows by one token where it lies."""
+        if not self._num_more_steps or len(works) != len(self._order):
+            return False
+        for index, before, blocks in zip(self._order, batch.works, self._blocks, strict=True):
+            work = works[index]
+            sequence = work.sequence
+            # One that was preempted has other blocks, in another list.
+            if sequence is not before.sequence or sequence.blocks is not blocks:
+                return False
+            if work.start != before.end or work.num_tokens != 1:
+                return False
+        return True
+
+    def _advance(self, batch: Batch, works: list[Work]) -> None:
+        num = len(works)
+        self._tokens[:num] = [work.sequence.tokens[work.start] for work in works]
+        self._positions[:num] += 1
+        self._slots[:num] += 1
+        self._num_more_steps -= 1
+        for row, work in enumerate(works):
+            index, offset = divmod(work.start, self._block_size)
+            if not offset:
+                block = work.sequence.blocks[index]
+                self._slots[row] = block * self._block_size
+                self._tables[self._sequences[3 * row + 2] + index] = block
+        batch.go_on(works)
+
+    def _build(self, works: Sequence[Work]) -> Batch:
+        """Lay out a step that has nothing to do with the one before, group by group."""
+        size = self._block_size
+        self._order = sorted(range(len(works)), key=lambda index: _shape(works[index], size))
+        ordered = [works[index] for index in self._order]
+        *starts, num_tokens = accumulate((work.num_tokens for work in ordered), initial=0)
+        num_filled = round_up(num_tokens, self._row_multiple) - num_tokens
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sequences: list[int] = []
+        tables: list[int] = []
+        for work, start in zip(ordered, starts, strict=True):
+            sequence = work.sequence
+            sequences += [start, work.num_tokens, len(tables)]
+            tables += sequence.blocks[: -(-work.end // size)] + [0] * _SPARE_BLOCKS
+            known = sequence.tokens[work.start : work.end]
+            tokens += known + sequence.drafts[: work.num_tokens - len(known)]
+            positions += range(work.start, work.end)
+            slots += _slots(sequence.blocks, work.start, work.end, size)
+        parts = [
+            tokens + [0] * num_filled,
+            positions + [0] * num_filled,
+            slots + [self._scratch_slot] * num_filled,
+            sequences,
+            tables,
+        ]
+        # One array and its parts: torch takes a list apart four times as slowly.
+        whole = np.array(list(chain.from_iterable(parts)), dtype=np.int64)
+        borders = pairwise(accumulate(map(len, parts), initial=0))
+        arrays = [whole[first:last] for first, last in borders]
+        self._tokens, self._positions, self._slots, self._sequences, self._tables = arrays
+        self._blocks = [work.sequence.blocks for work in ordered]
+        # Only a batch of single tokens can go on in place: rows would move.
+        self._num_more_steps = _SPARE_BLOCKS * size if num_tokens == len(works) else 0
+        tokens_T, positions_T, slots_T, flat, tables_ = map(torch.from_numpy, arrays)
+        return Batch(
+            works=ordered,
+            starts=starts,
+            num_tokens=num_tokens,
+            tokens_T=tokens_T,
+            positions_T=positions_T,
+            slots_T=slots_T,
+            sequences_S3=flat.view(-1, 3),
+            tables=tables_,
+            budget_T=self._budgets(ordered, num_filled),
+            block_size=size,
+        )
+
+    def _budgets(self, works: Sequence[Work], num_filled: int) -> Tensor | None:
+        if all(work.sequence.experts is None for work in works):
+            return None
+        budgets: list[float] = []
+        for work in works:
+            granted = work.sequence.experts
+            budgets += [self._most_experts if granted is None else granted] * work.num_tokens
+        return torch.tensor(budgets + [self._most_experts] * num_filled, dtype=torch.float32)
 
 
 def _shape(work: Work, block_size: int) -> tuple[int, int, int]:

@@ -48,10 +48,12 @@ class Drafter:
 
         Prompts always go through the modules: without their latents no later draft is any good.
         """
+        if not self._num_modules:
+            return
         # Answers that follow a grammar never take drafts: for them alone the modules need not run.
         can_pay = any(answer.grammar is None for answer in under_way.values())
         is_drafting = can_pay and self.is_drafting(len(under_way))
-        if not (self._num_modules and (is_drafting or has_prompts)):
+        if not (is_drafting or has_prompts):
             for answer in under_way.values():
                 answer.num_missing += 1
             return
@@ -78,7 +80,8 @@ class Drafter:
 
     def observe(self, num_answers: int, had_drafts: bool, num_tokens: int, seconds: float) -> None:
         """Learn from a step without prompts what drafting does to the speed."""
-        self._payoff.observe(num_answers, had_drafts, num_tokens, seconds)
+        if self._num_modules:
+            self._payoff.observe(num_answers, had_drafts, num_tokens, seconds)
 
 
 def _next_tokens(batch: Batch, depth: int) -> Tensor:

@@ -10,12 +10,14 @@ Shapes: T tokens of the step's batch, D width.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from moestro.engine.answer import Answer, Verdict
-from moestro.engine.batch import Batch, gather
+from moestro.engine.batch import Batch, Layout
 from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
 from moestro.engine.draft import Drafter
@@ -27,7 +29,7 @@ from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
 from moestro.engine.runner import Gates, Runner, products
-from moestro.engine.sampler import Row, pick
+from moestro.engine.sampler import Outcome, Row, pick
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
@@ -64,6 +66,12 @@ class Engine:
             is_needed = config.is_batch_invariant
             multiples = choose_row_multiples(model) if is_needed else RowMultiples()
         self._runner = Runner(model, self._pages, multiples)
+        self._layout = Layout(
+            block_size=block_size,
+            scratch_slot=self._pages.scratch_slot,
+            row_multiple=multiples.tokens,
+            most_experts=shape.num_experts_per_tok,
+        )
         self._pace = Pace(config.max_stall, config.max_batch_tokens)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
@@ -72,7 +80,7 @@ class Engine:
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
-        self._last: tuple[Batch, Tensor, bool] | None = None
+        self._last: _Ran | None = None
 
     @property
     def has_work(self) -> bool:
@@ -107,13 +115,13 @@ class Engine:
         """Advance everything that runs by one pass of the model."""
         start_s = self._clock()
         self._draft()
+        drafted_s = self._clock()
         self._enqueue_ready()
         self._note_queue()
         scheduler = self._scheduler
-        most_prefill = self._pace.prefill_tokens(scheduler.num_decode_tokens, scheduler.num_prompts)
-        works = scheduler.schedule(most_prefill)
+        works = scheduler.schedule(self._pace.prefill_tokens(*scheduler.demand()))
         if works:
-            self._run(works, start_s)
+            self._run(works, start_s, drafted_s)
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
@@ -174,98 +182,89 @@ class Engine:
 
     def _draft(self) -> None:
         """Draft behind the last step, whose tokens are on their way to their readers by now."""
-        if self._last is not None:
-            batch, hidden_TD, has_prompts = self._last
-            self._last = None
-            self._drafter.run(batch, hidden_TD, self._under_way(batch), has_prompts)
+        if self._last is None:
+            return
+        start_s, ran, self._last = self._clock(), self._last, None
+        under_way, has_prompts = self._under_way(ran.batch), ran.num_prompt_tokens > 0
+        self._drafter.run(ran.batch, ran.hidden_TD, under_way, has_prompts)
+        # Only now is known what the prompts of that step cost: the modules read them too.
+        seconds = ran.seconds + self._clock() - start_s
+        self._pace.observe(ran.num_decode_tokens, ran.num_prompt_tokens, seconds)
 
-    def _run(self, works: list[Work], start_s: float) -> None:
+    def _run(self, works: list[Work], start_s: float, drafted_s: float) -> None:
         """One pass of the model and all that follows from it."""
-        self._note_starts(works, self._clock())
-        num_decode_tokens = sum(work.num_tokens for work in works if work.is_decode)
-        has_forced = any(self._answers[work.sequence].forced for work in works)
-        had_drafts = any(work.sequence.drafts for work in works)
-        batch = self._gather(works)
-        num_prompt_tokens = batch.num_tokens - num_decode_tokens
+        self._note_starts(works)
+        batch = self._layout.gather(works)
+        num_prompt_tokens = sum(work.num_tokens for work in works if not work.is_decode)
+        num_decode_tokens = batch.num_tokens - num_prompt_tokens
+        # More than a token each are guesses, or tokens that a grammar has forced.
+        had_guesses = num_decode_tokens > len(works)
+        has_forced = had_guesses and any(self._answers[work.sequence].forced for work in works)
         hidden_TD, gates = self._runner.forward(batch)
-        verdicts = self._pick(batch, hidden_TD)
-        num_generated = self._settle(batch, verdicts, hidden_TD, gates)
-        self._last = batch, hidden_TD, num_prompt_tokens > 0
+        outcomes = self._pick(batch, hidden_TD)
+        num_generated = self._settle(batch, outcomes, hidden_TD, gates)
         now_s = self._clock()
-        self._pace.observe(num_decode_tokens, num_prompt_tokens, now_s - start_s)
+        self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, now_s - drafted_s)
         # Tokens that come free would pass for the work of drafts, or make drafts look useless.
         if not num_prompt_tokens and not has_forced:
-            self._drafter.observe(len(works), had_drafts, num_generated, now_s - start_s)
+            self._drafter.observe(len(works), had_guesses, num_generated, now_s - start_s)
         self._meter.add(now_s, num_prompt_tokens, num_generated, gates, batch.num_tokens)
 
-    def _note_starts(self, works: list[Work], now_s: float) -> None:
+    def _note_starts(self, works: list[Work]) -> None:
         for work in works:
+            if work.sequence.has_started:
+                continue
             progress = self._progress[work.sequence.request.id]
             if not progress.has_started:
-                self._events.append(progress.start(work.sequence, now_s))
+                self._events.append(progress.start(work.sequence, self._clock()))
 
-    def _gather(self, works: list[Work]) -> Batch:
-        return gather(
-            works,
-            block_size=self._pages.block_size,
-            scratch_slot=self._pages.scratch_slot,
-            row_multiple=self._runner.row_multiple,
-            most_experts=self.model.config.num_experts_per_tok,
-        )
-
-    def _pick(self, batch: Batch, hidden_TD: Tensor) -> dict[Sequence, Verdict]:
+    def _pick(self, batch: Batch, hidden_TD: Tensor) -> list[list[Outcome]]:
         """Pick what follows each work that ends with its sequence's last token."""
-        rows: list[int] = []
+        places: list[int] = []
         picks: list[Row] = []
-        spans = {}
+        ends = []
         for work, start in zip(batch.works, batch.starts, strict=True):
-            if not work.is_sampled or not work.sequence.request.max_tokens:
-                continue
-            own = self._answers[work.sequence].rows(work)
-            spans[work.sequence] = slice(len(picks), len(picks) + len(own))
-            rows += [start + offset for offset, _ in own]
-            picks += [row for _, row in own]
-        if not rows:
-            return {}
-        outcomes = pick(self._runner.logits(hidden_TD, rows), picks)
-        return {
-            sequence: self._answers[sequence].judge(outcomes[span])
-            for sequence, span in spans.items()
-        }
+            sequence = work.sequence
+            if work.is_sampled and sequence.request.max_tokens:
+                first = start + len(sequence.tokens) - 1 - work.start
+                own = self._answers[sequence].rows(work)
+                places += range(first, first + len(own))
+                picks += own
+            ends.append(len(picks))
+        outcomes = pick(self._runner.logits(hidden_TD, places), picks) if picks else []
+        return [outcomes[start:end] for start, end in pairwise((0, *ends))]
 
     def _settle(
-        self,
-        batch: Batch,
-        verdicts: dict[Sequence, Verdict],
-        hidden_TD: Tensor,
-        gates: Gates | None,
+        self, batch: Batch, outcomes: list[list[Outcome]], hidden_TD: Tensor, gates: Gates | None
     ) -> int:
         """Give sequences their tokens, report them, end what has ended; return tokens made."""
-        num_generated = 0
-        for work, first_row in zip(batch.works, batch.starts, strict=True):
+        num_generated, now_s = 0, self._clock()
+        for work, first_row, picked in zip(batch.works, batch.starts, outcomes, strict=True):
             sequence = work.sequence
-            progress = self._progress.get(sequence.request.id)
+            request = sequence.request
+            progress = self._progress.get(request.id)
             if progress is None:
                 # Another choice of its request failed a moment ago.
                 continue
-            verdict = verdicts.get(sequence, Verdict([]))
-            try:
-                self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
-                verdict.raise_fault()
-            except MoestroError as error:
-                self._fail(sequence.request.id, error)
-                continue
             answer = self._answers[sequence]
-            if answer.grammar is None:
+            try:
+                if request.scores_prompt:
+                    self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
+                verdict = answer.judge(picked)
+            except MoestroError as error:
+                self._fail(request.id, error)
+                continue
+            if sequence.drafts and answer.grammar is None:
                 self._count_drafts(progress, sequence, verdict)
             row = first_row + len(sequence.tokens) - 1 - work.start
-            self._scheduler.settle(work, verdict.token_ids)
+            self._scheduler.settle(work, [score.token_id for score in verdict.scores])
             if verdict.scores:
-                # Known as they are, they are computed together, like drafts that cannot be wrong.
-                sequence.drafts = list(answer.forced)
-            self._events += progress.report(sequence, verdict, row, gates, self._clock())
-            num_generated += len(verdict.scores)
-            if verdict.finish or (work.is_sampled and not sequence.request.max_tokens):
+                if answer.forced:
+                    # They are computed together, like drafts that are never wrong.
+                    sequence.drafts = answer.forced.copy()
+                self._events += progress.report(sequence, verdict, row, gates, now_s)
+                num_generated += len(verdict.scores)
+            if verdict.finish or (work.is_sampled and not request.max_tokens):
                 self._finish(sequence, progress)
         return num_generated
 
@@ -291,6 +290,17 @@ class Engine:
             for work in batch.works
             if work.sequence in self._answers and work.sequence.num_pending == 1
         }
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A step that was run and whose drafts are still to come; `seconds` are without them."""
+
+    batch: Batch
+    hidden_TD: Tensor
+    num_decode_tokens: int
+    num_prompt_tokens: int
+    seconds: float
 
 
 def _like(model: Transformer) -> Tensor:

@@ -54,7 +54,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Batch:
-    """All that one step gave, and now and then what is counted."""
+    """All that one step gave, or what is counted, now and then."""
 
     events: tuple[Event, ...] = ()
     stats: EngineStats | None = None

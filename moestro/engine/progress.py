@@ -80,20 +80,18 @@ class Progress:
         self, sequence: Sequence, verdict: Verdict, row: int, gates: Gates | None, now_s: float
     ) -> list[Event]:
         """Tell of new tokens; the first was predicted in batch row `row`, others behind it."""
-        if verdict.scores and self._first_token_s is None:
+        if self._first_token_s is None:
             self._first_token_s = now_s
-        last = len(verdict.scores) - 1
-        return [
-            TokenEvent(
-                request_id=self.request.id,
-                choice=sequence.choice,
-                score=token,
-                num_experts=None if gates is None else gates.num_experts[row + index],
-                visits=gates.visits(row + index) if gates and self.request.wants_xray else (),
-                finish=verdict.finish if index == last else None,
-            )
-            for index, token in enumerate(verdict.scores)
-        ]
+        events: list[Event] = []
+        for token in verdict.scores:
+            num_experts = None if gates is None else gates.num_experts[row]
+            visits = gates.visits(row) if gates is not None and self.request.wants_xray else ()
+            event = TokenEvent(self.request.id, sequence.choice, token, num_experts, visits)
+            events.append(event)
+            row += 1
+        if verdict.finish:
+            events[-1] = event._replace(finish=verdict.finish)
+        return events
 
     def end(self, now_s: float) -> Event:
         """Note that the last choice ended."""

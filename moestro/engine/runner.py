@@ -55,13 +55,15 @@ class Runner:
         self.pages = pages
         self.row_multiple = multiples.tokens
         self._query_multiple = multiples.queries
-        self.device = model.embed_tokens.weight.device
+        self._table_VD = model.embed_tokens.weight
+        self.device = self._table_VD.device
         self._stack = model.stack
+        self._described: tuple[Batch, StackStep] | None = None
 
     def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
         """Run the main model; returns hidden_TD and what the gates chose."""
         if self._stack is not None:
-            hidden_TD = self.model.embed(batch.tokens_T)
+            hidden_TD = self._embed(batch.tokens_T)
             layers = range(self.model.config.num_hidden_layers)
             chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
             if not chosen.experts_LTK.shape[0]:
@@ -80,7 +82,7 @@ class Runner:
     def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:
         """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
         if self._stack is not None:
-            drafted_TD = self.model.embed(next_T)
+            drafted_TD = self._embed(next_T)
             layer = self.model.config.num_hidden_layers + depth
             self._stack.draft(drafted_TD, hidden_TD, layer, self._step(batch))
             return drafted_TD
@@ -96,15 +98,27 @@ class Runner:
 
     def logits(self, hidden_TD: Tensor, rows: Sequence[int]) -> Tensor:
         """Return logits_NV behind chosen rows."""
-        filled = [*rows, *[0] * (round_up(len(rows), self.row_multiple) - len(rows))]
-        if filled != list(range(hidden_TD.shape[0])):
+        num = round_up(len(rows), self.row_multiple)
+        if num != hidden_TD.shape[0] or any(row != index for index, row in enumerate(rows)):
+            filled = [*rows, *[0] * (num - len(rows))]
             hidden_TD = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
-        return self.model.logits(hidden_TD)[: len(rows)].cpu()
+        logits_NV = self.model.logits(hidden_TD)
+        return logits_NV if num == len(rows) else logits_NV[: len(rows)]
 
     def _budget(self, batch: Batch) -> Tensor | None:
         return None if batch.budget_T is None else batch.budget_T[None].to(self.device)
 
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        # The same as the model's own, without a module's ways: they cost more than the copy.
+        return torch.embedding(self._table_VD, tokens_T).float()
+
     def _step(self, batch: Batch) -> StackStep:
+        """Describe a batch to the stack; one that goes on in place is what it was."""
+        if self._described is None or self._described[0] is not batch:
+            self._described = batch, self._describe(batch)
+        return self._described[1]
+
+    def _describe(self, batch: Batch) -> StackStep:
         fractions_T = None
         if batch.budget_T is not None:
             fractions_T = self.model.fractions(batch.budget_T[None], batch.tokens_T[None])
@@ -122,7 +136,7 @@ class Runner:
             self.pages,
             batch.positions_T.to(self.device),
             batch.slots_T.to(self.device),
-            batch.groups,
+            batch.groups(),
             self._query_multiple,
         )
 

@@ -45,23 +45,26 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """How many sequences have no place yet, or had to give it back."""
-        return len(self._waiting) + sum(map(len, self._followers.values()))
+        num_followers = sum(map(len, self._followers.values())) if self._followers else 0
+        return len(self._waiting) + num_followers
 
     @property
     def num_waiting_tokens(self) -> int:
         """How many tokens wait to be computed; a prompt counts once for all its choices."""
         return sum(sequence.num_pending for sequence in self._waiting)
 
-    @property
-    def num_decode_tokens(self) -> int:
-        """How many tokens, drafts included, the answers under way want in the next step."""
-        return sum(1 + len(sequence.drafts) for sequence in self._running if _is_decoding(sequence))
+    def demand(self) -> tuple[int, int]:
+        """Return what the next step is asked for: tokens of answers, and sequences of prompts.
 
-    @property
-    def num_prompts(self) -> int:
-        """How many sequences have tokens to compute before they get another, placed or not."""
-        num_decoding = sum(map(_is_decoding, self._running))
-        return self.num_waiting + self.num_running - num_decoding
+        The answers under way want one token each and their drafts; a sequence counts as a prompt,
+        placed or not, while it has tokens to compute before it gets another.
+        """
+        num_decoding = num_tokens = 0
+        for sequence in self._running:
+            if _is_decoding(sequence):
+                num_decoding += 1
+                num_tokens += 1 + len(sequence.drafts)
+        return num_tokens, self.num_waiting + len(self._running) - num_decoding
 
     @property
     def has_work(self) -> bool:
@@ -91,6 +94,8 @@ class Scheduler:
         has_prefill = len(decodes) < len(self._running) or bool(self._waiting)
         # Drafts are a gamble and must leave room for prompts, which are not.
         works = self._plan_decodes(decodes, room // 2 if has_prefill else room)
+        if not has_prefill:
+            return works
         room = self._config.max_batch_tokens - sum(work.num_tokens for work in works)
         if decodes:
             room = min(room, max_prefill_tokens)
@@ -104,14 +109,16 @@ class Scheduler:
         for a sequence that has ended meanwhile.
         """
         sequence = work.sequence
-        known = len(sequence.tokens)
-        sequence.tokens.extend(new_tokens)
-        sequence.drafts = []
         # A wrong draft's latents stay behind the end, to be written over.
-        sequence.num_computed = min(work.end, known + max(len(new_tokens) - 1, 0))
+        num_right = max(len(new_tokens) - 1, 0)
+        sequence.num_computed = min(work.end, len(sequence.tokens) + num_right)
+        sequence.tokens += new_tokens
+        sequence.drafts = []
         sequence.has_started = True
-        self._pool.register(sequence, work.start)
-        if sequence.num_computed >= sequence.num_prompt:
+        size = self._pool.block_size
+        if sequence.num_computed // size > work.start // size:
+            self._pool.register(sequence, work.start)
+        if self._followers and sequence.num_computed >= sequence.num_prompt:
             self._wake_followers(sequence)
 
     def finish(self, sequence: Sequence) -> bool:
@@ -133,9 +140,11 @@ class Scheduler:
 
     def _secure_decodes(self) -> list[Sequence]:
         decodes = []
+        size = self._pool.block_size
         for sequence in [each for each in self._running if _is_decoding(each)]:
             # Whoever ranks behind may have lost its blocks to one before.
-            if sequence.blocks and self._make_room(sequence):
+            num_held = len(sequence.blocks) * size
+            if num_held and (len(sequence.tokens) <= num_held or self._make_room(sequence)):
                 decodes.append(sequence)
         return decodes
 
@@ -157,8 +166,9 @@ class Scheduler:
     def _plan_decodes(self, decodes: list[Sequence], draft_room: int) -> list[Work]:
         works = []
         for sequence in decodes:
-            self._fit_drafts(sequence, draft_room)
-            draft_room -= len(sequence.drafts)
+            if sequence.drafts:
+                self._fit_drafts(sequence, draft_room)
+                draft_room -= len(sequence.drafts)
             end = len(sequence.tokens) + len(sequence.drafts)
             works.append(Work(sequence=sequence, start=sequence.num_computed, end=end))
         return works
@@ -223,7 +233,8 @@ def _rank(sequence: Sequence) -> tuple[int, int, int]:
 
 
 def _is_decoding(sequence: Sequence) -> bool:
-    return sequence.num_pending == 1
+    # Not `num_pending`: this is asked of all that runs in each step.
+    return len(sequence.tokens) - sequence.num_computed == 1
 
 
 def _check_fits(sequence: Sequence, pool: BlockPool) -> None:

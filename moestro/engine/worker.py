@@ -6,6 +6,8 @@ server can import it for nothing. Next: process.py for the other end of the pipe
 
 import importlib
 import logging
+import math
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +24,6 @@ from moestro.engine.messages import (
     Fault,
     Loading,
     Ready,
-    Report,
     Submit,
 )
 from moestro.engine.request import EngineRequest, Event, FailEvent
@@ -114,6 +115,9 @@ class Worker:
     ) -> None:
         self._engine = engine
         self._pipe = pipe
+        # Asked in each step, for which the pipe's own way of waiting takes twenty times as long.
+        self._commands = select.poll()
+        self._commands.register(pipe.fileno(), select.POLLIN)
         self._clock = clock
         self._events: list[Event] = []
         self._has_news = True
@@ -137,7 +141,7 @@ class Worker:
         wait_s: float | None = 0
         if not self._engine.has_work and not self._events:
             wait_s = self._stats_due_s() if self._has_news else None
-        while self._pipe.poll(wait_s):
+        while self._commands.poll(None if wait_s is None else math.ceil(wait_s * 1000)):
             self._apply(self._pipe.recv())
             wait_s = 0
 
@@ -170,15 +174,14 @@ class Worker:
         self._events.append(failed)
 
     def _report(self) -> None:
-        stats = None
+        # First: counting takes most of a millisecond, and somebody may wait for a first token.
+        if self._events:
+            self._pipe.send(Batch(tuple(self._events)))
+            self._events = []
         if self._has_news and self._stats_due_s() <= 0:
-            stats = self._engine.stats()
+            self._pipe.send(Batch(stats=self._engine.stats()))
             self._counted_at = self._clock()
             self._has_news = False
-        if self._events or stats is not None:
-            report: Report = Batch(tuple(self._events), stats)
-            self._pipe.send(report)
-            self._events = []
 
     def _stats_due_s(self) -> float:
         return max(0.0, self._counted_at + STATS_EVERY_S - self._clock())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moestro.engine.answer import Answer
-from moestro.engine.batch import gather
+from moestro.engine.batch import Layout
 from moestro.engine.config import DraftConfig
 from moestro.engine.draft import Drafter
 from moestro.engine.request import Sequence, Work
@@ -37,7 +37,8 @@ def draft_behind(answers: list[Answer], *, has_prompts: bool) -> int:
     runner = CountingRunner()
     drafter = Drafter(cast("Runner", runner), DraftConfig(mode="always"))
     works = [Work(sequence=answer.sequence, start=0, end=3) for answer in answers]
-    batch = gather(works, block_size=4, scratch_slot=0, row_multiple=1, most_experts=4)
+    layout = Layout(block_size=4, scratch_slot=0, row_multiple=1, most_experts=4)
+    batch = layout.gather(works)
     for answer in answers:
         answer.sequence.num_computed = 3
         answer.sequence.tokens.append(1)

@@ -22,13 +22,8 @@ def machine(num_decode_tokens: int, num_prefill_tokens: int) -> float:
 
 
 @pytest.mark.parametrize("num_decodes", [1, 8, 31])
-@pytest.mark.parametrize("has_seen_prompts_alone", [True, False])
-def test_a_step_with_prompts_takes_at_most_the_stall_and_makes_use_of_it(
-    num_decodes: int, has_seen_prompts_alone: bool
-) -> None:
+def test_a_step_with_prompts_takes_at_most_the_stall_and_makes_use_of_it(num_decodes: int) -> None:
     pace = Pace(1.8, 512)
-    if has_seen_prompts_alone:
-        pace.observe(0, 400, machine(0, 400))
     sizes = run(pace, machine, num_decodes, num_steps=40)
     stalls = [machine(num_decodes, size) / machine(num_decodes, 0) for size in sizes]
     assert max(stalls) <= 1.8
@@ -59,19 +54,37 @@ def test_a_toll_for_any_prompt_at_all_does_not_keep_sizes_at_the_least() -> None
 
     pace = Pace(1.8, 512)
     pace.observe(0, 512, steep(0, 512))
-    run(pace, steep, 1, num_steps=12)
+    run(pace, steep, 1, num_steps=30)
     assert 48 <= pace.prefill_tokens(1) <= 72
 
 
-def test_sizes_are_multiples_of_16_up_to_the_most() -> None:
+def test_tokens_that_grow_dearer_as_a_prompt_goes_on_keep_the_stall() -> None:
+    num_before = 0
+
+    def growing(num_decode_tokens: int, num_prefill_tokens: int) -> float:
+        dearer_s = 1e-7 * num_prefill_tokens * num_before
+        return machine(num_decode_tokens, num_prefill_tokens) + dearer_s
+
+    pace, stalls = Pace(1.8, 512), []
+    learn(pace, machine, [4], [64])
+    while num_before < 2048:
+        size = pace.prefill_tokens(4)
+        stalls.append(growing(4, size) / growing(4, 0))
+        pace.observe(4, size, growing(4, size))
+        num_before += size
+    assert max(stalls) < 1.9
+    assert stalls[-1] > 1.7
+
+
+def test_sizes_are_4_at_least_and_up_to_the_most() -> None:
     generator = random.Random(0)
     pace = Pace(1.5, 200)
+    pace.observe(4, 0, 0.01)
     for _ in range(500):
-        num_decodes, num_prompt = generator.randint(0, 20), generator.randint(0, 200)
+        num_decodes, num_prompt = generator.randint(0, 20), generator.randint(1, 200)
         pace.observe(num_decodes, num_prompt, generator.expovariate(30))
         size = pace.prefill_tokens(generator.randint(1, 40))
-        assert 0 <= size <= 200
-        assert size % 16 == 0 or size == 200
+        assert 4 <= size <= 200 or size == 0
 
 
 def test_without_decodes_nobody_is_stalled() -> None:
@@ -87,7 +100,7 @@ def test_a_small_limit_is_kept() -> None:
 def test_on_a_slow_machine_prompts_still_get_their_least() -> None:
     pace = Pace(1.2, 512)
     run(pace, lambda decodes, prompt: 0.01 + 0.01 * prompt, 4, num_steps=30)
-    assert pace.prefill_tokens(4) == 16
+    assert pace.prefill_tokens(4) == 4
 
 
 def test_where_prompts_cost_nothing_they_get_all() -> None:
@@ -125,7 +138,7 @@ def test_a_base_that_has_changed_is_found_out_under_a_steady_load() -> None:
 def test_a_price_that_has_fallen_is_found_out_at_the_least_size() -> None:
     pace = Pace(1.8, 512)
     run(pace, lambda decodes, prompt: 0.024 + 0.01 * prompt, 4, num_steps=20)
-    assert pace.prefill_tokens(4) == 16
+    assert pace.prefill_tokens(4) == 4
     run(pace, machine, 4, num_steps=30)
     assert pace.prefill_tokens(4) >= 48
 

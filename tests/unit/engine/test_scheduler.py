@@ -68,7 +68,7 @@ def test_drafts_are_cut_to_what_the_answer_may_still_have() -> None:
     (work,) = engine.scheduler.schedule(16)
     engine.scheduler.settle(work, [1])
     sequence.drafts = [1, 1, 1]
-    assert engine.scheduler.num_decode_tokens == 4
+    assert engine.scheduler.demand() == (4, 0)
     (work,) = engine.scheduler.schedule(16)
     assert sequence.drafts == [1]
     assert (work.start, work.end) == (2, 4)

@@ -11,6 +11,7 @@ import pytest
 
 from moestro.engine.messages import Abort, AskStats, Batch, Submit
 from moestro.engine.request import EngineRequest, Event, FailEvent, TokenEvent
+from moestro.engine.stats import EngineStats
 from moestro.engine.worker import STATS_EVERY_S, Worker
 from tests.unit.engine.fake_engine import BROKEN, REFUSED, FakeEngine
 
@@ -103,9 +104,25 @@ def test_statistics_are_counted_seldom_while_busy_once_more_at_rest_and_when_ask
     assert len(counted) == 1
     now[0] += STATS_EVERY_S
     worker_steps(worker, 1)
-    (batch,) = drain(ours)
-    assert batch.stats is not None
-    assert batch.stats.generation_tokens == 51
+    tokens, counts = drain(ours)
+    assert tokens.stats is None
+    assert counts.stats is not None
+    assert counts.stats.generation_tokens == 51
+
+
+def test_what_a_step_gave_is_sent_before_anything_is_counted() -> None:
+    ours, theirs = Pipe()
+    sent_before_counting = []
+
+    class SlowToCount(FakeEngine):
+        def stats(self) -> EngineStats:
+            sent_before_counting.append(ours.poll(0))
+            return super().stats()
+
+    worker = Worker(SlowToCount(), theirs, clock=lambda: 0.0)
+    ours.send(Submit(request()))
+    worker.turn()
+    assert sent_before_counting == [True]
 
 
 def worker_steps(worker: Worker, num: int) -> None:
