@@ -34,7 +34,7 @@ class Encoder:
 
     def text(self, features: Features) -> Floats:
         """Return the weight of each of the prompt's buckets; words and letters weigh the same."""
-        weights = features.weights * self.rarity_D[features.buckets]
+        weights = features.weights * self.rarity_D.take(features.buckets)
         num_words = int(np.searchsorted(features.buckets, WORD_BUCKETS))
         for part in (weights[:num_words], weights[num_words:]):
             length = float(np.sqrt(part @ part))
@@ -50,7 +50,7 @@ class Encoder:
 
     def standard(self, features: Features) -> Floats:
         """Return the shape in standard deviations from the mean, at most 4."""
-        standard: Floats = np.clip((features.shape - self.center_S) / self.spread_S, -4.0, 4.0)
+        standard: Floats = ((features.shape - self.center_S) / self.spread_S).clip(-4.0, 4.0)
         return standard
 
     def distance(self, features: Features) -> float:
@@ -75,10 +75,10 @@ class Estimator:
     def estimate(self, features: Features) -> NDArray[np.float64]:
         """Return the score that each model is expected to have, 0 to 1."""
         weights = self.encoder.text(features)
-        scores_M = weights @ self.text_DM[features.buckets]
+        scores_M = weights @ self.text_DM.take(features.buckets, axis=0)
         scores_M = scores_M + self.encoder.shape(features) @ self.shape_RM + self.bias_M
         scores_M = scores_M + self.forest.estimate(features.shape)
-        return np.clip(scores_M.astype(np.float64), 0.0, 1.0)
+        return scores_M.astype(np.float64).clip(0.0, 1.0)
 
     def of(self, places: Sequence[int]) -> "Estimator":
         """Return an estimator of these models, in this order."""

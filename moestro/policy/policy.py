@@ -84,17 +84,18 @@ class Policy:
             )
         features = read(prompt)
         scores_M = self.estimator.estimate(features)
+        scores = scores_M.tolist()
         distance = self.estimator.encoder.distance(features)
-        place, reason = self._choose(scores_M, distance, places, len(prompt))
-        others = sorted((p for p in places if p != place), key=lambda p: -scores_M[p])
+        place, reason = self._choose(scores, distance, places, len(prompt))
+        others = sorted((p for p in places if p != place), key=lambda p: -scores[p])
         return Decision(
             model=self.models[place],
             reason=reason,
-            scores={self.models[p]: round(float(scores_M[p]), 4) for p in places},
+            scores={self.models[p]: round(scores[p], 4) for p in places},
             threshold=self.threshold,
             digest=features.digest,
             fallbacks=tuple(self.models[p] for p in others),
-            signs=_signs(scores_M),
+            signs=_signs(scores),
             cascade=self._cascade(prompt, scores_M) if place == 0 else None,
         )
 
@@ -112,7 +113,7 @@ class Policy:
 
     def signs(self, prompts: Sequence[str]) -> list[dict[str, float]]:
         """Return what a ShiftMonitor sees of each prompt."""
-        return [_signs(self.estimator.estimate(read(prompt))) for prompt in prompts]
+        return [_signs(self.estimator.estimate(read(prompt)).tolist()) for prompt in prompts]
 
     def answer_gains(self, prompts: Sequence[str], answers: Sequence[str]) -> Floats:
         """Return what the strong model is estimated to score more than the weak one's answers do.
@@ -163,7 +164,7 @@ class Policy:
         )
 
     def _choose(
-        self, scores_M: Floats, distance: float, places: Sequence[int], num_chars: int
+        self, scores: Sequence[float], distance: float, places: Sequence[int], num_chars: int
     ) -> tuple[int, str]:
         strongest = places[-1]
         if self.cascade is not None and len(places) == len(self.models):
@@ -180,9 +181,9 @@ class Policy:
         if self.threshold is None:
             if self.kind == "pair":
                 return strongest, "the policy is not calibrated: the strongest model allowed"
-            best = max(places, key=lambda p: scores_M[p])
-            return best, f"highest estimated score, {scores_M[best]:.2f}"
-        gains = {place: scores_M[strongest] - scores_M[place] for place in places}
+            best = max(places, key=lambda p: scores[p])
+            return best, f"highest estimated score, {scores[best]:.2f}"
+        gains = {place: scores[strongest] - scores[place] for place in places}
         near = [p for p in places if p != strongest and gains[p] < self.threshold]
         if not near:
             gain = min(gains[p] for p in places if p != strongest)
@@ -198,10 +199,10 @@ class Policy:
         )
 
 
-def _signs(scores_M: Floats) -> dict[str, float]:
+def _signs(scores: Sequence[float]) -> dict[str, float]:
     """Return what decides a request's fate: the smallest gain over another model, and the score.
 
     Of all models, whichever may be asked just now.
     """
-    strongest = float(scores_M[-1])
-    return {"gain": strongest - float(scores_M[:-1].max()), "score": strongest}
+    *others, strongest = scores
+    return {"gain": strongest - max(others), "score": strongest}

@@ -1,11 +1,10 @@
 """What is measured of a prompt's shape."""
 
-import re
-
 import numpy as np
 import pytest
 
 from moestro.policy.shape import SHAPE, read_shape
+from moestro.policy.tokens import read_tokens
 
 CHOICE = (
     "He was born in 1990. Which of the following is NOT a planet?\n"
@@ -14,13 +13,13 @@ CHOICE = (
 
 
 def measures(text: str) -> dict[str, float]:
-    values = read_shape(text, re.findall(r"[a-z]+", text.lower()), len(text))
+    values = read_shape(text, read_tokens(text.lower()), len(text))
     assert np.isfinite(values).all()
     return dict(zip(SHAPE, map(float, values), strict=True))
 
 
 def test_measures_have_names_of_their_own() -> None:
-    assert len(set(SHAPE)) == len(SHAPE) == len(read_shape("", [], 0))
+    assert len(set(SHAPE)) == len(SHAPE) == len(read_shape("", read_tokens(""), 0))
 
 
 def test_what_is_offered_is_measured_apart_from_what_is_asked() -> None:
