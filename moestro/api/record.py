@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 # "refused": a caller's mistake or a lack of capacity, before anybody was asked. "failed": nobody
 # could answer, or a stream broke that nobody could go on with. "left": the client went away.
 Outcome = Literal["answered", "refused", "failed", "left"]
+# The reason of what no client asked for: it checks an answer to one, and costs what it costs.
+AUDIT = "audit"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,11 @@ class Record:
     num_attempts: int = 0
     num_failovers: int = 0
     error: str | None = None
+
+    @property
+    def is_audit(self) -> bool:
+        """Whether it was asked to check an answer: it has a cost, and is no client's request."""
+        return self.reason.partition(";")[0] == AUDIT
 
 
 class OnFinished(Protocol):

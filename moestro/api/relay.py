@@ -15,7 +15,7 @@ class Call:
     """A POST by a client: its path, like "/v1/chat/completions", and its body as it came.
 
     `caller` is the name of the key it came with, None where none is asked for. `headers` are the
-    client's own, names in lower case.
+    client's own, names in lower case. An audit is no client's: it checks an answer to one.
     """
 
     path: str
@@ -23,6 +23,7 @@ class Call:
     request_id: str
     caller: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_audit: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

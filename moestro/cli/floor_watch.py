@@ -148,7 +148,7 @@ class Auditor:
         return await self._relay("/v1/chat/completions", msgspec.json.encode(body), request_id)
 
     async def _relay(self, path: str, body: bytes, request_id: str) -> str:
-        call = Call(path=path, body=body, request_id=f"{request_id}-audit")
+        call = Call(path=path, body=body, request_id=f"{request_id}-audit", is_audit=True)
         reply = await self._gateway().relay(call)
         if reply is None or not isinstance(reply.body, bytes) or reply.status != 200:
             raise DataError("no answer to compare with came")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moestro.api.fleet_view import FleetView
-from moestro.api.record import OnFinished, Outcome
+from moestro.api.record import AUDIT, OnFinished, Outcome
 from moestro.api.relay import Call, Reply
 from moestro.errors import BackendError, CapacityError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
@@ -140,7 +140,7 @@ class Gateway:
         if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
             return None
         span = None if self._tracing is None else self._tracing.begin(call)
-        trace = Trace(call=call, span=span)
+        trace = Trace(call=call, span=span, reason=AUDIT if call.is_audit else "")
         self._books.open()
         try:
             return await self._relay(trace)
@@ -153,7 +153,7 @@ class Gateway:
     async def _relay(self, trace: Trace) -> Reply | None:
         asked = trace.asked = read_call(trace.call)
         choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
-        trace.reason = choice.reason
+        trace.reason = trace.reason or choice.reason
         kept = await self._memory.find(trace)
         self._books.admit(trace, is_free=kept is not None)
         if kept is not None:

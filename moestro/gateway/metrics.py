@@ -26,6 +26,12 @@ class GatewayMetrics:
         self._attempts = Counter(
             "moestro:gateway_attempts", "Requests to backends.", ("model",), registry=registry
         )
+        self._audits = Counter(
+            "moestro:gateway_audits",
+            "Answers asked for to check others; their tokens and dollars are counted with all.",
+            ("model", "outcome"),
+            registry=registry,
+        )
         self._failovers = Counter(
             "moestro:gateway_failovers",
             "Streams that another backend went on with, by the one that broke off.",
@@ -59,8 +65,11 @@ class GatewayMetrics:
     def add(self, record: Record) -> None:
         """Count a request that has ended."""
         model = record.model
-        labels = (model, record.backend, _kind_of(record), record.outcome, str(record.status))
-        self._count(self._requests, *labels).inc()
+        if record.is_audit:
+            self._count(self._audits, model, record.outcome).inc()
+        else:
+            labels = (model, record.backend, _kind_of(record), record.outcome, str(record.status))
+            self._count(self._requests, *labels).inc()
         if record.num_attempts:
             self._count(self._attempts, model).inc(record.num_attempts)
         if not model:
@@ -68,6 +77,8 @@ class GatewayMetrics:
         self._count(self._tokens, model, "prompt").inc(record.prompt_tokens)
         self._count(self._tokens, model, "completion").inc(record.completion_tokens)
         self._count(self._dollars, model).inc(record.cost_usd)
+        if record.is_audit:
+            return
         self._measure(self._whole, model).observe(record.whole_s)
         if record.first_s is not None:
             self._measure(self._first, model).observe(record.first_s)

@@ -71,7 +71,9 @@ class Memory:
         if kept is None:
             trace.tape = Tape(name=name, model=model, max_bytes=cache.max_answer_bytes)
             return None
-        trace.model, trace.reason = model, "cache"
+        trace.model = model
+        if not trace.call.is_audit:
+            trace.reason = "cache"
         trace.usage = Usage(prompt_tokens=0, completion_tokens=0)
         return kept
 

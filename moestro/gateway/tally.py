@@ -30,7 +30,10 @@ class Tally:
         self._latencies = {name: Latency() for name in fleet.names}
 
     def add(self, record: Record) -> None:
-        """Take the next one."""
+        """Take the next one; of an audit only what it cost."""
+        if record.is_audit:
+            self._count_cost(record, num_requests=0)
+            return
         is_answer = record.outcome in ("answered", "left") and record.model in self._latencies
         is_refused = record.outcome == "refused"
         self._shared.count(_FLEET, (is_answer, record.num_failovers, is_refused))
@@ -38,21 +41,17 @@ class Tally:
             self._shared.count(_row(record.model), (0, 0, 1))
         if not is_answer:
             return
-        self._shared.count(
-            _row(record.model),
-            (
-                1,
-                record.asked == AUTO,
-                0,
-                record.prompt_tokens,
-                record.completion_tokens,
-                record.cost_usd,
-            ),
-        )
+        self._count_cost(record, num_requests=1)
         if record.first_s is not None and record.outcome == "answered":
             latency = self._latencies[record.model]
             latency.first.add(record.first_s)
             latency.whole.add(record.whole_s)
+
+    def _count_cost(self, record: Record, num_requests: int) -> None:
+        spent = (record.prompt_tokens, record.completion_tokens, record.cost_usd)
+        is_auto = num_requests and record.asked == AUTO
+        if record.model in self._latencies:
+            self._shared.count(_row(record.model), (num_requests, is_auto, 0, *spent))
 
     def view(self) -> FleetView:
         """Return the fleet."""

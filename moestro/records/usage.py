@@ -83,10 +83,11 @@ def find_traffic(connection: Connection, since: str | None) -> list[TrafficRow]:
 
 
 def _count(record: Record) -> dict[str, Any]:
-    strongest = record.strongest_cost_usd
+    # What audits cost is no request's, and takes away from what is saved.
+    strongest = 0.0 if record.is_audit else record.strongest_cost_usd
     return {
-        "num_requests": 1,
-        "num_failed": int(record.outcome == "failed"),
+        "num_requests": int(not record.is_audit),
+        "num_failed": int(record.outcome == "failed" and not record.is_audit),
         "prompt_tokens": record.prompt_tokens,
         "cached_tokens": record.cached_tokens,
         "completion_tokens": record.completion_tokens,

@@ -154,6 +154,7 @@ def test_answers_that_say_the_same_match(
     assert body["temperature"] == 0.5
     assert not {"stream", "stream_options"} & set(body)
     assert gateway.calls[0].request_id == "request-0-audit"
+    assert gateway.calls[0].is_audit
 
 
 def test_a_judge_grades_both_answers_unnamed(start_records: StartRecords) -> None:

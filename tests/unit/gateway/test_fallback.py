@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from moestro.errors import BackendError
+from moestro.gateway.metrics import GatewayMetrics
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
@@ -84,6 +86,35 @@ def test_a_conversation_moves_to_the_model_that_answered() -> None:
     seen = run(work())
     assert [model for model, _ in seen] == ["strong", "strong"]
     assert seen[1][1] == "conversation"
+
+
+def test_an_audit_costs_what_it_costs_and_is_no_request() -> None:
+    registry = CollectorRegistry()
+
+    async def work() -> Any:
+        behaviors: Any = {"weak": [well], "strong": [[well, replies(500)]]}
+        config = replace(QUICK, retries=0)
+        around = {"metrics": GatewayMetrics(registry)}
+        async with gateway_over(
+            behaviors, config, policy=ScriptedPolicy(), around=around
+        ) as running:
+            await running.ask(model="auto")
+            await running.ask(model="strong", is_audit=True)
+            with pytest.raises(BackendError):
+                await running.ask(model="strong", is_audit=True)
+        return running
+
+    running = run(work())
+    assert [record.reason.partition(";")[0] for record in running.records[1:]] == ["audit"] * 2
+    view = running.gateway.view()
+    weak, strong = view.models
+    assert (view.num_requests, weak.share, strong.num_requests, strong.num_errors) == (1, 1, 0, 0)
+    assert strong.cost_usd == running.records[1].cost_usd > 0
+    assert strong.latency.whole_p50_s is None
+    shown = generate_latest(registry).decode()
+    assert 'gateway_audits_total{model="strong",outcome="answered"} 1.0' in shown
+    assert 'gateway_requests_total{backend="strong' not in shown
+    assert 'gateway_tokens_total{kind="completion",model="strong"}' in shown
 
 
 def test_shares_costs_and_counts_are_shown() -> None:

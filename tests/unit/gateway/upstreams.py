@@ -252,12 +252,14 @@ class Running:
     async def ask(self, path: str = "/v1/chat/completions", **fields: Any) -> Reply:
         headers = fields.pop("headers", {})
         caller = fields.pop("caller", None)
+        is_audit = fields.pop("is_audit", False)
         call = Call(
             path=path,
             body=json.dumps(question(path) | fields).encode(),
             request_id="r",
             caller=caller,
             headers=headers,
+            is_audit=is_audit,
         )
         reply = await self.gateway.relay(call)
         assert reply is not None

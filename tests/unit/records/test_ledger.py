@@ -103,6 +103,18 @@ def test_texts_are_kept_only_where_they_are_asked_for(start: Start, wait_until: 
     assert asyncio.run(view.decision(10**6)) is None
 
 
+def test_audits_are_no_requests_and_take_away_from_what_is_saved(
+    start: Start, wait_until: Wait
+) -> None:
+    records = start()
+    for audit in ({"cost_usd": 0.75}, {"cost_usd": 0.0, "outcome": "failed"}):
+        records.finish(make_record(1, model="large", caller=None, reason="audit", **audit))
+    wait_until(lambda: records.health().written_records == 2)
+    [row] = asyncio.run(View(records).usage())
+    assert (row.num_requests, row.num_failed) == (0, 0)
+    assert (row.cost_usd, row.compared_cost_usd, row.strongest_cost_usd) == (0.75, 0.75, 0.0)
+
+
 def test_usage_adds_up_by_key_model_and_day(start: Start, wait_until: Wait) -> None:
     records = start()
     for number in range(150):
