@@ -69,12 +69,19 @@ function drawTiles(tiles, fleet, rates, now) {
 
 function drawRecords(callout, health) {
   const lost = health?.lost_records ?? 0;
-  callout.hidden = !health || (health.is_reachable && !lost);
+  const restarts = health?.writer_restarts ?? 0;
+  callout.hidden = !health || (health.is_reachable && !lost && !restarts);
   if (callout.hidden) return;
-  callout.dataset.tone = "bad";
-  const words = [health.trouble ? `Records cannot be written: ${health.trouble}.` : "Records are written again.", lost ? `${number(lost)} were lost since the start; requests still flow.` : "Requests still flow."].join(" ");
+  callout.dataset.tone = health.is_reachable && !lost ? "" : "bad";
+  const words = [
+    health.trouble ? `Records cannot be written: ${health.trouble}.` : "Records are written.",
+    restarts ? `The process that writes them has ended ${times(restarts)} since the start and was started again; see its log.` : "",
+    lost ? `${number(lost)} were lost since the start; requests still flow.` : "None was lost; requests still flow.",
+  ].filter(Boolean).join(" ");
   if (callout.textContent !== words) callout.textContent = words;
 }
+
+const times = count => count === 1 ? "once" : `${number(count)} times`;
 
 function modelCard(model, fleet, rates) {
   const key = `model ${model.name}`;

@@ -155,8 +155,11 @@ def _record(number: int, now: float) -> Record:
 class ScriptedRecords(RecordView):
     """Some hundred decisions, three keys and a month of usage, in memory."""
 
-    def __init__(self, num_decisions: int = 400, *, is_broken: bool = False) -> None:
+    def __init__(
+        self, num_decisions: int = 400, *, is_broken: bool = False, num_restarts: int = 0
+    ) -> None:
         now = time.time()
+        self.num_restarts = num_restarts
         self.all = [Decision(id=n, record=_record(n, now)) for n in range(num_decisions, 0, -1)]
         self.is_broken = is_broken
         self.views = {each.terms.name: each for each in _keys(now)}
@@ -234,7 +237,7 @@ class ScriptedRecords(RecordView):
             is_reachable=not self.is_broken, waiting_records=0, written_records=400,
             lost_records=12 if self.is_broken else 0,
             trouble="disk full" if self.is_broken else None, keeps_prompts=False,
-            retention_days=90,
+            retention_days=90, writer_restarts=self.num_restarts,
         )  # fmt: skip
 
     def _check(self) -> None:

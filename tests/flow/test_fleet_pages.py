@@ -107,6 +107,23 @@ def test_a_lost_floor_is_said_with_the_command(browser: Browser) -> None:
         assert "moestro policy calibrate policies/mine" in page.text(".callout .command")
 
 
+def test_a_writer_that_ended_is_said_with_how_often(browser: Browser) -> None:
+    with fleet_site(records=ScriptedRecords(num_restarts=3)) as site:
+        page = browser.open(f"{site.address}fleet")
+        page.wait("document.querySelector('.callout[role=status]')?.checkVisibility()")
+        said = page.text(".callout[role=status]")
+        assert "has ended 3 times since the start and was started again" in said
+        assert "None was lost" in said
+        assert page.evaluate("document.querySelector('.callout').dataset.tone") == ""
+    with fleet_site(records=ScriptedRecords(is_broken=True, num_restarts=1)) as site:
+        page = browser.open(f"{site.address}fleet")
+        page.wait("document.querySelector('.callout[role=status]')?.checkVisibility()")
+        said = page.text(".callout[role=status]")
+        assert "disk full" in said
+        assert "ended once" in said
+        assert "12 were lost" in said
+
+
 def test_what_is_not_known_is_said_to_be(browser: Browser) -> None:
     with fleet_site(ScriptedPolicy(has_costs=False, has_floor=False)) as site:
         page = browser.open(f"{site.address}policy")
