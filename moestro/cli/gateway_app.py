@@ -17,7 +17,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
 from moestro.api.outcome import PostedOutcome
-from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
+from moestro.cli.bookkeeping import (
+    FleetKeys,
+    KeptAnswers,
+    RecordsDoor,
+    SharedBackends,
+    SharedClients,
+)
 from moestro.cli.floor_watch import Auditor
 from moestro.cli.policy_view import PolicyPage
 from moestro.cli.watches import Watches, build_gauges, build_watches
@@ -38,7 +44,7 @@ from moestro.records.records import Records
 from moestro.records.scribe import RemoteWriter
 from moestro.records.view import View
 from moestro.server import outcomes
-from moestro.server.app import build_app
+from moestro.server.app import Callers, build_app
 from moestro.server.keys import Keys
 from moestro.ui import pages
 from moestro.ui.fleet_pages import mount_fleet
@@ -157,7 +163,9 @@ def build_gateway_app(plan: Plan) -> Parts:
         relay=gateway,
         registry=registry,
         shown=None if plan.metrics is None else _gather(plan.metrics),
-        keys=FleetKeys(Keys(plan.server.keys), records),
+        callers=Callers(
+            keys=FleetKeys(Keys(plan.server.keys), records), clients=SharedClients(records.shared)
+        ),
     )
     app.include_router(outcomes.routes(_Book(records)))
     pages.mount(app, watched, recent, is_gateway=True)

@@ -20,41 +20,46 @@ _WINDOW = 256
 
 
 class Window:
-    """The latest values of one kind, and where most of them lie."""
+    """The latest values of one kind, of all workers, and where most of them lie."""
 
-    def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=_WINDOW)
+    def __init__(self, shared: Shared, name: str) -> None:
+        self._shared = shared
+        self._name = name
+        self._own: deque[float] = deque(maxlen=_WINDOW)
 
     def add(self, value: float) -> None:
         """Take the next one."""
-        self._values.append(value)
+        self._own.append(value)
+        self._shared.note(self._name, value)
 
-    def quantile(self, share: float) -> float | None:
-        """Return the value that `share` of them do not exceed; None where there are none."""
-        if not self._values:
-            return None
-        ordered = sorted(self._values)
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    def quantiles(self, *shares: float) -> list[float | None]:
+        """Return the value that each share of them does not exceed; None where there are none."""
+        ordered = sorted(self._shared.latest(self._name))
+        if not ordered:
+            return [None] * len(shares)
+        return [ordered[max(0, math.ceil(share * len(ordered)) - 1)] for share in shares]
 
-    def mean(self) -> float | None:
-        """Return their mean; None where there are none."""
-        return sum(self._values) / len(self._values) if self._values else None
+    def own_mean(self) -> float | None:
+        """Return the mean of this worker's; None where there are none."""
+        return sum(self._own) / len(self._own) if self._own else None
 
 
 class Latency:
-    """Seconds to an answer's first byte, and to its last."""
+    """Seconds to an answer's first byte, and to its last; `name` is that of who answers."""
 
-    def __init__(self) -> None:
-        self.first = Window()
-        self.whole = Window()
+    def __init__(self, shared: Shared, name: str) -> None:
+        self.first = Window(shared, f"{name}, first")
+        self.whole = Window(shared, f"{name}, whole")
 
     def view(self) -> LatencyView:
         """Return medians and 95th percentiles."""
+        first_p50_s, first_p95_s = self.first.quantiles(0.5, 0.95)
+        whole_p50_s, whole_p95_s = self.whole.quantiles(0.5, 0.95)
         return LatencyView(
-            first_p50_s=self.first.quantile(0.5),
-            first_p95_s=self.first.quantile(0.95),
-            whole_p50_s=self.whole.quantile(0.5),
-            whole_p95_s=self.whole.quantile(0.95),
+            first_p50_s=first_p50_s,
+            first_p95_s=first_p95_s,
+            whole_p50_s=whole_p50_s,
+            whole_p95_s=whole_p95_s,
         )
 
 
@@ -68,7 +73,7 @@ class Health:
         config: BreakerConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.latency = Latency()
+        self.latency = Latency(shared, f"backend {upstream.name}")
         self.trouble: str | None = None
         self._upstream = upstream
         self._counts = f"backend {upstream.name}"

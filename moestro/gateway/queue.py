@@ -131,7 +131,7 @@ class Line:
         )
 
     def _expect_wait_s(self, num_waiting: int) -> float:
-        means = [mean for each in self.members if (mean := each.health.latency.whole.mean())]
+        means = [mean for each in self.members if (mean := each.health.latency.whole.own_mean())]
         places = sum(member.upstream.config.max_concurrent for member in self.members)
         return (num_waiting + 1) * (sum(means) / len(means)) / places if means else 0.0
 

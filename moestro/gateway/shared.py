@@ -5,7 +5,7 @@ A worker alone keeps it in its own memory. Next: health.py, queue.py.
 """
 
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Protocol
@@ -13,6 +13,7 @@ from typing import Protocol
 from moestro.gateway.breaker import Breaker
 
 _MOST_CONVERSATIONS = 100_000
+_WINDOW = 256
 
 
 class Shared(Protocol):
@@ -50,6 +51,12 @@ class Shared(Protocol):
     def counted(self, name: str) -> tuple[float, ...]:
         """Return a name's six numbers."""
 
+    def note(self, name: str, value: float) -> None:
+        """Add to a name's latest values."""
+
+    def latest(self, name: str) -> Sequence[float]:
+        """Return a name's latest values, in no order."""
+
 
 class Conversations(Protocol):
     """Which model answers a conversation, by its hash."""
@@ -70,6 +77,7 @@ class Alone:
         self._in_flight: Counter[str] = Counter()
         self._breakers: dict[str, Breaker] = {}
         self._counts: defaultdict[str, tuple[float, ...]] = defaultdict(lambda: (0.0,) * 6)
+        self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_WINDOW))
         self.began_at = time.time()
 
     def try_enter(self, backend: str, limit: int) -> bool:
@@ -108,6 +116,14 @@ class Alone:
     def counted(self, name: str) -> tuple[float, ...]:
         """Return a name's six numbers."""
         return self._counts[name]
+
+    def note(self, name: str, value: float) -> None:
+        """Add to a name's latest values."""
+        self._latest[name].append(value)
+
+    def latest(self, name: str) -> Sequence[float]:
+        """Return a name's latest values."""
+        return self._latest[name]
 
 
 class RecentConversations:

@@ -1,6 +1,6 @@
 """What became of all requests, by model, and the whole fleet as pages show it.
 
-Counts are those of all workers together, since the server's start; latencies are this worker's.
+Both are of all workers together: counts since the server's start, latencies of late.
 Next: api/fleet_view.py.
 """
 
@@ -27,7 +27,7 @@ class Tally:
         self._lines = lines
         self._chooser = chooser
         self._shared = shared
-        self._latencies = {name: Latency() for name in fleet.names}
+        self._latencies = {name: Latency(shared, _row(name)) for name in fleet.names}
 
     def add(self, record: Record) -> None:
         """Take the next one; of an audit only what it cost."""

@@ -30,23 +30,15 @@ class SharedCounts:
 
     def count(self, name: str, amounts: Sequence[float]) -> None:
         """Add to a name's numbers, the first ones of them; for one thread of a worker."""
-        own = self._rows.own(self._place(name))
+        own = self._rows.own(self._rows.ensure(name))
         for cell, amount in enumerate(amounts, own):
             if amount:
                 self._file.cells[cell] += amount
 
     def counted(self, name: str) -> tuple[float, ...]:
         """Return a name's six numbers."""
-        place = self._place(name)
+        place = self._rows.ensure(name)
         return tuple(self._rows.total(place, number) for number in range(NUM_COUNTS))
-
-    def _place(self, name: str) -> int:
-        place = self._rows.find(name)
-        if place is None:
-            with self._file.lock:
-                place = self._rows.find(name)
-                place = self._rows.add(name) if place is None else place
-        return place
 
 
 class LedgerCounts:
@@ -97,7 +89,7 @@ def bury_ledger(file: SharedFile) -> int:
     At most: those of a batch that was written as it died are among them.
     """
     counts = SharedCounts(file)
-    own = file.counts.own(counts._place(_LEDGER))
+    own = file.counts.own(counts._rows.ensure(_LEDGER))
     num_gone = int(file.cells[own + _TAKEN] - file.cells[own + _SETTLED])
     counts.count(_LEDGER, [0, num_gone, 0, 0, num_gone])
     return num_gone

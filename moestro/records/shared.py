@@ -2,7 +2,7 @@
 
 Rows of numbers by name, and one lock around whatever reads and writes several of them. What a
 worker counts stands in a column of its own, so that the supervisor can clear a dead one's. Knows
-no keys and no limits. Next: busy.py, meters.py, counts.py.
+no keys and no limits. Next: busy.py, meters.py, counts.py, latest.py.
 """
 
 import fcntl
@@ -17,18 +17,21 @@ from pathlib import Path
 
 from moestro.errors import CapacityError, ConfigError, StorageError
 
-_MAGIC = 6.0
-_HEADER = 7
+_MAGIC = 7.0
+_HEADER = 8
 _DIGEST_BYTES = 16
 _NUMBER_BYTES = 8
 _DIGEST_CELLS = _DIGEST_BYTES // _NUMBER_BYTES
 _MOST_WORKERS = 64
 _MEMORY_FOLDER = Path("/dev/shm")
 
-BACKENDS, KEYS, COUNTS = 0, 1, 2
+BACKENDS, KEYS, COUNTS, LATEST = range(4)
+_KINDS = (BACKENDS, KEYS, COUNTS, LATEST)
 # Per row: numbers that all workers write, and numbers of each worker.
-_COMMON = (8, 10, 1)
+_COMMON = (8, 10, 1, 1)
 _OWN = (1, 3, 6)
+# Of the latest values: so many of all workers together, and of each at least so many.
+_MOST_LATEST, _FEWEST_LATEST = 256, 32
 # A conversation's digest, until when it is kept, and the name of its model.
 CONVERSATION_CELLS = 8
 
@@ -39,6 +42,7 @@ def create_shared(
     num_backends: int = 256,
     num_keys: int = 4096,
     num_counts: int = 1024,
+    num_latest: int = 1024,
     num_conversations: int = 32_768,
 ) -> Path:
     """Make an empty file for so many workers and return its path; whoever made it deletes it."""
@@ -47,7 +51,7 @@ def create_shared(
     in_memory = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK)
     folder = _MEMORY_FOLDER if in_memory else Path(tempfile.gettempdir())
     path = folder / f"moestro-{secrets.token_hex(8)}"
-    counts = (num_backends, num_keys, num_counts)
+    counts = (num_backends, num_keys, num_counts, num_latest)
     size = _HEADER + sum(n * _row_cells(kind, num_workers) for kind, n in enumerate(counts))
     size += num_conversations * CONVERSATION_CELLS
     try:
@@ -86,18 +90,18 @@ class SharedFile:
         self.worker = worker
         self.lock = FileLock(path)
         start, tables = _HEADER, []
-        for kind in (BACKENDS, KEYS, COUNTS):
+        for kind in _KINDS:
             count = int(self.cells[2 + kind])
             tables.append(Rows(self, kind, start, count))
             start += count * _row_cells(kind, self.num_workers)
-        self.backends, self.keys, self.counts = tables
-        self.num_conversations = int(self.cells[5])
+        self.backends, self.keys, self.counts, self.latest = tables
+        self.num_conversations = int(self.cells[6])
         self._conversations = start
 
     @property
     def began_at(self) -> float:
         """When the file was made, in seconds since 1970: the server's start."""
-        return self.cells[6]
+        return self.cells[7]
 
     def clear_worker(self, worker: int) -> None:
         """Forget what a dead worker had under way; for the supervisor, before it starts another.
@@ -141,8 +145,8 @@ class SharedFile:
 class Rows:
     """Rows of one kind, by name.
 
-    All methods are for whoever holds the file's lock, but `find` and `total` may be used without it
-    for a glance at numbers that may have changed since.
+    All methods are for whoever holds the file's lock, but for `ensure`; `find`, `owned` and `total`
+    may be used without it for a glance at numbers that may have changed since.
     """
 
     def __init__(self, file: SharedFile, kind: int, start: int, count: int) -> None:
@@ -150,7 +154,7 @@ class Rows:
         self._start = start
         self._count = count
         self._stride = _row_cells(kind, file.num_workers)
-        self._num_own = _OWN[kind]
+        self.num_own = _own_cells(kind, file.num_workers)
         self._own_at = _DIGEST_CELLS + _COMMON[kind]
         self._known: dict[str, tuple[int, bytes]] = {}
 
@@ -183,23 +187,38 @@ class Rows:
         self._known[name] = (place, digest)
         return place
 
+    def ensure(self, name: str) -> int:
+        """Return where a name's numbers begin, after giving it a row; takes the lock by itself."""
+        place = self.find(name)
+        if place is not None:
+            return place
+        with self._file.lock:
+            place = self.find(name)
+            return self.add(name) if place is None else place
+
     def own(self, place: int) -> int:
         """Return the cell where this worker's own numbers of a row begin."""
-        return place + self._own_at - _DIGEST_CELLS + self._file.worker * self._num_own
+        return place + self._own_at - _DIGEST_CELLS + self._file.worker * self.num_own
+
+    def owned(self, place: int) -> list[list[float]]:
+        """Return each worker's own numbers of a row."""
+        first = place + self._own_at - _DIGEST_CELLS
+        starts = range(first, first + self._file.num_workers * self.num_own, self.num_own)
+        return [list(self._file.cells[start : start + self.num_own]) for start in starts]
 
     def total(self, place: int, number: int) -> float:
         """Return the sum over all workers of one of their own numbers of a row."""
         first = place + self._own_at - _DIGEST_CELLS
-        last = first + self._file.num_workers * self._num_own
+        last = first + self._file.num_workers * self.num_own
         # Slices of doubles need a step of one, so the few cells are taken one by one.
         cells = self._file.cells
-        return sum(cells[cell] for cell in range(first + number, last, self._num_own))
+        return sum(cells[cell] for cell in range(first + number, last, self.num_own))
 
     def clear_worker(self, worker: int) -> None:
         """Set a worker's own numbers to zero in all rows."""
-        first = self._start + self._own_at + worker * self._num_own
+        first = self._start + self._own_at + worker * self.num_own
         for place in range(first, first + self._count * self._stride, self._stride):
-            for cell in range(place, place + self._num_own):
+            for cell in range(place, place + self.num_own):
                 self._file.cells[cell] = 0.0
 
     def _find_idle(self) -> int:
@@ -265,7 +284,14 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _row_cells(kind: int, num_workers: int) -> int:
-    return _DIGEST_CELLS + _COMMON[kind] + _OWN[kind] * num_workers
+    return _DIGEST_CELLS + _COMMON[kind] + _own_cells(kind, num_workers) * num_workers
+
+
+def _own_cells(kind: int, num_workers: int) -> int:
+    if kind != LATEST:
+        return _OWN[kind]
+    # And how many there were.
+    return 1 + max(_FEWEST_LATEST, _MOST_LATEST // num_workers)
 
 
 def _digest(name: str) -> bytes:

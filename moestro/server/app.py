@@ -5,6 +5,7 @@ Given a Backend, knows nothing else. Next: chat.py, exchange.py, errors.py.
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,7 @@ from moestro.server import (
 )
 from moestro.server.access import AccessLog
 from moestro.server.bodies import BodyGuard
+from moestro.server.buckets import ClientTable
 from moestro.server.config import ServerConfig
 from moestro.server.gauges import BackendCollector
 from moestro.server.keys import OPEN_PATHS, KeyGuard, KeyRing, Keys
@@ -61,6 +63,14 @@ class Application(FastAPI):
         self._first = build(self._first, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Callers:
+    """Who comes in, by their keys, and what several processes count of each together."""
+
+    keys: KeyRing
+    clients: ClientTable | None = None
+
+
 def build_app(
     backend: Backend,
     config: ServerConfig | None = None,
@@ -69,16 +79,17 @@ def build_app(
     relay: Relay | None = None,
     registry: CollectorRegistry | None = None,
     shown: CollectorRegistry | None = None,
-    keys: KeyRing | None = None,
+    callers: Callers | None = None,
 ) -> Application:
     """Build the application; it starts the backend when it starts, and stops it when it stops.
 
     `open_paths` need no key, like those of pages that ask for one themselves. What `relay` can pass
     on as it came does not reach the backend. `registry` is what /metrics shows, unless
-    that is `shown`, which gathers several processes. `keys` are asked instead of the
-    configuration's.
+    that is `shown`, which gathers several processes. `callers` are asked instead of the
+    configuration's keys.
     """
     config = config or ServerConfig()
+    callers = callers or Callers(keys=Keys(config.keys))
     registry = registry or CollectorRegistry()
     registry.register(BackendCollector(backend))
     observed = Observed(backend, registry)
@@ -106,7 +117,9 @@ def build_app(
     app.include_router(docs.routes())
     if relay is not None:
         app.put_before(RelayRoutes, relay=relay)
-    _guard(app, config, registry, open_paths, Keys(config.keys) if keys is None else keys)
+    app.put_before(BodyGuard, config=config.bodies)
+    app.put_before(Limits, config=config.limits, shared=callers.clients)
+    _guard(app, config, registry, open_paths, callers.keys)
     return app
 
 
@@ -117,8 +130,6 @@ def _guard(
     open_paths: Collection[str],
     keys: KeyRing,
 ) -> None:
-    app.put_before(BodyGuard, config=config.bodies)
-    app.put_before(Limits, config=config.limits)
     allowed = (*OPEN_PATHS, *_DOCS_PATHS, *open_paths)
     app.put_before(KeyGuard, keys=keys, open_paths=allowed)
     if config.cors_origins:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moestro.errors import ConfigError
-from moestro.server.buckets import Bucket, Client, Clients
+from moestro.server.buckets import Client, ClientTable, OwnClients
 from moestro.server.errors import Problem
 from moestro.server.keys import KEY_NAME, OPEN_PATHS
 from moestro.server.refusal import Headers, refuse
@@ -42,12 +42,15 @@ class ClientLimits:
                 raise ConfigError(f"{name} is {value}: it must be 1 or more, or none")
 
 
+_NO_LIMITS = ClientLimits()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
     """Limits of `each` client, other ones `by_key` name, and those of the whole server.
 
-    Each process counts for itself: a fleet of several workers lets in up to so many times as much.
-    The limits of keys in its records are counted by all workers together.
+    A fleet's workers count keys together. Addresses each of them counts for itself, so that several
+    let in up to so many times as much, and `max_open_requests` are each one's.
     """
 
     each: ClientLimits = ClientLimits()
@@ -76,13 +79,16 @@ class Limits:
         metered_folders: Collection[str] = METERED_FOLDERS,
         free_paths: Collection[str] = OPEN_PATHS,
         clock: Callable[[], float] = time.monotonic,
+        shared: ClientTable | None = None,
     ) -> None:
+        """`shared` has the clients that are keys, where several processes count them."""
         self._app = app
         self._config = config
         self._metered_folders = tuple(metered_folders)
         self._free_paths = frozenset(free_paths)
         self._clock = clock
-        self._clients = Clients(config.max_known_clients)
+        self._clients = OwnClients(config.max_known_clients)
+        self._keys: ClientTable = self._clients if shared is None else shared
         self._num_open = 0
         self._turnstile = asyncio.Lock()
 
@@ -108,16 +114,21 @@ class Limits:
             await asyncio.sleep(0)
 
     async def _serve_metered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        identity = _identity(scope)
-        limits = self._config.by_key.get(_key_name(scope), self._config.each)
-        client = self._client(identity, limits)
-        problem = _find_excess(client, limits, self._clock())
+        name = _key_name(scope)
+        limits = self._config.by_key.get(name, self._config.each)
+        # Without limits there is nothing to count together, and no turn to wait for.
+        table = self._keys if name and limits != _NO_LIMITS else self._clients
+        with table.turn():
+            client = self._find(table, scope, limits)
+            problem = _find_excess(client, limits, self._clock())
+            if problem is None:
+                client.change_open(1)
+                if client.requests is not None:
+                    client.requests.take(1, self._clock())
+            headers = _headers(client, self._clock())
         if problem is not None:
-            await refuse(problem, scope, send, _headers(client, self._clock()))
+            await refuse(problem, scope, send, headers)
             return
-        if client.requests is not None:
-            client.requests.take(1, self._clock())
-        headers = _headers(client, self._clock())
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -125,25 +136,18 @@ class Limits:
             await send(message)
 
         state = scope.setdefault("state", {})
-        client.num_open += 1
         try:
             await self._app(scope, receive, send_with_headers if headers else send)
         finally:
-            client.num_open -= 1
-            if client.tokens is not None:
-                client.tokens.take(state.get(GENERATED_TOKENS, 0), self._clock())
+            with table.turn():
+                client = self._find(table, scope, limits)
+                client.change_open(-1)
+                if client.tokens is not None:
+                    client.tokens.take(state.get(GENERATED_TOKENS, 0), self._clock())
 
-    def _client(self, identity: str, limits: ClientLimits) -> Client:
-        known = self._clients.find(identity)
-        if known is not None:
-            return known
-        now = self._clock()
+    def _find(self, table: ClientTable, scope: Scope, limits: ClientLimits) -> Client:
         requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
-        client = Client(
-            requests=None if requests is None else Bucket(requests, now),
-            tokens=None if tokens is None else Bucket(tokens, now),
-        )
-        return self._clients.add(identity, client)
+        return table.find(_identity(scope), requests, tokens, self._clock())
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

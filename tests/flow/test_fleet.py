@@ -37,7 +37,10 @@ def write(path: Path, model: Path, *names: str, **tables: object) -> None:
 
 
 @contextmanager
-def serving(file: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def serving(
+    file: Path, is_ready: Callable[[str], bool] | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    is_ready = is_ready or answers
     with start("serve", file, "--port", "0", cwd=file.parent) as process:
         assert process.stderr is not None
         try:
@@ -49,7 +52,7 @@ def serving(file: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
             process.kill()
 
 
-def is_ready(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         return ask(url, "a").status_code == 200
     except httpx.TransportError:
@@ -108,7 +111,7 @@ def test_a_fleet_serves_reloads_outlives_its_processes_and_ends(
 
         for child in children(process.pid):
             kill(child)
-        until(lambda: is_ready(url))
+        until(lambda: answers(url))
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0
         assert process.stderr is not None

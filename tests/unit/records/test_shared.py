@@ -14,6 +14,7 @@ from moestro.api.key_terms import KeyTerms
 from moestro.errors import CapacityError, ConfigError, MoestroError, StorageError
 from moestro.records.busy import BusyBackends
 from moestro.records.counts import NUM_COUNTS, SharedCounts
+from moestro.records.latest import SharedLatest
 from moestro.records.meters import Estimate, Meters
 from moestro.records.shared import FileLock, SharedFile, create_shared
 
@@ -124,6 +125,26 @@ def test_what_workers_count_is_counted_by_all_of_them_together_and_outlives_them
     assert SharedCounts(first).counted("model a") == (6000, 0, 3000, 0, 0, 0)
     assert SharedCounts(second).counted("model b") == (0,) * NUM_COUNTS
     assert SharedCounts(first).began_at == pytest.approx(began, abs=60)
+
+
+def note_often(worker: int, together: Any, results: Any, path: Path) -> None:
+    latest = SharedLatest(SharedFile(path, worker))
+    together.wait()
+    for number in range(100):
+        latest.note("model a", 1000 * worker + number)
+    results.put(worker)
+
+
+def test_the_latest_values_of_all_workers_are_seen_by_each(path: Path) -> None:
+    assert run_workers(note_often, path)
+    # 256 in all, in equal parts.
+    wanted = [1000 * worker + number for worker in range(NUM_WORKERS) for number in range(15, 100)]
+    for worker in range(NUM_WORKERS):
+        latest = SharedLatest(SharedFile(path, worker))
+        assert sorted(latest.latest("model a")) == wanted
+    assert latest.latest("model b") == []
+    latest.note("model b", 0.5)
+    assert latest.latest("model b") == [0.5]
 
 
 def test_a_dead_workers_requests_are_cleared(path: Path) -> None:
