@@ -2,9 +2,9 @@
 
 Whoever bets, before each number is seen, that a mean is above zero while it is not, gains nothing
 on average; so wealth of 1/a has a chance of at most a, for any distribution and any number of rows
-(Waudby-Smith and Ramdas, arXiv 2010.09686). `bet` stakes so as to be rich at the last row, in the
-spirit of bets that recalculate their target (Voracek and Orabona, arXiv 2505.22422); `Fortune`
-never knows which row is the last. Next: monitor.py.
+(Waudby-Smith and Ramdas, arXiv 2010.09686). `bet` stakes most of its coin so as to be rich at the
+last row, in the spirit of bets that recalculate their target (Voracek and Orabona, arXiv
+2505.22422); `Fortune` never knows which row is the last. Next: monitor.py.
 """
 
 import math
@@ -19,6 +19,11 @@ Floats = NDArray[np.float64]
 
 # Of what a single number can lose at most; all of it would end the game on one bad row.
 LARGEST_STAKE = 0.9
+# The part of `bet`'s coin that steady bettors have, and what each of them stakes, row after row.
+_STEADY_SHARE = 0.2
+_STEADY_STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.55])
+# Made-up rows, and the mean of their squares: they stand for those not seen yet.
+_MADE_UP, _SQUARE = 10, 0.1
 _LOG_CHANCES = np.linspace(math.log(1e-12), math.log(1 - 1e-9), 512)
 # The stake, per standard deviation, that pays 1 with a given chance under the normal law.
 _DELTAS = np.array(
@@ -30,28 +35,34 @@ def bet(values_NG: Floats, worst: float, level: float) -> Floats:
     """Return, for each of G columns, a p-value for "the mean is zero or less".
 
     No value is below -`worst`. Rows are used in the order given. What is staked depends on the past
-    only, so the p-value is valid whatever the stake; the stake itself is the one that replicates,
-    for normal numbers, a payment of 1/`level` if the sum is in its upper `level` tail.
+    only, so the p-value is valid whatever the stakes. Those of the bold bettor replicate, for
+    normal numbers, a payment of what is missing of 1/`level` if the sum is in its upper tail.
+    Steady ones win where the mean is so far above zero that only the bold one's bad luck could
+    lose it.
     """
     num_rows, num_columns = values_NG.shape
     goal = -math.log(level)
     best_G = np.zeros(num_columns)
     open_G: NDArray[np.int64] = np.arange(num_columns)
-    # A few made-up squares, of a quarter each, stand for those not seen yet.
-    wealth_G: Floats = np.zeros(num_columns)
-    squares_G: Floats = np.full(num_columns, 0.25)
+    bold_G: Floats = np.full(num_columns, math.log(1.0 - _STEADY_SHARE))
+    part = math.log(_STEADY_SHARE / len(_STEADY_STAKES))
+    steady_KG: Floats = np.full((len(_STEADY_STAKES), num_columns), part)
+    squares_G: Floats = np.full(num_columns, _MADE_UP * _SQUARE)
     for row in range(num_rows):
         values_G = values_NG[row, open_G]
-        spread_G = np.sqrt(squares_G * ((num_rows - row) / (row + 1)))
-        stake_G = np.interp(wealth_G - goal, _LOG_CHANCES, _DELTAS) / np.maximum(spread_G, 1e-9)
-        wealth_G += np.log1p(np.minimum(stake_G, LARGEST_STAKE / worst) * values_G)
+        spread_G = np.sqrt(squares_G * ((num_rows - row) / (row + _MADE_UP)))
+        missing_G = np.log(1.0 / level - np.exp(np.logaddexp.reduce(steady_KG)))
+        stake_G = np.interp(bold_G - missing_G, _LOG_CHANCES, _DELTAS) / spread_G
+        bold_G += np.log1p(np.minimum(stake_G, LARGEST_STAKE / worst) * values_G)
+        steady_KG += np.log1p(_STEADY_STAKES[:, None] / worst * values_G)
+        wealth_G = np.logaddexp(bold_G, np.logaddexp.reduce(steady_KG))
         best_G[open_G] = np.maximum(best_G[open_G], wealth_G)
         squares_G += values_G**2
-        has_won_G = wealth_G >= goal
-        if has_won_G.any():
+        is_open_G = wealth_G < goal
+        if not is_open_G.all():
             # Who has won stops.
-            open_G = open_G[~has_won_G]
-            wealth_G, squares_G = wealth_G[~has_won_G], squares_G[~has_won_G]
+            open_G, bold_G, squares_G = open_G[is_open_G], bold_G[is_open_G], squares_G[is_open_G]
+            steady_KG = steady_KG[:, is_open_G]
             if not len(open_G):
                 break
     return np.exp(-best_G)

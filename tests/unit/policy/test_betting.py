@@ -37,6 +37,16 @@ def test_a_clear_gain_is_found_and_a_clear_loss_never() -> None:
     assert (bet(-gains, 1.0, 0.05) <= 0.05).mean() == 0.0
 
 
+def test_a_mean_five_standard_errors_above_zero_is_hardly_ever_missed() -> None:
+    # Paired scores with rare losses: a bettor who only aims at the last row misses one in thirteen.
+    values, chances = np.array([0.05, -0.95, 1.0, 0.0]), np.array([0.69, 0.05, 0.05, 0.21])
+    mean, num_rows = float(values @ chances), 1500
+    errors = mean / math.sqrt((values**2 @ chances - mean**2) / num_rows)
+    assert errors == pytest.approx(4.64, abs=0.01)
+    rows = np.random.default_rng(3).choice(values, size=(num_rows, 1000), p=chances)
+    assert (bet(rows, 0.95, 0.01) <= 0.01).mean() > 0.97
+
+
 def test_columns_do_not_touch_each_other() -> None:
     rows = np.random.default_rng(2).choice([-1.0, 1.0], size=(120, 30), p=[0.4, 0.6])
     alone = np.concatenate([bet(rows[:, [column]], 1.0, 0.05) for column in range(30)])
