@@ -19,6 +19,13 @@ from moestro.gateway.continuing import Graft, changes_to_continue, is_spent, las
 from moestro.gateway.events import DONE, write_event
 from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Leg
+from moestro.gateway.messages import MessagesTold
+from moestro.gateway.messages_continuing import (
+    MessageGraft,
+    changes_to_continue_message,
+    last_message_events,
+    write_named,
+)
 from moestro.gateway.queue import Line
 from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
@@ -86,7 +93,11 @@ class Passage:
                 self.leg.close(fault)
                 cause = fault
             if told.is_visible and is_spent(self.asked, told.num_tokens):
-                yield last_event(told, self.asked)
+                yield (
+                    last_message_events(told)
+                    if isinstance(told, MessagesTold)
+                    else last_event(told, self.asked)
+                )
                 break
             joined = await self._go_on(cause)
             if joined is None:
@@ -139,14 +150,16 @@ class Passage:
         told = self.told
         changes = dict(self.outgoing.changes)
         barred: list[str] = []
+        is_messages = isinstance(told, MessagesTold)
         if told.is_visible:
-            changes |= changes_to_continue(self.asked, told.text, told.num_tokens)
+            change = changes_to_continue_message if is_messages else changes_to_continue
+            changes |= change(self.asked, told.text, told.num_tokens)
             barred = [
                 member.name
                 for member in self.lines[model].members
                 if not member.upstream.config.can_continue
             ]
-        graft = Graft(told, shown)
+        graft = MessageGraft(told) if isinstance(told, MessagesTold) else Graft(told, shown)
         return Outgoing(
             asked=self.asked, changes=changes, told=told, join=graft.join, barred=barred
         )
@@ -156,11 +169,11 @@ class Passage:
         self.error = str(cause)
         if self.asked.kind == "messages":
             said = {"type": "error", "error": {"type": "api_error", "message": message}}
-            return b"event: error\n" + write_event(said)
+            return write_named(said)
         error = {"message": message, "type": "server_error", "param": None, "code": "unavailable"}
         return write_event({"error": error})
 
     def _ending(self) -> bytes:
         if self.asked.kind == "messages":
-            return b"event: message_stop\n" + write_event({"type": "message_stop"})
+            return write_named({"type": "message_stop"})
         return DONE

@@ -1,6 +1,7 @@
 """Anthropic's own streams passed on as they came, to a client that speaks that dialect too.
 
-They are watched for their end and for errors, but not continued elsewhere. Next: told.py.
+They are watched for their end, for errors, and for a text that another one can go on with. Next:
+told.py, messages_continuing.py.
 """
 
 from typing import Any
@@ -27,13 +28,20 @@ class _Message(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
     stop_reason: str | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
 
 
 class _Event(msgspec.Struct):
     type: str = ""
     message: _Message | None = None
     delta: _Delta | None = None
+    content_block: _Block | None = None
     usage: _Counts | None = None
 
 
@@ -42,10 +50,14 @@ _read_message = msgspec.json.Decoder(_Message).decode
 
 
 class MessagesTold(Told):
-    """What a client has been told in Anthropic's words."""
+    """What a client has been told in Anthropic's words: `num_blocks`, and whether one `is_open`."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.num_blocks = 0
+        self.is_open = False
+        # Whether the next block is the rest of the one that is open.
+        self._is_rest_next = False
         self._counts = _Counts(input_tokens=0, output_tokens=0)
 
     def add(self, event: bytes) -> None:
@@ -61,17 +73,34 @@ class MessagesTold(Told):
             raise Garbage("an event whose data is no JSON") from error
         self._take_event(said)
 
+    def go_on(self) -> int:
+        """Expect another backend's events from here on; return how many tokens came before."""
+        self._is_rest_next = self.is_open
+        self._counts = _Counts(input_tokens=0, output_tokens=0)
+        return super().go_on()
+
     def may_continue(self, asked: Asked) -> bool:
-        """Tell that it may not: its blocks are not taken apart."""
-        return False
+        """Tell whether one text is all that was told; a turn that is begun has no thoughts."""
+        thinking = asked.look("thinking")
+        thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
+        is_one = self._is_plain and self._is_single and not thinks
+        return is_one and not asked.is_constrained
 
     def _take_event(self, said: _Event) -> None:
         match said.type:
             case "message_start" if said.message is not None:
                 self.head = Piece(id=said.message.id, model=said.message.model)
                 self._add_counts(said.message.usage)
+            case "content_block_start":
+                self._start_block(said.content_block)
             case "content_block_delta":
                 self.num_tokens += 1
+                if said.delta is not None and said.delta.text is not None:
+                    self._texts.append(said.delta.text)
+                else:
+                    self._is_plain = False
+            case "content_block_stop":
+                self.is_open = False
             case "message_delta":
                 self._add_counts(said.usage)
                 self.is_finished = said.delta is not None and said.delta.stop_reason is not None
@@ -79,6 +108,17 @@ class MessagesTold(Told):
                 self.has_ended = True
             case "error":
                 raise BrokenAnswer("the backend failed in the middle of its answer")
+
+    def _start_block(self, block: _Block | None) -> None:
+        is_text = block is not None and block.type == "text"
+        if not is_text:
+            # A tool's name, say, cannot be taken back.
+            self._is_plain = False
+            self.num_tokens += 1
+        if not (is_text and self._is_rest_next):
+            self.num_blocks += 1
+            self._is_single = self.num_blocks == 1
+        self.is_open, self._is_rest_next = True, False
 
     def _add_counts(self, counts: _Counts | None) -> None:
         if counts is not None:

@@ -64,7 +64,7 @@ def events(num: int = 12, begin: int = 0) -> list[bytes]:
         {
             "type": "message_delta",
             "delta": {"stop_reason": "end_turn"},
-            "usage": {"output_tokens": num},
+            "usage": {"output_tokens": num - begin},
         },
         {"type": "message_stop"},
     ]
@@ -224,8 +224,99 @@ def test_both_speaking_it_pass_bytes() -> None:
     assert running.records[0].prompt_tokens == 5
 
 
-def test_a_raw_stream_that_breaks_says_so() -> None:
-    data, running = run(_stream(breaking(6), well, path="/v1/messages"))
+def read_blocks(data: bytes) -> list[str]:
+    """Check that a stream is one that Anthropic's client can read; return its blocks' texts."""
+    said = [json.loads(each.partition(b"data: ")[2]) for each in data.split(b"\n\n") if each]
+    assert [said[0]["type"], said[-1]["type"]] == ["message_start", "message_stop"]
+    assert sum(each["type"] == "message_start" for each in said) == 1
+    blocks: list[str] = []
+    open_at = None
+    for each in said:
+        match each["type"]:
+            case "content_block_start":
+                assert open_at is None
+                assert each["index"] == len(blocks)
+                open_at = each["index"]
+                blocks.append("")
+            case "content_block_delta":
+                assert each["index"] == open_at
+                blocks[-1] += each["delta"].get("text", "")
+            case "content_block_stop":
+                assert each["index"] == open_at
+                open_at = None
+    assert open_at is None
+    return blocks
+
+
+@pytest.mark.parametrize("after", range(1, len(events())))
+def test_a_raw_stream_that_breaks_anywhere_is_the_same_as_an_unbroken_one(after: int) -> None:
+    data, running = run(_stream(breaking(after), well, path="/v1/messages"))
+    assert read_blocks(data)[0] == whole_text()
+    record = running.records[0]
+    assert (record.outcome, record.completion_tokens) == ("answered", 12)
+    if 4 <= after <= 14:
+        turn = running.servers["m"][0].asked[1].body["messages"][-1]
+        # Anthropic refuses a begun turn that ends in a space.
+        text = whole_text(after - 3).rstrip()
+        assert turn == {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def test_a_raw_stream_may_break_twice() -> None:
+    async def go_on_and_break(asking: Asking) -> None:
+        await asking.events(events(begin=3)[:6])
+        await asyncio.sleep(0.05)
+        asking.reset()
+
+    data, running = run(_stream(breaking(6), go_on_and_break, well, path="/v1/messages"))
+    assert read_blocks(data) == [whole_text()]
+    assert running.records[0].num_failovers == 2
+
+
+def test_spaces_told_already_are_not_told_again() -> None:
+    async def behave(asking: Asking) -> None:
+        said = events(num=6, begin=3)
+        said[3] = said[3].replace(b'"w3 "', b'" w3 "')
+        await asking.events(said)
+        await asking.end()
+
+    data, _ = run(_stream(breaking(6), behave, path="/v1/messages"))
+    assert read_blocks(data) == [whole_text(6)]
+
+
+def test_another_kind_of_block_closes_the_text_that_is_open() -> None:
+    async def call(asking: Asking) -> None:
+        said = events(num=0)
+        block = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+        start = {"type": "content_block_start", "index": 0, "content_block": block}
+        said[1] = b"data: " + json.dumps(start).encode() + b"\n\n"
+        await asking.events(said)
+        await asking.end()
+
+    data, _ = run(_stream(breaking(6), call, path="/v1/messages"))
+    assert read_blocks(data) == [whole_text(3), ""]
+    assert b'"name":"look"' in data
+
+
+def test_a_begun_turn_of_the_clients_is_gone_on_with() -> None:
+    turns = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "w0 w1"}]
+    _, running = run(_stream(breaking(6), well, path="/v1/messages", messages=turns, max_tokens=20))
+    body = running.servers["m"][0].asked[1].body
+    assert [block["text"] for block in body["messages"][-1]["content"]] == ["w0 w1", "w0 w1 w2"]
+    assert body["max_tokens"] == 17
+
+
+def test_a_raw_stream_with_all_its_tokens_ends() -> None:
+    data, running = run(_stream(breaking(6), well, path="/v1/messages", max_tokens=3))
+    assert read_blocks(data) == [whole_text(3)]
+    assert b'"stop_reason":"max_tokens"' in data
+    assert len(running.servers["m"][0].asked) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"thinking": {"type": "enabled"}}, {"output_config": {"format": {}}}]
+)
+def test_what_cannot_be_gone_on_with_says_so(fields: dict[str, Any]) -> None:
+    data, running = run(_stream(breaking(6), well, path="/v1/messages", **fields))
     last = data.split(b"\n\n")[-2]
     assert last.startswith(b"event: error\ndata: ")
     assert running.records[0].outcome == "failed"
