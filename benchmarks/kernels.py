@@ -28,7 +28,8 @@ from moestro.ops.choose import chosen_kernels
 from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import PackedExperts, Visits
 from moestro.ops.machine import measure_flops
-from moestro.ops.panels import KINDS, Panels, PanelWriter, WeightKind, pack, pack_gate_up
+from moestro.ops.packing import pack, pack_gate_up
+from moestro.ops.panels import KINDS, Panels, WeightKind, empty_panels
 
 KERNEL_KINDS: tuple[WeightKind, ...] = ("float32", "bfloat16", "int8", "int4")
 LINEAR = (1024, 16384)
@@ -67,7 +68,7 @@ class Linear:
     def __init__(self, kind: WeightKind) -> None:
         num_in, num_out = LINEAR
         weight_ND = torch.randn(num_out, num_in) / num_in**0.5
-        self.packed = pack(weight_ND[None], kind)
+        self.packed = pack(weight_ND[None], kind, chosen_kernels().kernels)
         self.weight_ND = weight_ND.to(KINDS[kind]) if kind in KINDS else None
 
     def runs(self, num_tokens: int) -> dict[str, Run]:
@@ -94,9 +95,10 @@ class Experts:
         E, D, F = EXPERTS["E"], EXPERTS["D"], EXPERTS["F"]
         # All experts are alike: quantizing each by itself would take longer than the rest.
         gate_up_1GD, down_1DF = torch.randn(1, 2 * F, D) / D**0.5, torch.randn(1, D, F) / F**0.5
+        kernels = chosen_kernels().kernels
         self.packed = PackedExperts(
-            _repeat(pack_gate_up(gate_up_1GD, kind), PanelWriter(kind, E, (F, D), True).panels),
-            _repeat(pack(down_1DF, kind), PanelWriter(kind, E, (D, F)).panels),
+            _repeat(pack_gate_up(gate_up_1GD, kind, kernels), empty_panels(kind, E, (F, D), True)),
+            _repeat(pack(down_1DF, kind, kernels), empty_panels(kind, E, (D, F))),
         )
         plain = (gate_up_1GD, down_1DF) if kind in KINDS else ()
         self.plain = [each.to(KINDS[kind]).repeat(E, 1, 1) for each in plain]

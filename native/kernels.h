@@ -83,6 +83,25 @@ struct Matrices {
   }
 };
 
+// Rows of one matrix as a file has them, one after the other, with a float16 scale for each group of
+// a row if they are codes. `first_panel` counts over all matrices.
+struct SourceRows {
+  const char* data;
+  const uint16_t* scales;
+  int64_t num_rows;
+  int64_t row_bytes;
+  int64_t first_panel;
+};
+
+// Where they go: each source fills so many panels, `panel_step` apart.
+struct PanelPlaces {
+  char* data;
+  Format format;
+  int64_t depth;
+  int64_t panels_of_source;
+  int64_t panel_step;
+};
+
 // y[t, h] = W[h] x[t, h] for rows t and matrices h.
 struct Product {
   const float* x;
@@ -133,6 +152,8 @@ class Workspace;
 // headers lie in a namespace named after the instruction set, MOESTRO_ISA.
 
 struct Kernels {
+  void (*interleave)(const SourceRows* sources, int64_t number, const PanelPlaces&,
+                     int num_threads);
   void (*multiply)(const Product&, Workspace&, int num_threads);
   void (*apply_experts)(const ExpertProduct&, Workspace&, int num_threads);
   void (*fill_sigmoids)(const float* x, int64_t number, float* y);

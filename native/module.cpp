@@ -65,6 +65,15 @@ class Library {
  public:
   explicit Library(const std::string& instruction_set) : kernels_(find(instruction_set)) {}
 
+  void interleave(const std::vector<SourceRows>& sources, Address panels, int format,
+                  int64_t depth, int64_t panels_of_source, int64_t panel_step,
+                  int num_threads) const {
+    kernels_.interleave(sources.data(), static_cast<int64_t>(sources.size()),
+                        {at<char>(panels), static_cast<Format>(format), depth, panels_of_source,
+                         panel_step},
+                        num_threads);
+  }
+
   void multiply(Address x, int64_t num_rows, const Matrices& weights, Address y,
                 int num_threads) const {
     kernels_.multiply({at<const float>(x), num_rows, weights, at<float>(y)}, workspace(),
@@ -253,6 +262,12 @@ void bind_parts(nb::module_& m) {
         new (self) Matrices{at<const char>(data), static_cast<Format>(format), num_matrices,
                             num_outputs, depth, num_panels, at<const float>(bias)};
       });
+  nb::class_<SourceRows>(m, "SourceRows")
+      .def("__init__", [](SourceRows* self, Address data, Address scales, int64_t num_rows,
+                          int64_t row_bytes, int64_t first_panel) {
+        new (self) SourceRows{at<const char>(data), at<const uint16_t>(scales), num_rows, row_bytes,
+                              first_panel};
+      });
   nb::class_<Visits>(m, "Visits")
       .def("__init__", [](Visits* self, Address experts, Address weights, Address is_used,
                           int64_t num_rows, int64_t num_slots) {
@@ -372,6 +387,7 @@ NB_MODULE(_native, m) {
   bind_parts(m);
   nb::class_<Library>(m, "Library")
       .def(nb::init<const std::string&>())
+      .def("interleave", &Library::interleave, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply", &Library::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("fill_sigmoids", &Library::fill_sigmoids, nb::call_guard<nb::gil_scoped_release>())
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>())

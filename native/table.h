@@ -6,6 +6,7 @@
 #include "experts_training.h"
 #include "gate_training.h"
 #include "orthogonalize.h"
+#include "packing.h"
 #include "pick.h"
 #include "rows_training.h"
 #include "run.h"
@@ -15,12 +16,12 @@ namespace moestro::MOESTRO_ISA {
 // Known when this is compiled: nothing of it may run on a processor that lacks the instructions.
 template <class Isa>
 constexpr Kernels table() {
-  return {multiply<Isa>,          apply_experts<Isa>,      fill_sigmoids<Isa>,
-          run<Isa>,               forward_experts<Isa>,    backward_experts<Isa>,
-          forward_attention<Isa>, backward_attention<Isa>, forward_norm<Isa>,
-          backward_norm<Isa>,     rotate<Isa>,             differentiate_nats<Isa>,
-          forward_gate<Isa>,      backward_gate<Isa>,      take_largest<Isa>,
-          pick_tokens<Isa>,       orthogonalize<Isa>};
+  return {interleave<Isa>,         multiply<Isa>,          apply_experts<Isa>,
+          fill_sigmoids<Isa>,      run<Isa>,               forward_experts<Isa>,
+          backward_experts<Isa>,   forward_attention<Isa>, backward_attention<Isa>,
+          forward_norm<Isa>,       backward_norm<Isa>,     rotate<Isa>,
+          differentiate_nats<Isa>, forward_gate<Isa>,      backward_gate<Isa>,
+          take_largest<Isa>,       pick_tokens<Isa>,       orthogonalize<Isa>};
 }
 
 }  // namespace moestro::MOESTRO_ISA

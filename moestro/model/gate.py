@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moestro.model.config import ModelConfig
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.kernels import Kernels, Packed
-from moestro.ops.panels import pack
+from moestro.ops.packing import pack
 from moestro.ops.scoring import gate_logits, take_largest
 
 
@@ -65,7 +65,7 @@ class Gate(nn.Module):
 
     def prepare(self, kernels: Kernels) -> None:
         """Pack the weight, in float32 whatever the model's kind."""
-        self.packed = Packed(kernels, pack(self.weight[None], "float32"))
+        self.packed = Packed(kernels, pack(self.weight[None], "float32", kernels))
 
     def further(self, x_TD: Tensor) -> Tensor:
         """Return each token's further_TF, with which thresholds are compared."""

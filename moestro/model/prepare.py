@@ -6,7 +6,7 @@ saved, and gives a token the same bits in any company. Next: stack.py, ops/choos
 
 import logging
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -20,15 +20,8 @@ from moestro.model.model import Transformer
 from moestro.model.stack import build_stack
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.native import NativeKernels
-from moestro.ops.panels import (
-    Layout,
-    PackWeights,
-    Panels,
-    WeightKind,
-    pack,
-    pack_expansion,
-    pack_gate_up,
-)
+from moestro.ops.packing import pack, pack_expansion, pack_gate_up
+from moestro.ops.panels import Layout, PackWeights, Panels, WeightKind
 from moestro.ops.stack import StackStep
 
 log = logging.getLogger(__name__)
@@ -49,7 +42,7 @@ def prepare(model: Transformer, kernels: Kernels, kind: WeightKind) -> None:
     prepare_with(
         model,
         kernels,
-        lambda key, layout: _pack_parameter(model, key, layout, kind_of(key, kind)),
+        lambda key, layout: _pack_parameter(model, kernels, key, layout, kind_of(key, kind)),
     )
 
 
@@ -86,7 +79,7 @@ def find_stack_fault(kernels: NativeKernels) -> str | None:
     num_tokens = 7
     tokens_BT = torch.randint(_CHECKED.vocab_size, (1, num_tokens), generator=generator)
     expected_TD = model(tokens_BT)[0]
-    _pack_all(model, kernels, lambda key, layout: _pack_parameter(model, key, layout, "float32"))
+    _pack_all(model, kernels, partial(_pack_parameter, model, kernels, kind="float32"))
     positions_T, found_TD = torch.arange(num_tokens), model.embed(tokens_BT[0])
     width = _CHECKED.kv_lora_rank + _CHECKED.qk_rope_head_dim
     step = StackStep(
@@ -113,14 +106,16 @@ def _pack_all(model: Transformer, kernels: Kernels, pack: PackWeights) -> None:
             module.prepare(kernels, _within(name, pack))
 
 
-def _pack_parameter(model: Transformer, key: str, layout: Layout, kind: WeightKind) -> Panels:
+def _pack_parameter(
+    model: Transformer, kernels: Kernels, key: str, layout: Layout, kind: WeightKind
+) -> Panels:
     weight = model.get_parameter(key)
     if layout == "gate_up":
-        return pack_gate_up(weight if weight.dim() == 3 else weight[None], kind)
+        return pack_gate_up(weight if weight.dim() == 3 else weight[None], kind, kernels)
     if layout == "rows":
-        return pack(weight if weight.dim() == 3 else weight[None], kind)
+        return pack(weight if weight.dim() == 3 else weight[None], kind, kernels)
     up_HEC = weight.view(model.config.num_attention_heads, -1, model.config.kv_lora_rank)
-    return pack_expansion(up_HEC, model.config.qk_nope_head_dim, layout, kind)
+    return pack_expansion(up_HEC, model.config.qk_nope_head_dim, layout, kind, kernels)
 
 
 def _within(name: str, pack: PackWeights) -> PackWeights:

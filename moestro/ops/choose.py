@@ -18,7 +18,8 @@ from torch import Tensor
 from moestro import settings
 from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
 from moestro.ops.native import NativeKernels, load_native
-from moestro.ops.panels import WeightKind, pack, pack_gate_up
+from moestro.ops.packing import pack, pack_gate_up
+from moestro.ops.panels import Panels, WeightKind
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,11 @@ def _find_fault(kernels: Kernels, kind: WeightKind, D: int, F: int) -> str | Non
     )
     gate_up_EGD = torch.randn(E, 2 * F, D, generator=generator)
     down_EDF = torch.randn(E, D, F, generator=generator)
-    experts = PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
-    heads, x_TED = pack(gate_up_EGD, kind), x_TD[:, None].expand(T, E, D)
+    packed, expected = (_pack_all(gate_up_EGD, down_EDF, kind, each) for each in (kernels, twin))
+    if not all(torch.equal(a.data_HnB, b.data_HnB) for a, b in zip(packed, expected, strict=True)):
+        return f"packing in {kind} gives other bits"
+    heads, gate_up, down = packed
+    experts, x_TED = PackedExperts(gate_up, down), x_TD[:, None].expand(T, E, D)
     pairs = {
         "multiply": [each.multiply(x_TED, heads) for each in (kernels, twin)],
         "experts": [each.apply_experts(x_TD, visits, experts) for each in (kernels, twin)],
@@ -104,3 +108,13 @@ def _find_fault(kernels: Kernels, kind: WeightKind, D: int, F: int) -> str | Non
         if not worst <= _TOLERANCE:
             return f"{name} in {kind} is off by {worst:.1e} of the largest number"
     return None
+
+
+def _pack_all(
+    gate_up_EGD: Tensor, down_EDF: Tensor, kind: WeightKind, kernels: Kernels
+) -> tuple[Panels, Panels, Panels]:
+    return (
+        pack(gate_up_EGD, kind, kernels),
+        pack_gate_up(gate_up_EGD, kind, kernels),
+        pack(down_EDF, kind, kernels),
+    )

@@ -9,6 +9,7 @@ Shapes: T tokens, H matrices (1, or one per head), D inputs, N outputs, K slots 
 of inputs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.grouped import sort_pairs
-from moestro.ops.panels import Panels, WeightKind, unpack, unpack_gate_up
+from moestro.ops.panels import Panels, Rows, WeightKind, interleave, unpack, unpack_gate_up
 from moestro.ops.quantize import GROUP, num_groups
 
 
@@ -42,6 +43,9 @@ class Kernels(Protocol):
     """An implementation, float32 in and out."""
 
     name: str
+
+    def interleave(self, rows: Sequence[Rows], panels: Panels) -> None:
+        """Write matrices' outputs to their places in panels."""
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Return y_THN: each token's inputs for each matrix, times that matrix."""
@@ -75,6 +79,11 @@ class TorchKernels:
     """The specification."""
 
     name = "torch"
+
+    def interleave(self, rows: Sequence[Rows], panels: Panels) -> None:
+        """Take one matrix after the other."""
+        for each in rows:
+            interleave(each, panels)
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Unpack and multiply."""

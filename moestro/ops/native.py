@@ -6,6 +6,7 @@ Shapes: T tokens, H matrices, D inputs, N outputs.
 """
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from moestro.errors import ConfigError
 from moestro.ops.kernels import PackedExperts, Visits
-from moestro.ops.panels import PANEL, Panels, strip_bytes
+from moestro.ops.panels import KINDS, PANEL, STRIP, Panels, Rows, strip_bytes
+from moestro.ops.quantize import codes_shape, scales_shape
 
 # What native/bands.h multiplies: whole panels, and whole pairs of them.
 WIDTH_MULTIPLE = 32
@@ -26,6 +28,9 @@ def load_native() -> ModuleType:
     """Import the compiled module; ImportError says why it cannot be."""
     # torch has been imported, and with it the OpenMP that the module shares with it.
     return importlib.import_module("moestro.ops._native")
+
+
+_CODE_DTYPES = {"int8": torch.int8, "int4": torch.uint8}
 
 
 class NativeKernels:
@@ -40,6 +45,26 @@ class NativeKernels:
         self.name = instruction_set
         self.native = native
         self.library = native.Library(instruction_set)
+
+    def interleave(self, rows: Sequence[Rows], panels: Panels) -> None:
+        """Write all in one parallel region."""
+        if not rows:
+            return
+        step = 1 if rows[0].half is None else STRIP
+        sources = [self._source(each, panels, step) for each in rows]
+        data_HnB = panels.data_HnB
+        assert data_HnB.is_cpu
+        assert data_HnB.is_contiguous()
+        assert data_HnB.shape[2] == strip_bytes(panels.kind, panels.depth)
+        self.library.interleave(
+            sources,
+            data_HnB.data_ptr(),
+            FORMATS[panels.kind],
+            panels.depth,
+            panels.num_panels // step,
+            step,
+            torch.get_num_threads(),
+        )
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Multiply in one parallel region."""
@@ -152,6 +177,33 @@ class NativeKernels:
         y = torch.empty_like(x)
         self.library.fill_sigmoids(x.data_ptr(), x.numel(), y.data_ptr())
         return y
+
+    def _source(self, rows: Rows, panels: Panels, step: int) -> Any:
+        numbers_ND, scales_Ng, half = rows.numbers_ND, rows.scales_Ng, rows.half
+        num_outputs, kind = len(numbers_ND), panels.kind
+        assert (step == 1) == (half is None)
+        assert 0 <= rows.matrix < panels.num_matrices
+        assert half is None or 0 <= half < STRIP
+        assert num_outputs <= panels.num_panels // step * PANEL
+        assert numbers_ND.is_cpu
+        assert numbers_ND.is_contiguous()
+        if kind == "int8" or kind == "int4":
+            assert numbers_ND.dtype == _CODE_DTYPES[kind]
+            assert numbers_ND.shape == codes_shape((num_outputs, panels.depth), kind)
+            assert scales_Ng is not None
+            assert scales_Ng.dtype == torch.float16
+            assert scales_Ng.is_contiguous()
+            assert scales_Ng.shape == scales_shape((num_outputs, panels.depth))
+        else:
+            assert numbers_ND.dtype == KINDS[kind]
+            assert numbers_ND.shape == (num_outputs, panels.depth)
+        return self.native.SourceRows(
+            numbers_ND.data_ptr(),
+            0 if scales_Ng is None else scales_Ng.data_ptr(),
+            num_outputs,
+            numbers_ND.nbytes // max(num_outputs, 1),
+            rows.matrix * panels.num_panels + (half or 0),
+        )
 
     def matrices(self, weights: Panels, bias_N: Tensor | None = None) -> Any:
         """Describe packed weights to C++; the caller keeps the tensors alive."""

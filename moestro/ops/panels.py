@@ -2,8 +2,9 @@
 
 A word is 32 bits: one float32, two bfloat16, four int8 codes or eight int4 codes of one output. In
 a quantized strip each group's codes are followed by its scales. A strip's halves are panels, the
-unit in which kernels work. Packed once after loading; `unpack` takes them back, for the kernels'
-twin. Knows matrices, not what they are for. Next: kernels.py.
+unit in which kernels work. `interleave` is the specification of how they are written, `unpack`
+takes them back for the kernels' twin. Knows matrices, not what they are for. Next: kernels.py,
+packing.py.
 
 Shapes: H matrices of one shape, N outputs, D inputs, n strips, W outputs of a strip or of a panel
 of it, Q words of an output, g groups of inputs, q words of a group, B bytes of a strip, E experts
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops.quantize import GROUP, Quantized, dequantize, num_groups, quantize
+from moestro.ops.quantize import GROUP, Quantized, dequantize, num_groups
 
 # native/kernels.h has the same numbers.
 PANEL = 16
@@ -60,86 +61,57 @@ class Panels:
 PackWeights = Callable[[str, Layout], Panels]
 
 
-class PanelWriter:
-    """Panels in the making: matrices, or the gate and up projections of experts in turn.
+@dataclass(frozen=True)
+class Rows:
+    """A matrix's outputs as files have them: numbers of the kind, or codes and scales.
 
-    Every matrix is put in once; so packing needs no memory beside the panels'.
+    `half` is the panel of each strip that they go to; None fills strips.
     """
 
-    def __init__(
-        self, kind: WeightKind, num_matrices: int, shape: tuple[int, int], is_gate_up: bool = False
-    ) -> None:
-        """Make room for matrices of a shape (N, D); a panel of gates lies beside one of ups."""
-        N, D = shape
-        # How many outputs of a matrix lie side by side.
-        self._width = PANEL if is_gate_up else _OUTPUTS
-        num_strips = -(-N // self._width)
-        data_HnB = _allocate(num_matrices, num_strips, strip_bytes(kind, D))
-        num_outputs = num_strips * _OUTPUTS if is_gate_up else N
-        self.panels = Panels(data_HnB, kind, num_outputs, D)
-
-    def put(self, weight_ND: Tensor, matrix: int, half: int = 0) -> None:
-        """Put a matrix in, rounding its numbers; `half` 1 is the up projection."""
-        kind = self.panels.kind
-        if kind == "int8" or kind == "int4":
-            self.put_codes(quantize(weight_ND, kind), matrix, half)
-            return
-        weight_ND = weight_ND.to(KINDS[kind])
-        if kind == "bfloat16":
-            weight_ND = F.pad(weight_ND, (0, weight_ND.shape[1] % 2))
-        self._put_words(_view(weight_ND, torch.int32), matrix, half)
-
-    def put_codes(self, weights: Quantized, matrix: int, half: int = 0) -> None:
-        """Put a matrix in that is quantized already: bits change places and nothing else."""
-        assert weights.kind == self.panels.kind
-        words_ngqW = self._put_words(_view(weights.codes, torch.int32), matrix, half)
-        if weights.kind == "int8":
-            # The kernels' products want weights without a sign.
-            words_ngqW ^= _SIGNS
-        scales_HngW = _split(self.panels)[1]
-        self._transpose(weights.scales[..., None], scales_HngW[:, :, :, None], matrix, half)
-
-    def _put_words(self, words_NQ: Tensor, matrix: int, half: int) -> Tensor:
-        words_HngqW = _split(self.panels)[0]
-        g = words_HngqW.shape[2]
-        return self._transpose(words_NQ.unflatten(1, (g, -1)), words_HngqW, matrix, half)
-
-    def _transpose(self, rows_Ngq: Tensor, to_HngqW: Tensor, matrix: int, half: int) -> Tensor:
-        """Write rows side by side; return what was written, (n, g, q, W)."""
-        width = self._width
-        to_ngqW = to_HngqW[matrix, ..., half * width : (half + 1) * width]
-        num_whole, rest = divmod(len(rows_Ngq), width)
-        whole_nWgq = rows_Ngq[: num_whole * width].unflatten(0, (num_whole, width))
-        to_ngqW[:num_whole] = whole_nWgq.permute(0, 2, 3, 1)
-        if rest:
-            to_ngqW[num_whole, ..., :rest] = rows_Ngq[num_whole * width :].permute(1, 2, 0)
-        return to_ngqW
+    numbers_ND: Tensor
+    scales_Ng: Tensor | None
+    matrix: int
+    half: int | None = None
 
 
-def pack(weight_HND: Tensor, kind: WeightKind) -> Panels:
-    """Pack matrices, rounding their numbers to a kind."""
-    H, N, D = weight_HND.shape
-    writer = PanelWriter(kind, H, (N, D))
-    for matrix, weight_ND in enumerate(weight_HND.detach()):
-        writer.put(weight_ND, matrix)
-    return writer.panels
+def empty_panels(
+    kind: WeightKind, num_matrices: int, shape: tuple[int, int], is_gate_up: bool = False
+) -> Panels:
+    """Make room for matrices of a shape (N, D), or for gates and ups of one, a panel each in turn.
+
+    Outputs beyond N are zeros.
+    """
+    N, D = shape
+    num_strips = -(-N // (PANEL if is_gate_up else _OUTPUTS))
+    data_HnB = _allocate(num_matrices, num_strips, strip_bytes(kind, D))
+    return Panels(data_HnB, kind, num_strips * _OUTPUTS if is_gate_up else N, D)
 
 
-def pack_expansion(up_HEC: Tensor, num_key_rows: int, layout: Layout, kind: WeightKind) -> Panels:
-    """Pack one half of `kv_b_proj`, whose first rows of each head make keys."""
-    if layout == "keys":
-        return pack(up_HEC[:, :num_key_rows].transpose(1, 2), kind)
-    return pack(up_HEC[:, num_key_rows:], kind)
+def interleave(rows: Rows, panels: Panels) -> None:
+    """Write outputs side by side: bits change places, and int8 its signs."""
+    words_HngqW, scales_HngW = _split(panels)
+    _, _, g, q, _ = words_HngqW.shape
+    bytes_NB = _view(rows.numbers_ND, torch.uint8)
+    words_NQ = _view(F.pad(bytes_NB, (0, g * q * 4 - bytes_NB.shape[1])), torch.int32)
+    words_ngqW = _transpose(words_NQ.unflatten(1, (g, q)), words_HngqW, rows)
+    if panels.kind == "int8":
+        # The kernels' products want weights without a sign.
+        words_ngqW ^= _SIGNS
+    if rows.scales_Ng is not None:
+        _transpose(rows.scales_Ng[..., None], scales_HngW[:, :, :, None], rows)
 
 
-def pack_gate_up(gate_up_EGD: Tensor, kind: WeightKind) -> Panels:
-    """Pack gate and up projections in turn, panel by panel, so that one task has both."""
-    E, G, D = gate_up_EGD.shape
-    writer = PanelWriter(kind, E, (G // 2, D), is_gate_up=True)
-    for expert, gate_up_GD in enumerate(gate_up_EGD.detach()):
-        for half, weight_FD in enumerate(gate_up_GD.chunk(2)):
-            writer.put(weight_FD, expert, half)
-    return writer.panels
+def _transpose(rows_Ngq: Tensor, to_HngqW: Tensor, rows: Rows) -> Tensor:
+    """Write rows to their place; return what was written, (n, g, q, W)."""
+    width = _OUTPUTS if rows.half is None else PANEL
+    start = (rows.half or 0) * width
+    to_ngqW = to_HngqW[rows.matrix, ..., start : start + width]
+    num_whole, rest = divmod(len(rows_Ngq), width)
+    whole_nWgq = rows_Ngq[: num_whole * width].unflatten(0, (num_whole, width))
+    to_ngqW[:num_whole] = whole_nWgq.permute(0, 2, 3, 1)
+    if rest:
+        to_ngqW[num_whole, ..., :rest] = rows_Ngq[num_whole * width :].permute(1, 2, 0)
+    return to_ngqW
 
 
 def unpack(panels: Panels) -> Tensor:

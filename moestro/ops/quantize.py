@@ -9,6 +9,7 @@ Shapes: N rows, D columns, P = D filled up to whole groups, g groups of 32 along
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,6 +81,12 @@ def dequantize(quantized: Quantized) -> Tensor:
     grouped = codes.unflatten(-1, (-1, GROUP)).float()
     values = grouped.mul_(quantized.scales.float().unsqueeze(-1)).flatten(-2)
     return values[..., : quantized.depth].contiguous()
+
+
+def are_finite(values: Tensor) -> bool:
+    """Say whether all numbers are finite."""
+    # numpy's: torch wakes its threads for what one does in microseconds.
+    return bool(np.isfinite(values.numpy()).all())
 
 
 def from_nibbles(packed: Tensor) -> Tensor:

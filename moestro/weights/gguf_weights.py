@@ -15,7 +15,7 @@ from moestro.errors import CheckpointError
 from moestro.gguf_file import GgufFile, Place
 from moestro.model.config import ModelConfig
 from moestro.ops import gguf_blocks
-from moestro.ops.quantize import Quantized, dequantize
+from moestro.ops.quantize import Quantized, are_finite, dequantize
 from moestro.weights.gguf_names import Spot, find_spot, hf_names, layer_of
 from moestro.weights.stored import Stored
 
@@ -101,7 +101,7 @@ class GgufWeights:
             )
 
     def _finite(self, spot: Spot, values: Tensor) -> Tensor:
-        if not bool(values.isfinite().all()):
+        if not are_finite(values):
             raise CheckpointError(
                 f"{self.path}: {spot.tensor} holds a scale that is not finite: copy the file again"
             )

@@ -86,10 +86,12 @@ def _read_text(path: Path) -> tuple[bytes, int]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"{shown(twice[0])} stands in it twice")
-    return dict(pairs)
+    table = dict(pairs)
+    # Counted only where it must be: a header has a table for each tensor.
+    if len(table) != len(pairs):
+        name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{shown(name)} stands in it twice")
+    return table
 
 
 def _check_metadata(path: Path, metadata: object) -> None:

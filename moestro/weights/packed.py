@@ -15,7 +15,8 @@ from torch import Tensor
 from moestro.model.model import Transformer
 from moestro.model.prepare import kind_of, prepare_with
 from moestro.ops.kernels import Kernels
-from moestro.ops.panels import Layout, Panels, PanelWriter, WeightKind, pack_expansion
+from moestro.ops.packing import PanelWriter, pack_expansion
+from moestro.ops.panels import Layout, Panels, WeightKind
 from moestro.ops.quantize import Quantized
 from moestro.weights.load import find_pieces, open_weights, own_dtype, prove_exact
 from moestro.weights.mapped import MappedFiles
@@ -41,7 +42,7 @@ def load_packed(
     prove_exact(weights, table, model)
     if kind is None:
         kind = "float32" if own_dtype(weights, config) == torch.float32 else "bfloat16"
-    packer = _Packer(model, weights, table, kind, on_progress)
+    packer = _Packer(model, kernels, weights, table, kind, on_progress)
     model.load_state_dict(_read_others(model, weights, table), strict=False, assign=True)
     # Before the stack is built, which takes the tables as they are.
     model.reset_tables()
@@ -69,12 +70,14 @@ class _Packer:
     def __init__(
         self,
         model: Transformer,
+        kernels: Kernels,
         weights: Weights,
         table: list[Piece],
         kind: WeightKind,
         on_progress: Callable[[float], None] | None,
     ) -> None:
         self._model = model
+        self._kernels = kernels
         self._weights = weights
         self._kind: WeightKind = kind
         self._on_progress = on_progress
@@ -83,44 +86,48 @@ class _Packer:
         for piece in table:
             self._pieces.setdefault(piece.key, []).append(piece)
         self._num_all, self._num_done = len(table), 0
-        self._files = MappedFiles(".safetensors")
+        self._files = MappedFiles()
 
     def __call__(self, key: str, layout: Layout) -> Panels:
         """Pack one parameter's pieces."""
         pieces = self._pieces[key]
         if layout in ("keys", "values"):
-            return self._pack_expansion(key, pieces, layout)
-        is_gate_up, shape = layout == "gate_up", self._shapes[key]
+            panels = self._pack_expansion(key, pieces, layout)
+        else:
+            panels = self._pack_rows(key, pieces, layout == "gate_up")
+        self._files.release(self._weights.file(piece.hf_name) for piece in pieces)
+        return panels
+
+    def _pack_rows(self, key: str, pieces: list[Piece], is_gate_up: bool) -> Panels:
+        shape = self._shapes[key]
         N, D = shape[-2] // 2 if is_gate_up else shape[-2], shape[-1]
         num_matrices = shape[0] if len(shape) == 3 else 1
         kind = self._kind_of(key, self._stored(key, pieces[0]))
-        writer = PanelWriter(kind, num_matrices, (N, D), is_gate_up)
+        writer = PanelWriter(self._kernels, kind, num_matrices, (N, D), is_gate_up)
         for piece in pieces:
-            matrix, half = _place(piece, N)
-            for tensor in _put(writer, self._stored(key, piece), matrix, half):
-                self._files.release(tensor)
+            _put(writer, self._stored(key, piece), *_place(piece, N))
             self._report()
-        return writer.panels
+        return writer.finish()
 
     def _pack_expansion(self, key: str, pieces: list[Piece], layout: Layout) -> Panels:
         config = self._model.config
         H, C, rows = config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim
         if pieces[0].share is None:
             stored = self._stored(key, pieces[0])
-            up_HEC = stored.read().view(H, -1, C)
-            return pack_expansion(up_HEC, rows, layout, self._kind_of(key, stored))
+            up_HEC, kind = stored.read().view(H, -1, C), self._kind_of(key, stored)
+            return pack_expansion(up_HEC, rows, layout, kind, self._kernels)
         is_keys = layout == "keys"
         piece = next(p for p in pieces if p.share and p.share.is_transposed == is_keys)
         stored = self._stored(key, piece)
         shape = (C, rows) if is_keys else (config.v_head_dim, C)
-        writer = PanelWriter(self._kind_of(key, stored), H, shape)
+        writer = PanelWriter(self._kernels, self._kind_of(key, stored), H, shape)
         for head, part in enumerate(_by_head(stored, H)):
             if isinstance(part, Quantized):
                 writer.put_codes(part, head)
             else:
                 writer.put(part, head)
         self._report()
-        return writer.panels
+        return writer.finish()
 
     def _stored(self, key: str, piece: Piece) -> Stored:
         # The shape alone matters.
@@ -150,16 +157,12 @@ def _place(piece: Piece, num_rows: int) -> tuple[int, int]:
     return matrix, half
 
 
-def _put(writer: PanelWriter, stored: Stored, matrix: int, half: int) -> tuple[Tensor, ...]:
-    """Put a weight in; return the tensors it was read as."""
-    if stored.kind == writer.panels.kind:
+def _put(writer: PanelWriter, stored: Stored, matrix: int, half: int) -> None:
+    if stored.kind == writer.kind:
         assert stored.read_codes is not None
-        weights = stored.read_codes()
-        writer.put_codes(weights, matrix, half)
-        return weights.codes, weights.scales
-    weight_ND = stored.read()
-    writer.put(weight_ND, matrix, half)
-    return (weight_ND,)
+        writer.put_codes(stored.read_codes(), matrix, half)
+    else:
+        writer.put(stored.read(), matrix, half)
 
 
 def _by_head(stored: Stored, num_heads: int) -> Sequence[Tensor | Quantized]:

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from moestro.errors import CheckpointError
 from moestro.ops.pack import Block, dequantize_blocks, scale_shape
-from moestro.ops.quantize import GROUP, Kind, Quantized, codes_shape, dequantize, scales_shape
+from moestro.ops.quantize import (
+    GROUP,
+    Kind,
+    Quantized,
+    are_finite,
+    codes_shape,
+    dequantize,
+    scales_shape,
+)
 from moestro.weights.store import CONFIG_FILE, TORCH_DTYPES, TensorFolder
 
 # `blocks` are GGUF's other formats, which come as floats only.
@@ -106,7 +114,7 @@ class FolderWeights:
 
         def read_codes() -> Quantized:
             scales = self._tensors.read(scale)
-            if not bool(scales.isfinite().all()):
+            if not are_finite(scales):
                 raise CheckpointError(
                     f"{self.file(scale)}: {scale} holds a scale that is not finite:"
                     " copy the file again"

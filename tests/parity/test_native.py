@@ -14,7 +14,8 @@ from torch import Tensor
 
 from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
 from moestro.ops.native import FORMATS, NativeKernels, load_native
-from moestro.ops.panels import KINDS, WeightKind, pack, pack_gate_up, strip_bytes, unpack
+from moestro.ops.packing import PanelWriter, pack, pack_gate_up
+from moestro.ops.panels import KINDS, WeightKind, strip_bytes, unpack
 from moestro.ops.quantize import Kind, dequantize, quantize
 from tests.parity.threads import threads
 
@@ -68,7 +69,7 @@ def visits(num_tokens: int, num_slots: int, num_experts: int, seed: int = 3) -> 
 def layer(D: int, E: int, F: int, kind: WeightKind) -> PackedExperts:
     # Scaled so that numbers stay around 1, whatever the shape.
     gate_up_EGD, down_EDF = draw(E, 2 * F, D, seed=1) / D**0.5, draw(E, D, F, seed=2) / F**0.5
-    return PackedExperts(pack_gate_up(gate_up_EGD, kind), pack(down_EDF, kind))
+    return PackedExperts(pack_gate_up(gate_up_EGD, kind, TWIN), pack(down_EDF, kind, TWIN))
 
 
 def rows(whole: Visits, part: slice) -> Visits:
@@ -84,14 +85,46 @@ def test_both_sides_agree_on_the_size_of_a_panel(kind: WeightKind, depth: int) -
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 33), (3, 32, 64)])
 def test_packing_loses_nothing(kind: WeightKind, shape: tuple[int, int, int]) -> None:
     weight_HND = draw(*shape, seed=0).to(KINDS[kind]).float()
-    assert torch.equal(unpack(pack(weight_HND, kind)), weight_HND)
+    assert torch.equal(unpack(pack(weight_HND, kind, TWIN)), weight_HND)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 33), (3, 32, 64)])
 def test_packing_keeps_every_code(kind: Kind, shape: tuple[int, int, int]) -> None:
     weight_HND = draw(*shape, seed=0)
-    assert torch.equal(unpack(pack(weight_HND, kind)), dequantize(quantize(weight_HND, kind)))
+    assert torch.equal(unpack(pack(weight_HND, kind, TWIN)), dequantize(quantize(weight_HND, kind)))
+
+
+# Matrices, outputs, inputs: around whole panels, strips, words and groups.
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (2, 17, 33), (3, 32, 64), (1, 50, 257), (1, 128, 512)]
+)
+def test_packing_gives_the_twins_bits(
+    kernels: Kernels, kind: WeightKind, shape: tuple[int, int, int]
+) -> None:
+    H, N, D = shape
+    for num_threads in (1, 3):
+        with threads(num_threads):
+            found = pack(draw(H, N, D, seed=0), kind, kernels)
+            halves = pack_gate_up(draw(H, 2 * N, D, seed=1), kind, kernels)
+        assert torch.equal(found.data_HnB, pack(draw(H, N, D, seed=0), kind, TWIN).data_HnB)
+        expected = pack_gate_up(draw(H, 2 * N, D, seed=1), kind, TWIN)
+        assert torch.equal(halves.data_HnB, expected.data_HnB)
+
+
+def test_matrices_that_do_not_fit_their_panels_are_refused(
+    kernels: Kernels, kind: WeightKind
+) -> None:
+    # An input too many, an output too many, a matrix too many.
+    for N, D, matrix in ((16, 34, 0), (33, 33, 0), (16, 33, 1)):
+        writer = PanelWriter(kernels, kind, 1, (16, 33))
+        with pytest.raises(AssertionError):
+            put_and_finish(writer, draw(N, D, seed=0), matrix)
+
+
+def put_and_finish(writer: PanelWriter, weight_ND: Tensor, matrix: int) -> None:
+    writer.put(weight_ND, matrix)
+    writer.finish()
 
 
 @pytest.mark.parametrize("shape", PRODUCTS)
@@ -99,7 +132,7 @@ def test_products_equal_the_twins(
     kernels: Kernels, kind: WeightKind, shape: tuple[int, int, int, int]
 ) -> None:
     T, H, D, N = shape
-    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1) / D**0.5, kind)
+    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1) / D**0.5, kind, TWIN)
     found, expected = kernels.multiply(x_THD, weights), TWIN.multiply(x_THD, weights)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -175,7 +208,7 @@ def test_a_call_that_wants_too_much_memory_is_not_the_end_of_those_after_it(
     kernels: Kernels,
 ) -> None:
     assert isinstance(kernels, NativeKernels)
-    x_THD, weights = draw(3, 1, 20, seed=0), pack(draw(1, 8, 20, seed=1), "float32")
+    x_THD, weights = draw(3, 1, 20, seed=0), pack(draw(1, 8, 20, seed=1), "float32", TWIN)
     expected = kernels.multiply(x_THD, weights)
     with pytest.raises(MemoryError):
         kernels.library.multiply(0, 2**50, kernels.matrices(weights), 0, 1)
@@ -197,7 +230,7 @@ def test_a_row_alone_has_the_bits_it_has_among_others(
     kernels: Kernels, kind: WeightKind, num_threads: int
 ) -> None:
     T, H, D, N = 37, 2, 530, 70
-    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1), kind)
+    x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1), kind, TWIN)
     whole = kernels.multiply(x_THD, weights)
     with threads(num_threads):
         for count in (1, 2, 3, 4, 5, 6, 7, 11, 20, 36):
@@ -221,9 +254,10 @@ def test_a_token_alone_has_the_bits_it_has_among_others(
 def test_fewer_threads_than_asked_for_give_the_same_bits() -> None:
     program = (
         "import torch; from moestro.ops.choose import chosen_kernels as chosen;"
-        "from moestro.ops.panels import pack; torch.set_num_threads(3); torch.manual_seed(0);"
+        "from moestro.ops.packing import pack; torch.set_num_threads(3); torch.manual_seed(0);"
         "x, w = torch.randn(20, 1, 70), torch.randn(1, 200, 70);"
-        "print(chosen().kernels.multiply(x, pack(w, 'int4')).numpy().tobytes().hex())"
+        "kernels = chosen().kernels;"
+        "print(kernels.multiply(x, pack(w, 'int4', kernels)).numpy().tobytes().hex())"
     )
     outputs = {
         subprocess.run(

@@ -1,6 +1,7 @@
 """Kernels run only where they load and agree with their twin; else torch does, and says why."""
 
 import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from moestro.errors import ConfigError
 from moestro.ops.choose import VARIABLE, choose_kernels, chosen_kernels, find_fault
 from moestro.ops.kernels import PackedExperts, TorchKernels, Visits
-from moestro.ops.panels import Panels
+from moestro.ops.panels import Panels, Rows
 
 
 class WrongKernels(TorchKernels):
@@ -23,6 +24,11 @@ class WrongKernels(TorchKernels):
 
     def by(self, name: str) -> float:
         return self._by if name == self.wrong else 0.0
+
+    def interleave(self, rows: Sequence[Rows], panels: Panels) -> None:
+        super().interleave(rows, panels)
+        if self.by("packing"):
+            panels.data_HnB[0, 0, 0] += 1
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         return super().multiply(x_THD, weights) + self.by("multiply")
@@ -41,6 +47,8 @@ class ZeroLibrary:
     def __init__(self, instruction_set: str) -> None:
         self.instruction_set = instruction_set
 
+    def interleave(self, *arguments: Any) -> None: ...
+
     def multiply(self, *arguments: Any) -> None: ...
 
     def apply_experts(self, *arguments: Any) -> None: ...
@@ -50,7 +58,10 @@ class ZeroLibrary:
 
 def load_broken() -> Any:
     return SimpleNamespace(
-        instruction_sets=lambda: ["fast", "slow"], Library=ZeroLibrary, Matrices=lambda *_: None
+        instruction_sets=lambda: ["fast", "slow"],
+        Library=ZeroLibrary,
+        Matrices=lambda *_: None,
+        SourceRows=lambda *_: None,
     )
 
 
@@ -58,7 +69,7 @@ def load_nothing() -> Any:
     raise ImportError("no such module")
 
 
-@pytest.mark.parametrize("wrong", ["multiply", "experts", "sigmoid"])
+@pytest.mark.parametrize("wrong", ["packing", "multiply", "experts", "sigmoid"])
 @pytest.mark.parametrize("by", [0.5, float("nan")])
 def test_the_check_finds_a_wrong_function(wrong: str, by: float) -> None:
     fault = find_fault(WrongKernels(wrong, by))

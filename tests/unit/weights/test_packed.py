@@ -1,5 +1,7 @@
 """A checkpoint loaded straight into packed weights holds what it holds when loaded as floats."""
 
+import ctypes
+import gc
 from pathlib import Path
 
 import pytest
@@ -21,12 +23,14 @@ from moestro.ops.choose import chosen_kernels
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.panels import unpack, unpack_gate_up
 from moestro.weights.export import save_model
+from moestro.weights.gguf_export import save_gguf
 from moestro.weights.load import load_model, open_weights
 from moestro.weights.packed import load_packed
 from moestro.weights.quantize import Reader, save_quantized
 from tests.builders import random_model, random_tokens, tiny_config
 
 KERNELS = TorchKernels()
+CLEAR = Path("/proc/self/clear_refs")
 CONFIGS = [
     {"num_nextn_predict_layers": 1, "q_lora_rank": 12},
     {"tie_word_embeddings": True, "attention_bias": True},
@@ -120,3 +124,34 @@ def test_a_checkpoint_can_be_rounded_as_it_is_read(tmp_path: Path) -> None:
     }
     assert kinds["layers.0.self_attn.o_proj"] == "int4"
     assert kinds["mtp.0.block.self_attn.o_proj"] == kinds["mtp.0.eh_proj"] == "int8"
+
+
+@pytest.mark.skipif(not CLEAR.exists(), reason="only Linux tells a process its peak")
+@pytest.mark.skipif(not chosen_kernels().is_native, reason="torch's twin copies before it packs")
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_memory_holds_the_weights_once(tmp_path: Path, form: str) -> None:
+    changes = {"num_hidden_layers": 10, "hidden_size": 256, "moe_intermediate_size": 512}
+    model = random_model(tiny_config(**changes))
+    save_model(model, tmp_path, dtype=torch.bfloat16)
+    path = tmp_path
+    if form == "file":
+        path = tmp_path / "model.gguf"
+        reader = Reader(*open_weights(tmp_path))
+        save_gguf(reader, path, None, {}, name="wide", dtype=torch.bfloat16)
+    num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters())
+    assert num_bytes > 40e6
+    # The first load also pays for what a process needs once.
+    load_packed(path, chosen_kernels().kernels)
+    gc.collect()
+    # What glibc keeps of freed memory would hide what the next load takes.
+    ctypes.CDLL(None).malloc_trim(0)
+    CLEAR.write_text("5")
+    before = memory("VmRSS")
+    found = load_packed(path, chosen_kernels().kernels)
+    assert memory("VmHWM") - before < 1.15 * num_bytes
+    assert found.stack is not None
+
+
+def memory(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
