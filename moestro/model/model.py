@@ -163,7 +163,9 @@ class Transformer(nn.Module):
         """Return each token's budget as a share of the way from the fewest experts to the most."""
         fewest, most = self.config.fewest_experts, self.config.num_experts_per_tok
         budgets = torch.as_tensor(budget, dtype=torch.float32, device=self.frequencies_P.device)
-        if not bool(((budgets >= fewest) & (budgets <= most)).all()):
+        low, high = (float(end) for end in budgets.aminmax())
+        # Not "low < fewest or high > most": a NaN is no budget.
+        if not (fewest <= low and high <= most):
             raise ConfigError(
                 f"budget is {budget}: this model takes {fewest} to {most} experts per token"
             )
