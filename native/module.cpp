@@ -11,23 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "own_stack.h"
 #include "picking.h"
 #include "processor.h"
-#include "stack.h"
 #include "training.h"
-#include "workspace.h"
 
 namespace nb = nanobind;
 using namespace moestro;
 
 namespace {
-
-using Address = uintptr_t;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // What this processor can run, the fastest first.
 std::vector<std::string> instruction_sets() {
@@ -41,12 +33,6 @@ const Kernels& find(const std::string& name) {
     if (each.name == name) return *each.kernels;
   }
   throw std::invalid_argument("no kernels for " + name);
-}
-
-// One for each thread that calls: two engines of one process do not share scratch memory.
-Workspace& workspace() {
-  thread_local Workspace own;
-  return own;
 }
 
 // A row's outcome as Python has it.
@@ -199,57 +185,6 @@ class Library {
 
  private:
   const Kernels& kernels_;
-};
-
-// A model's layers. Where the latents lie is a run's matter: engines share a model, not pages.
-class OwnStack {
- public:
-  OwnStack(const Library& library, const Shape& shape, const std::vector<Layer>& layers)
-      : kernels_(library.kernels()), layers_(layers), stack_{shape, layers_.data()} {}
-
-  void set_final_norm(const Norm& norm) { final_norm_ = norm; }
-
-  // `sequences` holds first row, number of rows and where in `tables` its blocks begin, for each.
-  void run(int64_t first_layer, int64_t last_layer, Address x, int64_t num_rows, Address positions,
-           Address slots, Address fractions, Address sequences, int64_t num_sequences,
-           Address hidden, Address tables, Address pages, int cache_format, int64_t layer_slots,
-           int64_t block_size, Address experts, Address weights, Address is_used,
-           bool has_final_norm, int num_threads) const {
-    Step step{};
-    step.first_layer = first_layer;
-    step.last_layer = last_layer;
-    step.x = at<float>(x);
-    step.hidden = at<const float>(hidden);
-    step.num_rows = num_rows;
-    step.positions = at<const int64_t>(positions);
-    step.slots = at<const int64_t>(slots);
-    step.fractions = at<const float>(fractions);
-    std::vector<Sequence> own_sequences;
-    int64_t num_owned = 0;
-    for (int64_t s = 0; s < num_sequences; ++s) {
-      const int64_t* numbers = at<const int64_t>(sequences) + 3 * s;
-      // A sequence without rows has nobody who attends.
-      if (numbers[1] == 0) continue;
-      num_owned += numbers[1];
-      own_sequences.push_back({numbers[0], numbers[1], at<const int64_t>(tables) + numbers[2]});
-    }
-    if (num_owned != num_rows) throw std::invalid_argument("each row must be one sequence's");
-    step.sequences = own_sequences.data();
-    step.num_sequences = static_cast<int64_t>(own_sequences.size());
-    step.pages = at<char>(pages);
-    step.cache_format = static_cast<Format>(cache_format);
-    step.layer_slots = layer_slots;
-    step.block_size = block_size;
-    step.choices = {at<int64_t>(experts), at<float>(weights), at<bool>(is_used)};
-    if (has_final_norm) step.final_norm = final_norm_;
-    kernels_.run(stack_, step, workspace(), num_threads);
-  }
-
- private:
-  const Kernels& kernels_;
-  const std::vector<Layer> layers_;
-  const Stack stack_;
-  Norm final_norm_;
 };
 
 void bind_parts(nb::module_& m) {
@@ -409,7 +344,10 @@ NB_MODULE(_native, m) {
       .def("differentiate_nats", &Library::differentiate_nats,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
-      .def(nb::init<const Library&, const Shape&, const std::vector<Layer>&>())
+      .def("__init__", [](OwnStack* self, const Library& library, const Shape& shape,
+                          const std::vector<Layer>& layers) {
+        new (self) OwnStack(library.kernels(), shape, layers);
+      })
       .def("set_final_norm", &OwnStack::set_final_norm)
       .def("run", &OwnStack::run, nb::call_guard<nb::gil_scoped_release>());
 }
