@@ -35,6 +35,11 @@ _MATCH = 32.0
 _WRITTEN = 3.0
 _BELIEVED = 3.2
 _HEAD = 0
+# What reads a layer's input, by the ends of their names.
+_READS_STREAM = (
+    "q_proj.weight", "q_a_proj.weight", "kv_a_proj_with_mqa.weight", "gate.weight",
+    "gate_up_proj", "gate_up_proj.weight", "eh_proj.weight", "lm_head.weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def plant_induction(model: Transformer, seed: int) -> bool:
     It needs two layers and a head of its own matrix. Nothing but the circuit reads dimension 0.
     """
     config = model.config
-    width = circuit_width(config)
+    width = _circuit_width(config)
     if width < 1 or model.lm_head is None:
         return False
     stream = _lay_out(config, width, seed)
@@ -78,13 +83,7 @@ def plant_induction(model: Transformer, seed: int) -> bool:
     return True
 
 
-_READS_STREAM = (
-    "q_proj.weight", "q_a_proj.weight", "kv_a_proj_with_mqa.weight", "gate.weight",
-    "gate_up_proj", "gate_up_proj.weight", "eh_proj.weight", "lm_head.weight",
-)  # fmt: skip
-
-
-def circuit_width(config: ModelConfig) -> int:
+def _circuit_width(config: ModelConfig) -> int:
     """Return how many dimensions tell tokens apart in the circuit; 0 where it has no room."""
     if config.num_hidden_layers < 2 or config.tie_word_embeddings:
         return 0
@@ -135,7 +134,7 @@ def _plant_look_back(attention: Attention, stream: _Stream, frequencies_P: Tenso
     _write_query(attention, constant_D[None], query_QK, stream)
     rope_RD = attention.kv_a_proj_with_mqa.weight[config.kv_lora_rank :]
     rope_RD.copy_(ahead_R[:, None] * constant_D)
-    _write_latents(attention, 0, stream.now_WD, stream)
+    _write_latents(attention, 0, stream.now_WD)
     _write_values(attention, 0, stream.before_WD, stream)
 
 
@@ -147,8 +146,8 @@ def _plant_match(attention: Attention, stream: _Stream) -> None:
     query_QK = torch.zeros(config.qk_head_dim, W)
     query_QK[:W] = torch.eye(W) * gain
     _write_query(attention, stream.now_WD / stream.token_scale, query_QK, stream)
-    _write_latents(attention, 0, stream.before_WD, stream)
-    _write_latents(attention, W, stream.now_WD, stream)
+    _write_latents(attention, 0, stream.before_WD)
+    _write_latents(attention, W, stream.now_WD)
     keys_NC = _up_of_head(attention)[: config.qk_nope_head_dim]
     keys_NC.zero_()
     keys_NC[:W, :W] = torch.eye(W) * gain
@@ -192,7 +191,7 @@ def _write_query(
     heads[_HEAD, :, :K] = query_QK
 
 
-def _write_latents(attention: Attention, start: int, basis_WD: Tensor, stream: _Stream) -> None:
+def _write_latents(attention: Attention, start: int, basis_WD: Tensor) -> None:
     """Keep a basis' part of the stream in latents from `start` on, as large as random rows' are."""
     rows = attention.kv_a_proj_with_mqa.weight[start : start + len(basis_WD)]
     rows.copy_(basis_WD * _row_size(attention.config))

@@ -32,6 +32,12 @@ class Balancer:
         self._lacks: list[list[Tensor]] = []
         self.forget()
 
+    @property
+    def has_biases(self) -> bool:
+        """Whether there are biases that the method steers by."""
+        has_any = any(gate.e_score_correction_bias is not None for gate in self.gates)
+        return has_any and self.config.method in _BIAS_METHODS
+
     def loss(self, trace: Trace, num_sequences: int) -> Tensor:
         """Return the weighted auxiliary losses of one micro-batch; call `observe` with it first."""
         config = self.config

@@ -8,7 +8,7 @@ from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.train.balance import load_violation
-from moestro.train.config import BalanceConfig, OptimizerConfig, TrainConfig
+from moestro.train.config import BalanceConfig, BalanceMethod, OptimizerConfig, TrainConfig
 from moestro.train.step import Stepper, StepResult
 from tests.builders import random_tokens, tiny_config
 
@@ -88,6 +88,12 @@ def test_settling_reads_the_batches_behind_the_last_step_and_at_most_an_eighth_o
     asked.clear()
     build_stepper(steps=20, is_budget_drawn=False, seq_len=16).settle(windows_of)
     assert asked == [20, 21, 22]
+
+
+@pytest.mark.parametrize("method", ["none", "global_aux"])
+def test_a_method_without_biases_has_none_settled(method: BalanceMethod) -> None:
+    stepper = build_stepper(is_budget_drawn=False, balance=BalanceConfig(method=method))
+    stepper.settle(lambda step: pytest.fail(f"read the batch of step {step}"))
 
 
 def test_settling_changes_biases_and_thresholds_only() -> None:
