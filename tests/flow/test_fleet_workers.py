@@ -1,18 +1,16 @@
 """What the workers of a fleet know together: real processes on one port, before a real server."""
 
 import hashlib
-import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 import tomli_w
 
+from tests.flow.json_upstream import json_upstream
 from tests.flow.test_fleet import serving
 
 KEY = "sk-limited"
@@ -33,36 +31,22 @@ WHOLE = {
 }
 
 
-class Upstream(BaseHTTPRequestHandler):
-    """Answers every question with two letters, after as many milliseconds as it says."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        said = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        time.sleep(float(said["messages"][-1]["content"]) / 1000)
-        data = json.dumps(WHOLE).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def answer(asked: dict[str, Any]) -> object:
+    """Say two letters, after as many milliseconds as the question says."""
+    time.sleep(float(asked["messages"][-1]["content"]) / 1000)
+    return WHOLE
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as upstream:
-        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+    with json_upstream(answer) as upstream:
         folder = tmp_path_factory.mktemp("fleet")
         tables = {
             "workers": 2,
             "models": [
                 {
                     "name": "a",
-                    "backends": [{"url": f"http://127.0.0.1:{upstream.server_port}/v1"}],
+                    "backends": [{"url": upstream}],
                 }
             ],
             "records": {"url": f"sqlite:///{folder}/records.db"},
@@ -77,7 +61,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
             process.send_signal(signal.SIGTERM)
             process.wait(20)
-        upstream.shutdown()
 
 
 def named(key: str) -> str:

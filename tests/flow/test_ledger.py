@@ -3,59 +3,39 @@
 Next: tests/unit/records/test_scribe.py.
 """
 
-import json
 import os
 import re
 import signal
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 import tomli_w
 
+from tests.flow.json_upstream import json_upstream
 from tests.flow.program import TIMEOUT_S, start
 
-ANSWER = json.dumps({"model": "m", "choices": [{"message": {"content": "yes"}}]}).encode()
+ANSWER = {"model": "m", "choices": [{"message": {"content": "yes"}}]}
 NUM_ASKED = 60
-
-
-class _Upstream(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", str(len(ANSWER)))
-        self.end_headers()
-        self.wfile.write(ANSWER)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Path]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Upstream)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    backend = {"url": f"http://127.0.0.1:{server.server_address[1]}/v1"}
-    tables = {
-        "models": [{"name": "m", "backends": [backend]}],
-        # So long that nothing is written before the end unless it is for the end.
-        "records": {"url": f"sqlite:///{tmp_path}/records.db", "flush_s": 30.0},
-        "workers": 2,
-    }
-    path = tmp_path / "fleet.toml"
-    path.write_text(tomli_w.dumps(tables))
-    yield path
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with json_upstream(lambda _: ANSWER) as url:
+        tables = {
+            "models": [{"name": "m", "backends": [{"url": url}]}],
+            # So long that nothing is written before the end unless it is for the end.
+            "records": {"url": f"sqlite:///{tmp_path}/records.db", "flush_s": 30.0},
+            "workers": 2,
+        }
+        path = tmp_path / "fleet.toml"
+        path.write_text(tomli_w.dumps(tables))
+        yield path
 
 
 def find_scribe(supervisor: int) -> int:

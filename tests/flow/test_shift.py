@@ -3,15 +3,14 @@
 The guard for unfamiliar prompts is off here, so that it is the watch that is seen at work.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,6 +21,7 @@ from moestro.policy.build import build_pair
 from moestro.policy.calibrate import calibrate
 from moestro.policy.guarantee import Promise
 from moestro.policy.store import save_policy
+from tests.flow.json_upstream import json_upstream
 from tests.flow.test_fleet import serving
 from tests.unit.policy.made_outcomes import make_outcomes
 
@@ -30,39 +30,17 @@ FAMILIAR = 2000
 SHIFTED = "traffic shifted"
 
 
-class Upstream(BaseHTTPRequestHandler):
-    """Any model: answers with its own name."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._answer({"object": "list", "data": []})
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        message = {"role": "assistant", "content": asked["model"]}
-        choice = {"index": 0, "message": message, "text": "", "finish_reason": "stop"}
-        self._answer({"id": "c", "object": "o", "model": asked["model"], "choices": [choice]})
-
-    def log_message(self, format: str, *values: object) -> None:
-        """Say nothing."""
-
-    def _answer(self, body: object) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+def answer(asked: dict[str, Any]) -> object:
+    """Be any model: say its name."""
+    message = {"role": "assistant", "content": asked["model"]}
+    choice = {"index": 0, "message": message, "text": "", "finish_reason": "stop"}
+    return {"id": "c", "object": "o", "model": asked["model"], "choices": [choice]}
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with json_upstream(answer) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
