@@ -40,10 +40,11 @@ def fleet(tmp_path: Path) -> Iterator[Path]:
 
 def find_scribe(supervisor: int) -> int:
     """Return the id of the child that has a lower priority than the others."""
-    end = time.monotonic() + TIMEOUT_S
+    end, own = time.monotonic() + TIMEOUT_S, os.getpriority(os.PRIO_PROCESS, supervisor)
     while time.monotonic() < end:
         text = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
-        found = [each for each in map(int, text.split()) if os.getpriority(os.PRIO_PROCESS, each)]
+        children = map(int, text.split())
+        found = [each for each in children if os.getpriority(os.PRIO_PROCESS, each) > own]
         if found:
             return found[0]
         time.sleep(0.05)
