@@ -28,6 +28,7 @@ inline bool same_bits(const float* a, const float* b, int64_t number) {
 
 void check_products();
 void check_experts();
+void check_packing();
 void check_picks();
 void check_stacks();
 void check_training();

@@ -1,5 +1,5 @@
 // Checks of the kernels without Python, for builds with sanitizers: `make check-native`.
-// Next: products.cpp, stacks.cpp, training.cpp, picks.cpp.
+// Next: products.cpp, packing.cpp, stacks.cpp, training.cpp, picks.cpp.
 
 #include <cstdio>
 
@@ -9,6 +9,7 @@ int main() {
   using namespace moestro::check;
   check_products();
   check_experts();
+  check_packing();
   check_picks();
   check_stacks();
   check_training();
