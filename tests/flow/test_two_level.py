@@ -15,10 +15,14 @@ TIMEOUT_S = 500
 
 
 def train_small_for_one_step(out: Path) -> None:
-    """Make the weaker model certainly the weaker one, as a policy for a pair demands."""
+    """Make the weaker model certainly the weaker one, as a policy for a pair demands.
+
+    Without a planted circuit: a fresh model that copies beats one of twenty steps.
+    """
     command = [
         *(sys.executable, "-m", "moestro", "train", str(_ROOT / "configs/small-dense.toml")),
         *("--out", str(out / "small"), "--set", "train.steps=1"),
+        *("--set", "train.is_induction_planted=false"),
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
 
@@ -26,7 +30,7 @@ def train_small_for_one_step(out: Path) -> None:
 def run_example(out: Path) -> str:
     command = [
         *(sys.executable, str(_ROOT / "examples/two_level.py"), "--out", str(out)),
-        *("--steps", "20", "--questions", "60"),
+        *("--steps", "120", "--questions", "60"),
     ]
     environment = os.environ | {"PYTHONPATH": str(_ROOT)}
     ended = subprocess.run(
