@@ -47,6 +47,53 @@ nb::tuple tell(const PickRow& row, const Pick& pick) {
   return nb::make_tuple(pick.token, pick.logprob, nb::tuple(alternatives));
 }
 
+// Room for what comes of rows, which take turns: (step, row).
+class Picks {
+ public:
+  Picks(const std::vector<PickRow>& rows, int64_t number, int64_t size) : picks_(number) {
+    int64_t room = 0;
+    for (const PickRow& row : rows) room = larger(room, smaller(row.num_alternatives, size));
+    alternatives_.resize(number * room);
+    logprobs_.resize(number * room);
+    for (int64_t i = 0; i < number; ++i) {
+      picks_[i].alternatives = alternatives_.data() + i * room;
+      picks_[i].logprobs = logprobs_.data() + i * room;
+    }
+  }
+
+  Pick* data() { return picks_.data(); }
+
+  // For each of the steps, for each row: token, log-probability, alternatives.
+  nb::list told(const std::vector<PickRow>& rows, int64_t num_steps) const {
+    nb::list all;
+    for (size_t i = 0; i < num_steps * rows.size(); ++i) {
+      all.append(tell(rows[i % rows.size()], picks_[i]));
+    }
+    return all;
+  }
+
+ private:
+  std::vector<Pick> picks_;
+  std::vector<int64_t> alternatives_;
+  std::vector<double> logprobs_;
+};
+
+// Returns what came of each row, step by step; see OwnStack::decode.
+nb::list decode(const OwnStack& stack, int64_t num_layers, int64_t num_steps,
+                const StepParts& parts, Address tokens, const std::vector<PickRow>& rows,
+                const std::vector<uint64_t>& keys, const std::vector<std::vector<int64_t>>& stops,
+                Address logits, int64_t num_logits, int num_threads) {
+  Answers answers{at<int64_t>(tokens), rows, keys, stops};
+  Picks picks(rows, num_steps * static_cast<int64_t>(rows.size()), num_logits);
+  int64_t num_run = 0;
+  {
+    const nb::gil_scoped_release unlocked;
+    num_run = stack.decode(num_layers, num_steps, parts, answers, at<float>(logits), picks.data(),
+                           num_threads);
+  }
+  return picks.told(rows, num_run);
+}
+
 class Library {
  public:
   explicit Library(const std::string& instruction_set) : kernels_(find(instruction_set)) {}
@@ -160,25 +207,14 @@ class Library {
                            workspace(), num_threads);
   }
 
-  // Takes Python's lock again to tell what came of each row: token, log-probability, alternatives.
   nb::list pick_tokens(const std::vector<PickRow>& rows, int64_t size, int num_threads) const {
-    int64_t room = 0;
-    for (const PickRow& row : rows) room = larger(room, smaller(row.num_alternatives, size));
-    const int64_t number = static_cast<int64_t>(rows.size());
-    std::vector<int64_t> alternatives(number * room);
-    std::vector<double> logprobs(number * room);
-    std::vector<Pick> picks(number);
-    for (int64_t i = 0; i < number; ++i) {
-      picks[i].alternatives = alternatives.data() + i * room;
-      picks[i].logprobs = logprobs.data() + i * room;
-    }
+    Picks picks(rows, static_cast<int64_t>(rows.size()), size);
     {
       const nb::gil_scoped_release unlocked;
-      kernels_.pick_tokens(rows.data(), number, size, picks.data(), workspace(), num_threads);
+      kernels_.pick_tokens(rows.data(), static_cast<int64_t>(rows.size()), size, picks.data(),
+                           workspace(), num_threads);
     }
-    nb::list told;
-    for (int64_t i = 0; i < number; ++i) told.append(tell(rows[i], picks[i]));
-    return told;
+    return picks.told(rows, 1);
   }
 
   const Kernels& kernels() const { return kernels_; }
@@ -252,6 +288,16 @@ void bind_parts(nb::module_& m) {
              new (self) PickRow{at<const float>(logits), at<const float>(edited),
                                 static_cast<const uint32_t*>(bits), temperature, top_k, top_p,
                                 floor, key, target, num_alternatives};
+           });
+  nb::class_<StepParts>(m, "StepParts")
+      .def("__init__",
+           [](StepParts* self, Address x, int64_t num_rows, Address positions, Address slots,
+              Address fractions, Address sequences, int64_t num_sequences, Address tables,
+              Address pages, int cache_format, int64_t layer_slots, int64_t block_size,
+              Address experts, Address weights, Address is_used) {
+             new (self) StepParts{x, num_rows, positions, slots, fractions, sequences,
+                                  num_sequences, tables, pages, cache_format, layer_slots,
+                                  block_size, experts, weights, is_used};
            });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
@@ -349,5 +395,10 @@ NB_MODULE(_native, m) {
         new (self) OwnStack(library.kernels(), shape, layers);
       })
       .def("set_final_norm", &OwnStack::set_final_norm)
+      .def("set_ends",
+           [](OwnStack& self, Address embeddings, int format, const Matrices& head) {
+             self.set_ends({at<const char>(embeddings), static_cast<Format>(format), head});
+           })
+      .def("decode", &decode)
       .def("run", &OwnStack::run, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -43,6 +43,7 @@ class Answer:
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
         )
+        self._is_plain = grammar is None and self.penalties is None and not sampling.logit_bias
         # Kept from step to step, as mostly nothing of it changes but the position.
         self._next = self._row(0)
         self._force()
@@ -52,6 +53,13 @@ class Answer:
         """Whether drafts may be tried; a grammar does not follow guesses."""
         has_past = self.num_missing <= _MOST_MISSING * len(self.sequence.tokens)
         return self.grammar is None and has_past
+
+    @property
+    def num_ahead(self) -> int:
+        """How many tokens can be picked with no look at those between: 1, or all that are left."""
+        request, num_generated = self.sequence.request, self.sequence.num_generated
+        is_banned = bool(request.stop_token_ids) and num_generated < request.sampling.min_tokens
+        return request.max_tokens - num_generated if self._is_plain and not is_banned else 1
 
     def rows(self, work: Work) -> list[Row]:
         """Return how to pick what follows a sampled work's last real token and each guess behind.
@@ -79,8 +87,8 @@ class Answer:
             top_logprobs=request.top_logprobs,
         )
 
-    def judge(self, outcomes: Items[Outcome]) -> Verdict:
-        """Accept the picks as far as the drafts that led to them were right.
+    def judge(self, outcomes: Items[Outcome], *, is_burst: bool = False) -> Verdict:
+        """Accept the picks as far as the drafts that led to them were right; in a burst, all.
 
         Raises what made picking impossible, if anything did.
         """
@@ -88,10 +96,14 @@ class Answer:
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, MoestroError):
+                if index:
+                    # Those before it stand; the next step comes to it again.
+                    break
                 raise outcome
             verdict.scores.append(outcome)
             verdict.finish = self._accept(outcome.token_id, index)
-            if verdict.finish or index >= len(drafts) or drafts[index] != outcome.token_id:
+            is_right = is_burst or (index < len(drafts) and drafts[index] == outcome.token_id)
+            if verdict.finish or not is_right:
                 break
         return verdict
 

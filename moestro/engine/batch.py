@@ -1,6 +1,7 @@
 """One step's work -> tensors: a flat batch of tokens, and where their latents go and come from.
 
-Most steps add a token to each sequence of the step before: they change its tensors in place.
+Most steps add a token to each sequence of the step before: they change its tensors in place. A burst
+does so natively, step after step, and leaves them as its last step had them.
 Sequences with equally many new tokens and about equally many blocks form a group, so that torch
 attends in a few operations, not in a few per sequence. Next: pages.py, runner.py.
 
@@ -86,8 +87,8 @@ class Layout:
         return self._batch
 
     def _goes_on(self, batch: Batch, works: Sequence[Work]) -> bool:
-        """Whether each sequence of the batch, no other, grows by one token where it lies."""
-        if not self._num_more_steps or len(works) != len(self._order):
+        """Whether each sequence of the batch, no other, goes on by a row where it lies."""
+        if len(works) != len(self._order) or works[0].num_steps > self._num_more_steps:
             return False
         for index, before, blocks in zip(self._order, batch.works, self._blocks, strict=True):
             work = works[index]
@@ -95,7 +96,7 @@ class Layout:
             # One that was preempted has other blocks, in another list.
             if sequence is not before.sequence or sequence.blocks is not blocks:
                 return False
-            if work.start != before.end or work.num_tokens != 1:
+            if work.start != before.end or work.num_rows != 1:
                 return False
         return True
 
@@ -104,13 +105,17 @@ class Layout:
         self._tokens[:num] = [work.sequence.tokens[work.start] for work in works]
         self._positions[:num] += 1
         self._slots[:num] += 1
-        self._num_more_steps -= 1
+        self._num_more_steps -= works[0].num_steps
+        size = self._block_size
         for row, work in enumerate(works):
-            index, offset = divmod(work.start, self._block_size)
-            if not offset:
-                block = work.sequence.blocks[index]
-                self._slots[row] = block * self._block_size
-                self._tables[self._sequences[3 * row + 2] + index] = block
+            # All blocks that it enters: a burst may enter some on its way.
+            first, last = (work.start - 1) // size + 1, (work.end - 1) // size
+            if first > last:
+                continue
+            blocks, place = work.sequence.blocks, self._sequences[3 * row + 2]
+            self._tables[place + first : place + last + 1] = blocks[first : last + 1]
+            if first * size == work.start:
+                self._slots[row] = blocks[first] * size
         batch.go_on(works)
 
     def _build(self, works: Sequence[Work]) -> Batch:
@@ -118,7 +123,7 @@ class Layout:
         size = self._block_size
         self._order = sorted(range(len(works)), key=lambda index: _shape(works[index], size))
         ordered = [works[index] for index in self._order]
-        *starts, num_tokens = accumulate((work.num_tokens for work in ordered), initial=0)
+        *starts, num_tokens = accumulate((work.num_rows for work in ordered), initial=0)
         num_filled = round_up(num_tokens, self._row_multiple) - num_tokens
         tokens: list[int] = []
         positions: list[int] = []
@@ -127,12 +132,14 @@ class Layout:
         tables: list[int] = []
         for work, start in zip(ordered, starts, strict=True):
             sequence = work.sequence
-            sequences += [start, work.num_tokens, len(tables)]
+            num_rows = work.num_rows
+            sequences += [start, num_rows, len(tables)]
             tables += sequence.blocks[: -(-work.end // size)] + [0] * _SPARE_BLOCKS
-            known = sequence.tokens[work.start : work.end]
-            tokens += known + sequence.drafts[: work.num_tokens - len(known)]
-            positions += range(work.start, work.end)
-            slots += _slots(sequence.blocks, work.start, work.end, size)
+            end = work.start + num_rows
+            known = sequence.tokens[work.start : end]
+            tokens += known + sequence.drafts[: num_rows - len(known)]
+            positions += range(work.start, end)
+            slots += _slots(sequence.blocks, work.start, end, size)
         parts = [
             tokens + [0] * num_filled,
             positions + [0] * num_filled,
@@ -168,7 +175,7 @@ class Layout:
         budgets: list[float] = []
         for work in works:
             granted = work.sequence.experts
-            budgets += [self._most_experts if granted is None else granted] * work.num_tokens
+            budgets += [self._most_experts if granted is None else granted] * work.num_rows
         return torch.tensor(budgets + [self._most_experts] * num_filled, dtype=torch.float32)
 
 
@@ -177,7 +184,7 @@ def _shape(work: Work, block_size: int) -> tuple[int, int, int]:
     size = -(-work.end // block_size)
     # Padding to the longest at most doubles a group's keys.
     span = size.bit_length()
-    return work.num_tokens, span, id(work) if work.num_tokens > _MOST_SHARED_TOKENS else 0
+    return work.num_rows, span, id(work) if work.num_rows > _MOST_SHARED_TOKENS else 0
 
 
 def _slots(blocks: Sequence[int], start: int, end: int, block_size: int) -> list[int]:

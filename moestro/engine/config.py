@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from moestro.errors import ConfigError
 
+# Longer, readers would see answers come in jerks.
+_MOST_BURST_S = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
@@ -81,13 +84,16 @@ class EngineConfig:
     `max_batch` sequences run at once, `max_batch_tokens` tokens go through the model in one step.
     `max_stall` bounds how much longer a step may take because of others' prompts: at 2, a stream's
     tokens come at least half as fast while a long prompt arrives; where more wait for their first
-    token than are being answered, prompts get more in proportion. `is_batch_invariant` gives a
-    request the same bits whatever runs beside it. `num_threads` None takes all cores.
+    token than are being answered, prompts get more in proportion. A small model makes several tokens
+    of each answer before it tells of them, for up to `burst_s` seconds; 0 tells of each by itself.
+    `is_batch_invariant` gives a request the same bits whatever runs beside it. `num_threads` None
+    takes all cores.
     """
 
     max_batch: int = 32
     max_batch_tokens: int = 512
     max_stall: float = 1.8
+    burst_s: float = 0.003
     max_length: int | None = None
     is_batch_invariant: bool = True
     dtype: str = "auto"
@@ -107,3 +113,7 @@ class EngineConfig:
             )
         if self.max_stall <= 1:
             raise ConfigError(f"max_stall is {self.max_stall}: it must be over 1")
+        if not 0 <= self.burst_s <= _MOST_BURST_S:
+            raise ConfigError(
+                f"burst_s is {self.burst_s}: it must be from 0 to {_MOST_BURST_S} seconds"
+            )

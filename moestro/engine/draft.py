@@ -54,11 +54,12 @@ class Drafter:
         can_pay = any(answer.grammar is None for answer in under_way.values())
         is_drafting = can_pay and self.is_drafting(len(under_way))
         if not (is_drafting or has_prompts):
-            for answer in under_way.values():
-                answer.num_missing += 1
+            for work in batch.works:
+                if work.sequence in under_way:
+                    under_way[work.sequence].num_missing += work.num_steps
             return
         rows = {
-            work.sequence: start + work.sequence.num_computed - 1 - work.start
+            work.sequence: start + work.sequence.num_computed - 1 - work.row_start
             for work, start in zip(batch.works, batch.starts, strict=True)
             if is_drafting and work.sequence in under_way and under_way[work.sequence].can_draft
         }
@@ -78,7 +79,9 @@ class Drafter:
             self.num_tokens += num_drafts
             self.num_accepted += num_accepted
 
-    def observe(self, num_answers: int, had_drafts: bool, num_tokens: int, seconds: float) -> None:
+    def observe(
+        self, num_answers: int, had_drafts: bool, num_tokens: float, seconds: float
+    ) -> None:
         """Learn from a step without prompts what drafting does to the speed."""
         if self._num_modules:
             self._payoff.observe(num_answers, had_drafts, num_tokens, seconds)
@@ -90,7 +93,7 @@ def _next_tokens(batch: Batch, depth: int) -> Tensor:
     for work, start in zip(batch.works, batch.starts, strict=True):
         tokens = work.sequence.tokens + work.sequence.drafts
         # Behind a draft that proved wrong nothing is known; its latents are written over later.
-        following = tokens[work.start + depth + 1 : work.end + depth + 1]
+        following = tokens[work.row_start + depth + 1 : work.end + depth + 1]
         next_T[start : start + len(following)] = torch.tensor(following, dtype=next_T.dtype)
     return next_T
 

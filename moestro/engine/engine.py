@@ -1,5 +1,7 @@
 """READ FIRST: many requests through one model: schedule -> run -> pick -> settle, step by step.
 
+A small model's answers go on by several tokens in a step, a burst, when nobody waits for a prompt.
+
 Tokens in, tokens out; knows no text and no HTTP. What a request gets does not depend on the others:
 neither its tokens nor, with `is_batch_invariant`, a single bit. Next: scheduler.py for who runs,
 runner.py for the model, answer.py and sampler.py for the tokens, worker.py for the process.
@@ -29,10 +31,11 @@ from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
 from moestro.engine.runner import Gates, Runner, products
-from moestro.engine.sampler import Outcome, Row, pick
+from moestro.engine.sampler import Outcome, Row, pick, told_ahead, wish_ahead
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
+from moestro.engine.stride import Stride
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
 from moestro.ops.rows import RowMultiples, measure_row_multiple
@@ -73,6 +76,7 @@ class Engine:
             most_experts=shape.num_experts_per_tok,
         )
         self._pace = Pace(config.max_stall, config.max_batch_tokens)
+        self._stride = Stride(config.burst_s if self._runner.can_decode else 0.0)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
         num_gates = len(model.gates()) - len(model.mtp) if model.gates() else 0
@@ -118,8 +122,7 @@ class Engine:
         drafted_s = self._clock()
         self._enqueue_ready()
         self._note_queue()
-        scheduler = self._scheduler
-        works = scheduler.schedule(self._pace.prefill_tokens(*scheduler.demand()))
+        works = self._schedule()
         if works:
             self._run(works, start_s, drafted_s)
         elif len(self._intake):
@@ -176,6 +179,20 @@ class Engine:
         is_most = level == self.model.config.num_experts_per_tok
         sequence.experts = None if is_most else level
 
+    def _schedule(self) -> list[Work]:
+        """Choose the step's work: a burst, where nobody waits for anything but answers' tokens."""
+        scheduler = self._scheduler
+        num_decode_tokens, num_prompts = scheduler.demand()
+        works = scheduler.schedule(self._pace.prefill_tokens(num_decode_tokens, num_prompts))
+        num = len(works)
+        if num_prompts or num != num_decode_tokens or self._drafter.is_drafting(num):
+            return works
+        most = min((self._answers[work.sequence].num_ahead for work in works), default=1)
+        num_steps = self._stride.steps(num, most)
+        if num_steps > 1:
+            scheduler.repeat(works, num_steps)
+        return works
+
     def _note_queue(self) -> None:
         scheduler = self._scheduler
         self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
@@ -187,6 +204,8 @@ class Engine:
         start_s, ran, self._last = self._clock(), self._last, None
         under_way, has_prompts = self._under_way(ran.batch), ran.num_prompt_tokens > 0
         self._drafter.run(ran.batch, ran.hidden_TD, under_way, has_prompts)
+        if ran.is_burst:
+            return
         # Only now is known what the prompts of that step cost: the modules read them too.
         seconds = ran.seconds + self._clock() - start_s
         self._pace.observe(ran.num_decode_tokens, ran.num_prompt_tokens, seconds)
@@ -200,15 +219,39 @@ class Engine:
         # More than a token each are guesses, or tokens that a grammar has forced.
         had_guesses = num_decode_tokens > len(works)
         has_forced = had_guesses and any(self._answers[work.sequence].forced for work in works)
-        hidden_TD, gates = self._runner.forward(batch)
-        outcomes = self._pick(batch, hidden_TD)
+        is_burst = works[0].num_steps > 1
+        run = self._decode if is_burst else self._forward
+        outcomes, hidden_TD, gates = run(batch)
+        num_steps = works[0].num_steps
         num_generated = self._settle(batch, outcomes, hidden_TD, gates)
         now_s = self._clock()
-        self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, now_s - drafted_s)
+        seconds = now_s - drafted_s
+        self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, seconds, is_burst)
         # Tokens that come free would pass for the work of drafts, or make drafts look useless.
         if not num_prompt_tokens and not has_forced:
-            self._drafter.observe(len(works), had_guesses, num_generated, now_s - start_s)
-        self._meter.add(now_s, num_prompt_tokens, num_generated, gates, batch.num_tokens)
+            if not had_guesses:
+                self._stride.observe(len(works), num_steps, seconds)
+            self._drafter.observe(
+                len(works), had_guesses, num_generated / num_steps, (now_s - start_s) / num_steps
+            )
+        num_rows = num_steps * batch.num_tokens
+        self._meter.add(now_s, num_prompt_tokens, num_generated, gates, num_rows)
+
+    def _forward(self, batch: Batch) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
+        """Run a step; returns what each work came to, the states, and what the gates chose."""
+        hidden_TD, gates = self._runner.forward(batch)
+        return self._pick(batch, hidden_TD), hidden_TD, gates
+
+    def _decode(self, batch: Batch) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
+        """Run a burst and note how long it was; the states are the last step's, gates all steps'."""
+        works = batch.works
+        rows = [self._answers[work.sequence].rows(work)[0] for work in works]
+        stops = [work.sequence.request.stop_token_ids for work in works]
+        wishes = [wish_ahead(row) for row in rows]
+        picked, hidden_TD, gates = self._runner.decode(batch, wishes, stops, works[0].num_steps)
+        for work in works:
+            work.repeat(len(picked) // len(works))
+        return told_ahead(rows, picked), hidden_TD, gates
 
     def _note_starts(self, works: list[Work]) -> None:
         for work in works:
@@ -250,7 +293,7 @@ class Engine:
             try:
                 if request.scores_prompt:
                     self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
-                verdict = answer.judge(picked)
+                verdict = answer.judge(picked, is_burst=work.num_steps > 1)
             except MoestroError as error:
                 self._fail(request.id, error)
                 continue
@@ -262,7 +305,9 @@ class Engine:
                 if answer.forced:
                     # They are computed together, like drafts that are never wrong.
                     sequence.drafts = answer.forced.copy()
-                self._events += progress.report(sequence, verdict, row, gates, now_s)
+                stride = 1 if work.num_steps == 1 else batch.num_tokens
+                rows = range(row, row + stride * len(verdict.scores), stride)
+                self._events += progress.report(sequence, verdict, rows, gates, now_s)
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):
                 self._finish(sequence, progress)
@@ -301,6 +346,7 @@ class _Ran:
     num_decode_tokens: int
     num_prompt_tokens: int
     seconds: float
+    is_burst: bool
 
 
 def _like(model: Transformer) -> Tensor:

@@ -32,10 +32,11 @@ class Payoff:
         return self._bucket(num_sequences).is_drafting
 
     def observe(
-        self, num_sequences: int, is_drafting: bool, num_tokens: int, seconds: float
+        self, num_sequences: int, is_drafting: bool, num_tokens: float, seconds: float
     ) -> None:
         """Learn from a step without prompts that made `num_tokens` tokens for all together.
 
+        Of a burst both are the mean of its steps, so that it counts like a step of its own.
         `is_drafting` is what was decided for the step, whether or not there were drafts to verify.
         """
         self._bucket(num_sequences).add(is_drafting, num_tokens, seconds)
@@ -53,7 +54,7 @@ class _Speed:
     tokens: float = 0.0
     seconds: float = 0.0
 
-    def add(self, num_tokens: int, seconds: float) -> None:
+    def add(self, num_tokens: float, seconds: float) -> None:
         if self.num_steps >= _PROBE // 2:
             seconds = min(seconds, _MOST_OVER_MEAN * self.seconds / self.weight)
         self.num_steps += 1
@@ -82,6 +83,6 @@ class _Bucket:
         is_better = self.drafting.tokens_per_s >= self.plain.tokens_per_s
         return is_better != (self.num_steps % _ROUND >= _ROUND - _PROBE)
 
-    def add(self, is_drafting: bool, num_tokens: int, seconds: float) -> None:
+    def add(self, is_drafting: bool, num_tokens: float, seconds: float) -> None:
         (self.drafting if is_drafting else self.plain).add(num_tokens, seconds)
         self.num_steps += self.plain.num_steps >= _PROBE and self.drafting.num_steps >= _PROBE

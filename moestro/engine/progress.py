@@ -77,18 +77,18 @@ class Progress:
         return [PromptEvent(request_id=self.request.id, scores=(first, *ordered))]
 
     def report(
-        self, sequence: Sequence, verdict: Verdict, row: int, gates: Gates | None, now_s: float
+        self, sequence: Sequence, verdict: Verdict, rows: range, gates: Gates | None, now_s: float
     ) -> list[Event]:
-        """Tell of new tokens; the first was predicted in batch row `row`, others behind it."""
+        """Tell of new tokens, each of which was predicted in the gates' row of its place."""
         if self._first_token_s is None:
             self._first_token_s = now_s
         events: list[Event] = []
-        for token in verdict.scores:
+        # The rows of a burst go on where a verdict ends.
+        for token, row in zip(verdict.scores, rows, strict=False):
             num_experts = None if gates is None else gates.num_experts[row]
             visits = gates.visits(row) if gates is not None and self.request.wants_xray else ()
             event = TokenEvent(self.request.id, sequence.choice, token, num_experts, visits)
             events.append(event)
-            row += 1
         if verdict.finish:
             events[-1] = event._replace(finish=verdict.finish)
         return events

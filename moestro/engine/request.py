@@ -80,12 +80,14 @@ class Work:
     """What one sequence does in a step: compute tokens `start` to `end` of tokens and drafts.
 
     `is_sampled` says whether the last real token is computed, so that the next one can be picked;
-    `is_decode` whether that token, and guesses behind it, is all: no prompt.
+    `is_decode` whether that token, and guesses behind it, is all: no prompt. In a burst `end` lies
+    behind the tokens known, which the model then makes itself, in `num_steps` passes of one row.
     """
 
     sequence: Sequence
     start: int
     end: int
+    num_steps: int = 1
     num_tokens: int = field(init=False)
     is_sampled: bool = field(init=False)
     is_decode: bool = field(init=False)
@@ -96,6 +98,21 @@ class Work:
         self.num_tokens = self.end - self.start
         self.is_sampled = self.end >= num_known
         self.is_decode = self.start >= num_known - 1
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows of the batch it has."""
+        return self.num_tokens if self.num_steps == 1 else 1
+
+    @property
+    def row_start(self) -> int:
+        """The position of its first row, in a burst that of the last step."""
+        return self.start if self.num_steps == 1 else self.end - 1
+
+    def repeat(self, num_steps: int) -> None:
+        """Make it a burst of so many steps, or what a burst has come to."""
+        self.num_steps = self.num_tokens = num_steps
+        self.end = self.start + num_steps
 
 
 # What each token makes is a tuple: it takes a third of the time to make and to send.

@@ -6,7 +6,7 @@ Shapes: T tokens of the batch, N chosen rows, D width, V vocabulary, L MoE layer
 token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from moestro.engine.pages import PagedCache, Pages
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
+from moestro.ops.picking import Picked, PickRow
 from moestro.ops.rows import RowMultiples, round_up
 from moestro.ops.stack import Choices, StackStep
 
@@ -66,9 +67,7 @@ class Runner:
             hidden_TD = self._embed(batch.tokens_T)
             layers = range(self.model.config.num_hidden_layers)
             chosen = self._stack.run(hidden_TD, layers, self._step(batch), has_final_norm=True)
-            if not chosen.experts_LTK.shape[0]:
-                return hidden_TD, None
-            return hidden_TD, Gates(**vars(chosen), has_all=batch.budget_T is None)
+            return hidden_TD, self._gates(chosen, batch)
         trace = Trace()
         hidden_BTD = self.model(
             batch.tokens_T[None].to(self.device),
@@ -78,6 +77,24 @@ class Runner:
             row_multiple=self.row_multiple,
         )
         return hidden_BTD[0], _stack(trace.gates)
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether answers can go on by several tokens in a call."""
+        return self._stack is not None
+
+    def decode(
+        self,
+        batch: Batch,
+        rows: Sequence[PickRow],
+        stops: Sequence[Collection[int]],
+        num_steps: int,
+    ) -> tuple[list[Picked], Tensor, Gates | None]:
+        """Run a burst; returns picks step by step, hidden_TD of the last, and all steps' gates."""
+        assert self._stack is not None
+        layers = range(self.model.config.num_hidden_layers)
+        came = self._stack.decode(batch.tokens_T, layers, self._step(batch), rows, stops, num_steps)
+        return came.picked, came.hidden_ND, self._gates(came.chosen, batch)
 
     def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:
         """Run MTP module `depth` behind the same tokens; `next_T` follow them."""
@@ -104,6 +121,11 @@ class Runner:
             hidden_TD = hidden_TD.index_select(0, torch.tensor(filled, device=self.device))
         logits_NV = self.model.logits(hidden_TD)
         return logits_NV if num == len(rows) else logits_NV[: len(rows)]
+
+    def _gates(self, chosen: Choices, batch: Batch) -> Gates | None:
+        if not chosen.experts_LTK.shape[0]:
+            return None
+        return Gates(**vars(chosen), has_all=batch.budget_T is None)
 
     def _budget(self, batch: Batch) -> Tensor | None:
         return None if batch.budget_T is None else batch.budget_T[None].to(self.device)

@@ -126,6 +126,18 @@ def pick(logits_NV: Tensor, rows: Sequence[Row]) -> list[Outcome]:
     return [_outcome(row, each) for row, each in zip(rows, picked, strict=True)]
 
 
+def wish_ahead(row: Row) -> PickRow:
+    """Return how a row picks in a burst, where nothing but noise tells one step from the next."""
+    assert not (row.guide or row.penalties or row.sampling.logit_bias or row.drafts)
+    return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
+
+
+def told_ahead(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
+    """Return each row's outcomes of a burst; `picked` are all rows', step by step."""
+    num = len(rows)
+    return [[_outcome(row, each) for each in picked[index::num]] for index, row in enumerate(rows)]
+
+
 def draft(logits_NV: Tensor, rows: Sequence[Row]) -> list[int]:
     """Guess what `pick` will take, with the same noise, but no regard to penalties and masks."""
     wishes = [

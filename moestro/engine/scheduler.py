@@ -101,11 +101,20 @@ class Scheduler:
             room = min(room, max_prefill_tokens)
         return works + self._plan_prefills(room)
 
+    def repeat(self, works: Items[Work], num_steps: int) -> None:
+        """Make works of one token each a burst of so many steps, if all find room for it."""
+        for work in works:
+            # Blocks that a sequence has too early do no harm; it gets them anyway.
+            if not self._pool.reserve(work.sequence, work.start + num_steps):
+                return
+        for work in works:
+            work.repeat(num_steps)
+
     def settle(self, work: Work, new_tokens: Items[int]) -> None:
         """Note that work was done and append what came of it to its sequence.
 
-        `new_tokens` are the drafts that proved right and the token behind them, cut where the
-        answer ends: at least one if the work is sampled and an answer is wanted, else none. Not
+        `new_tokens` are the drafts that proved right and the token behind them, or those of a burst,
+        cut where the answer ends: at least one if the work is sampled and an answer is wanted, else none. Not
         for a sequence that has ended meanwhile.
         """
         sequence = work.sequence

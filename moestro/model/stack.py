@@ -27,11 +27,14 @@ def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
     parts = [_layer(block, None) for block in model.layers if isinstance(block, Block)]
     modules = [module for module in model.mtp if isinstance(module, MTPModule)]
     parts += [_layer(module.block, _join(module)) for module in modules]
+    assert model.packed_head is not None
     return NativeStack(
         kernels=kernels,
         shape=_shape(config, model),
         layers=parts,
         final_norm=_norm(model.norm),
+        embeddings_VD=model.embed_tokens.weight,
+        head=model.packed_head.weights,
         frequencies_P=model.frequencies_P,
         fractions_N=gates[0].fractions_N if gates and config.has_budget else None,
         cache_dtype=_cache_dtype(parts[0]),

@@ -10,7 +10,7 @@ Shapes: N rows, V vocabulary, K some of its tokens.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -82,33 +82,45 @@ def pick_tokens(logits_NV: Tensor, rows: Sequence[PickRow]) -> list[Picked]:
     return [_pick(array_NV[row.index], row) for row in rows]
 
 
+def describe_row(
+    kernels: NativeKernels, row: PickRow, logits: int, vocab_size: int, key: int
+) -> Any:
+    """Describe a row to C++: its logits' address, and its noise's key; see `row_key`."""
+    edited_V, knobs = row.edited_V, row.knobs
+    assert row.target is None or 0 <= row.target < vocab_size
+    assert row.allowed is None or 8 * len(row.allowed) >= vocab_size
+    return kernels.native.PickRow(
+        logits,
+        logits if edited_V is None else _address(edited_V, vocab_size),
+        row.allowed,
+        0.0 if knobs.temperature == 0 else max(knobs.temperature, _LEAST_TEMPERATURE),
+        min(knobs.top_k, vocab_size),
+        knobs.top_p,
+        _floor(knobs.min_p),
+        key,
+        -1 if row.target is None else row.target,
+        -1 if row.top is None else row.top,
+    )
+
+
+def row_key(row: PickRow, num_ahead: int = 0) -> int:
+    """Return the key of the noise at a row's position, or so many tokens behind it."""
+    # Nothing is drawn for the likeliest.
+    if row.knobs.temperature == 0:
+        return 0
+    return noise_key(row.seed, row.position + num_ahead)
+
+
 def _pick_natively(
     kernels: NativeKernels, logits_NV: Tensor, rows: Sequence[PickRow]
 ) -> list[Picked]:
     N, V = logits_NV.shape
     first, stride = logits_NV.data_ptr(), V * logits_NV.element_size()
-    build = kernels.native.PickRow
     described = []
     for row in rows:
-        own, edited_V, knobs = first + row.index * stride, row.edited_V, row.knobs
         assert 0 <= row.index < N
-        assert row.target is None or 0 <= row.target < V
-        assert row.allowed is None or 8 * len(row.allowed) >= V
-        is_greedy = knobs.temperature == 0
-        described.append(
-            build(
-                own,
-                own if edited_V is None else _address(edited_V, V),
-                row.allowed,
-                0.0 if is_greedy else max(knobs.temperature, _LEAST_TEMPERATURE),
-                min(knobs.top_k, V),
-                knobs.top_p,
-                _floor(knobs.min_p),
-                0 if is_greedy else noise_key(row.seed, row.position),
-                -1 if row.target is None else row.target,
-                -1 if row.top is None else row.top,
-            )
-        )
+        logits = first + row.index * stride
+        described.append(describe_row(kernels, row, logits, V, row_key(row)))
     picked: list[Picked] = kernels.library.pick_tokens(described, V, torch.get_num_threads())
     return picked
 

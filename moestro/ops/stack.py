@@ -1,5 +1,7 @@
 """A model's layers as one native call: a step's rows through all of them, latents to their pages.
 
+Answers can go on by several tokens in a call: embeddings, layers, head and picks, again and again.
+
 The torch modules are the specification. Holds the tensors whose addresses C++ has. Knows no model;
 model/stack.py takes one apart. Next: native.py; native/run.h has the phases.
 
@@ -7,7 +9,7 @@ Shapes: T rows, D width, L sparse layers, K slots per row, A blocks, Z tokens pe
 width, S sequences, M layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import FORMATS, NativeKernels
 from moestro.ops.panels import Panels
+from moestro.ops.picking import Picked, PickRow, describe_row, row_key
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,18 @@ class Choices:
     is_used_LTK: Tensor
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What answers came to: picks step by step, N rows each, and the last step's states.
+
+    The rows of `chosen` are all steps' rows, one step's behind the other's.
+    """
+
+    picked: list[Picked]
+    chosen: Choices
+    hidden_ND: Tensor
+
+
 @dataclass
 class NativeStack:
     """Layers ready to run. `shape` gives native.Shape's fields; MTP modules' layers come last."""
@@ -110,6 +125,8 @@ class NativeStack:
     shape: dict[str, Any]
     layers: Sequence[LayerParts]
     final_norm: Norm
+    embeddings_VD: Tensor
+    head: Panels
     frequencies_P: Tensor
     fractions_N: Tensor | None
     cache_dtype: torch.dtype
@@ -129,6 +146,7 @@ class NativeStack:
         layers = [self._layer(parts) for parts in self.layers]
         self._native = native.Stack(self.kernels.library, shape, layers)
         self._native.set_final_norm(self._norm(self.final_norm))
+        self._native.set_ends(*self._embeddings(), self.kernels.matrices(self.head))
 
     def bytes_read(self, layers: range) -> int:
         """Return how many bytes of weights one row needs that visits all its slots' experts."""
@@ -153,26 +171,80 @@ class NativeStack:
         step: StackStep,
         has_final_norm: bool,
     ) -> Choices:
-        assert x_TD.dtype == torch.float32
-        assert x_TD.is_contiguous()
-        pages_LAZW = step.pages_LAZW
-        assert pages_LAZW.dtype == self.cache_dtype
-        assert pages_LAZW.is_contiguous()
-        # Not len(): torch's is Python, and this runs for every token.
-        M, A, Z, _ = pages_LAZW.shape
-        assert len(self.layers) == M
-        T, K = x_TD.shape[0], self.shape["num_slots"]
-        _check(step, T)
-        L = sum(self.layers[index].gate is not None for index in layers)
-        chosen = Choices(
-            torch.empty(L, T, K, dtype=torch.int64),
-            torch.empty(L, T, K),
-            torch.empty(L, T, K, dtype=torch.bool),
-        )
-        fractions_T = step.fractions_T
+        chosen = self._choices(1, layers, x_TD.shape[0])
         self._native.run(
             layers.start,
             layers.stop,
+            self._parts(x_TD, step, chosen),
+            0 if hidden_TD is None else hidden_TD.data_ptr(),
+            has_final_norm,
+            torch.get_num_threads(),
+        )
+        return Choices(*(part[0] for part in chosen))
+
+    def decode(
+        self,
+        tokens_T: Tensor,
+        layers: range,
+        step: StackStep,
+        rows: Sequence[PickRow],
+        stops: Sequence[Collection[int]],
+        num_steps: int,
+    ) -> Decoded:
+        """Let answers, a row each, go on by up to `num_steps` tokens, all layers in every step.
+
+        A row's pick is its next step's token; its blocks must be there already. Tokens, positions
+        and slots stay where the last step left them. All stop behind a step in which a row picks
+        one of its `stops`, or cannot pick.
+        """
+        T, V = tokens_T.shape[0], self.head.num_outputs
+        assert T == len(rows) == len(stops) == step.sequences_S3.shape[0]
+        assert tokens_T.dtype == torch.int64
+        assert tokens_T.is_contiguous()
+        assert layers.start == 0
+        x_TD, logits_TV = torch.empty(T, self.shape["hidden"]), torch.empty(T, V)
+        chosen = self._choices(num_steps, layers, T)
+        first, stride = logits_TV.data_ptr(), V * logits_TV.element_size()
+        picked: list[Picked] = self._native.decode(
+            layers.stop,
+            num_steps,
+            self._parts(x_TD, step, chosen),
+            tokens_T.data_ptr(),
+            [
+                describe_row(self.kernels, row, first + index * stride, V, 0)
+                for index, row in enumerate(rows)
+            ],
+            [row_key(row, ahead) for ahead in range(num_steps) for row in rows],
+            [list(stop) for stop in stops],
+            first,
+            V,
+            torch.get_num_threads(),
+        )
+        num_run = len(picked) // T
+        # (step, layer, row, slot) to (layer, step and row, slot).
+        parts = (part[:num_run].transpose(0, 1).flatten(1, 2) for part in chosen)
+        return Decoded(picked, Choices(*parts), x_TD)
+
+    def _choices(self, num_steps: int, layers: range, num_rows: int) -> tuple[Tensor, ...]:
+        # Not len(): torch's is Python, and this runs for every token.
+        L = sum(self.layers[index].gate is not None for index in layers)
+        size = (num_steps, L, num_rows, self.shape["num_slots"])
+        dtypes = (torch.int64, torch.float32, torch.bool)
+        return tuple(torch.empty(size, dtype=dtype) for dtype in dtypes)
+
+    def _parts(self, x_TD: Tensor, step: StackStep, chosen: Sequence[Tensor]) -> Any:
+        """Say where a step's parts lie, having seen that they are as C++ reads them."""
+        assert x_TD.dtype == torch.float32
+        assert x_TD.is_contiguous()
+        pages_LAZW, fractions_T = step.pages_LAZW, step.fractions_T
+        assert pages_LAZW.dtype == self.cache_dtype
+        assert pages_LAZW.is_contiguous()
+        M, A, Z, _ = pages_LAZW.shape
+        assert len(self.layers) == M
+        T = x_TD.shape[0]
+        _check(step, T)
+        experts, weights, is_used = chosen
+        return self.kernels.native.StepParts(
             x_TD.data_ptr(),
             T,
             step.positions_T.data_ptr(),
@@ -180,19 +252,15 @@ class NativeStack:
             0 if fractions_T is None else fractions_T.data_ptr(),
             step.sequences_S3.data_ptr(),
             step.sequences_S3.shape[0],
-            0 if hidden_TD is None else hidden_TD.data_ptr(),
             step.tables.data_ptr(),
             pages_LAZW.data_ptr(),
             FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
             A * Z,
             Z,
-            chosen.experts_LTK.data_ptr(),
-            chosen.weights_LTK.data_ptr(),
-            chosen.is_used_LTK.data_ptr(),
-            has_final_norm,
-            torch.get_num_threads(),
+            experts.data_ptr(),
+            weights.data_ptr(),
+            is_used.data_ptr(),
         )
-        return chosen
 
     def _layer(self, parts: LayerParts) -> Any:
         # One rounding of the stream serves both products.
@@ -255,6 +323,14 @@ class NativeStack:
     def _experts(self, experts: PackedExperts) -> Any:
         gate_up, down = (self.kernels.matrices(part) for part in (experts.gate_up, experts.down))
         return self.kernels.native.Experts(gate_up, down)
+
+    def _embeddings(self) -> tuple[int, int]:
+        # As they are: a copy of a large vocabulary would be most of a small model.
+        if self.embeddings_VD.dtype != torch.bfloat16:
+            return self._address(self.embeddings_VD), FORMATS["float32"]
+        plain = self.embeddings_VD.detach().contiguous()
+        self._kept.append(plain)
+        return plain.data_ptr(), FORMATS["bfloat16"]
 
     def _address(self, tensor: Tensor | None) -> int:
         return 0 if tensor is None else self._keep(tensor).data_ptr()
