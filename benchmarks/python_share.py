@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ PROMPT = tuple(range(10, 60))
 class Timed:
     """A native object whose calls' seconds are summed up."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: object) -> None:
         self.seconds = 0.0
         self._inner = inner
 
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._inner, name)
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        function: Callable[..., object] = getattr(self._inner, name)
 
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: object) -> object:
             start = time.perf_counter()
             try:
                 return function(*arguments)

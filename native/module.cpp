@@ -82,8 +82,8 @@ class Picks {
 nb::list decode(const OwnStack& stack, int64_t num_layers, int64_t num_steps,
                 const StepParts& parts, Address tokens, const std::vector<PickRow>& rows,
                 const std::vector<uint64_t>& keys, const std::vector<std::vector<int64_t>>& stops,
-                Address logits, int64_t num_logits, int num_threads) {
-  Answers answers{at<int64_t>(tokens), rows, keys, stops};
+                int wake_file, Address logits, int64_t num_logits, int num_threads) {
+  Answers answers{at<int64_t>(tokens), rows, keys, stops, wake_file};
   Picks picks(rows, num_steps * static_cast<int64_t>(rows.size()), num_logits);
   int64_t num_run = 0;
   {

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -64,6 +66,8 @@ struct Answers {
   std::vector<uint64_t> keys;
   // A row that picks one of these ends all rows' steps.
   std::vector<std::vector<int64_t>> stops;
+  // A file that ends them when it can be read, since somebody waits; -1 for none.
+  int wake_file;
 };
 
 // A model's layers. Where the latents lie is a run's matter: engines share a model, not pages.
@@ -90,7 +94,7 @@ class OwnStack {
   // Lets answers go on for up to `num_steps` tokens each: what a row picks is its next step's token.
   // Positions and slots go along and stay where the last step left them, as do the states in x.
   // Choices are (step, layer, row, slot), picks (step, row). Ends early behind a step in which a row
-  // picked a token that stops it, or none; returns how many steps were run.
+  // picked a token that stops it, or none, or somebody came to wait; returns the number of steps.
   int64_t decode(int64_t num_layers, int64_t num_steps, const StepParts& parts, Answers& answers,
                  float* logits, Pick* picks, int num_threads) const {
     std::vector<Sequence> sequences;
@@ -166,8 +170,10 @@ class OwnStack {
     }
   }
 
-  // Whether a row has picked nothing, or what stops it.
+  // Whether a row has picked nothing, or what stops it, or somebody waits.
   static bool has_end(const Answers& answers, const Pick* picks) {
+    pollfd wake{answers.wake_file, POLLIN, 0};
+    if (answers.wake_file >= 0 && poll(&wake, 1, 0) > 0) return true;
     for (size_t t = 0; t < answers.stops.size(); ++t) {
       const std::vector<int64_t>& stops = answers.stops[t];
       const int64_t token = picks[t].token;

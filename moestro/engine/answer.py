@@ -69,8 +69,12 @@ class Answer:
         num_known = len(self.sequence.tokens)
         if work.end > num_known or self.forced:
             return [self._row(index) for index in range(work.end - num_known + 1)]
-        self._next.position = num_known - self.sequence.num_prompt
-        return [self._next]
+        return [self.next_row()]
+
+    def next_row(self) -> Row:
+        """Return how to pick what follows the last token, and in a burst all that follows that."""
+        self._next.position = self.sequence.num_generated
+        return self._next
 
     def _row(self, index: int) -> Row:
         sequence, request = self.sequence, self.sequence.request
@@ -87,8 +91,8 @@ class Answer:
             top_logprobs=request.top_logprobs,
         )
 
-    def judge(self, outcomes: Items[Outcome], *, is_burst: bool = False) -> Verdict:
-        """Accept the picks as far as the drafts that led to them were right; in a burst, all.
+    def judge(self, outcomes: Items[Outcome]) -> Verdict:
+        """Accept the picks as far as the drafts that led to them were right.
 
         Raises what made picking impossible, if anything did.
         """
@@ -96,16 +100,26 @@ class Answer:
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, MoestroError):
-                if index:
-                    # Those before it stand; the next step comes to it again.
-                    break
                 raise outcome
             verdict.scores.append(outcome)
             verdict.finish = self._accept(outcome.token_id, index)
-            is_right = is_burst or (index < len(drafts) and drafts[index] == outcome.token_id)
-            if verdict.finish or not is_right:
+            if verdict.finish or index >= len(drafts) or drafts[index] != outcome.token_id:
                 break
         return verdict
+
+    def judge_burst(self, outcomes: Items[Outcome]) -> Verdict:
+        """Accept all picks of a burst, of which only the last can be an end.
+
+        Raises what made picking impossible, unless there are picks before it: they stand, and the
+        next step comes to it again.
+        """
+        scores = [outcome for outcome in outcomes if isinstance(outcome, TokenScore)]
+        last = outcomes[-1]
+        if isinstance(last, TokenScore):
+            return Verdict(scores, self._accept(last.token_id, len(scores) - 1))
+        if not scores:
+            raise last
+        return Verdict(scores)
 
     def _accept(self, token_id: int, index: int) -> Finish | None:
         request: EngineRequest = self.sequence.request

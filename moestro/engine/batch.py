@@ -1,7 +1,7 @@
 """One step's work -> tensors: a flat batch of tokens, and where their latents go and come from.
 
-Most steps add a token to each sequence of the step before: they change its tensors in place. A burst
-does so natively, step after step, and leaves them as its last step had them.
+Most steps add a token to each sequence of the step before: they change its tensors in place. A
+burst does so natively, step after step, and leaves them as its last step had them.
 Sequences with equally many new tokens and about equally many blocks form a group, so that torch
 attends in a few operations, not in a few per sequence. Next: pages.py, runner.py.
 

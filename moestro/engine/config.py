@@ -84,16 +84,16 @@ class EngineConfig:
     `max_batch` sequences run at once, `max_batch_tokens` tokens go through the model in one step.
     `max_stall` bounds how much longer a step may take because of others' prompts: at 2, a stream's
     tokens come at least half as fast while a long prompt arrives; where more wait for their first
-    token than are being answered, prompts get more in proportion. A small model makes several tokens
-    of each answer before it tells of them, for up to `burst_s` seconds; 0 tells of each by itself.
-    `is_batch_invariant` gives a request the same bits whatever runs beside it. `num_threads` None
-    takes all cores.
+    token than are being answered, prompts get more in proportion. A small model makes several
+    tokens of each answer before it tells of them, for up to `burst_s` seconds; 0 tells of each by
+    itself. `is_batch_invariant` gives a request the same bits whatever runs beside it.
+    `num_threads` None takes all cores.
     """
 
     max_batch: int = 32
     max_batch_tokens: int = 512
     max_stall: float = 1.8
-    burst_s: float = 0.003
+    burst_s: float = 0.01
     max_length: int | None = None
     is_batch_invariant: bool = True
     dtype: str = "auto"

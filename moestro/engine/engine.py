@@ -31,7 +31,7 @@ from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
 from moestro.engine.runner import Gates, Runner, products
-from moestro.engine.sampler import Outcome, Row, pick, told_ahead, wish_ahead
+from moestro.engine.sampler import Outcome, Row, pick, told_burst, wish_burst
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
@@ -115,8 +115,11 @@ class Engine:
                 self._finish(sequence, progress)
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """Advance everything that runs by one pass of the model."""
+    def step(self, wake_file: int | None = None) -> list[Event]:
+        """Advance everything that runs by one pass of the model, or by a burst.
+
+        A burst ends early when `wake_file`, a descriptor, can be read.
+        """
         start_s = self._clock()
         self._draft()
         drafted_s = self._clock()
@@ -124,7 +127,7 @@ class Engine:
         self._note_queue()
         works = self._schedule()
         if works:
-            self._run(works, start_s, drafted_s)
+            self._run(works, start_s, drafted_s, wake_file)
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
@@ -210,7 +213,9 @@ class Engine:
         seconds = ran.seconds + self._clock() - start_s
         self._pace.observe(ran.num_decode_tokens, ran.num_prompt_tokens, seconds)
 
-    def _run(self, works: list[Work], start_s: float, drafted_s: float) -> None:
+    def _run(
+        self, works: list[Work], start_s: float, drafted_s: float, wake_file: int | None
+    ) -> None:
         """One pass of the model and all that follows from it."""
         self._note_starts(works)
         batch = self._layout.gather(works)
@@ -220,8 +225,8 @@ class Engine:
         had_guesses = num_decode_tokens > len(works)
         has_forced = had_guesses and any(self._answers[work.sequence].forced for work in works)
         is_burst = works[0].num_steps > 1
-        run = self._decode if is_burst else self._forward
-        outcomes, hidden_TD, gates = run(batch)
+        ran = self._decode(batch, wake_file) if is_burst else self._forward(batch)
+        outcomes, hidden_TD, gates = ran
         num_steps = works[0].num_steps
         num_generated = self._settle(batch, outcomes, hidden_TD, gates)
         now_s = self._clock()
@@ -242,16 +247,19 @@ class Engine:
         hidden_TD, gates = self._runner.forward(batch)
         return self._pick(batch, hidden_TD), hidden_TD, gates
 
-    def _decode(self, batch: Batch) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
-        """Run a burst and note how long it was; the states are the last step's, gates all steps'."""
+    def _decode(
+        self, batch: Batch, wake_file: int | None
+    ) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
+        """Do as `_forward` for a burst, and note how long it was; states are the last step's."""
         works = batch.works
-        rows = [self._answers[work.sequence].rows(work)[0] for work in works]
-        stops = [work.sequence.request.stop_token_ids for work in works]
-        wishes = [wish_ahead(row) for row in rows]
-        picked, hidden_TD, gates = self._runner.decode(batch, wishes, stops, works[0].num_steps)
+        rows = [self._answers[work.sequence].next_row() for work in works]
+        stops = [row.stop_token_ids for row in rows]
+        wishes = [wish_burst(row) for row in rows]
+        most = works[0].num_steps
+        picked, hidden_TD, gates = self._runner.decode(batch, wishes, stops, most, wake_file)
         for work in works:
             work.repeat(len(picked) // len(works))
-        return told_ahead(rows, picked), hidden_TD, gates
+        return told_burst(rows, picked), hidden_TD, gates
 
     def _note_starts(self, works: list[Work]) -> None:
         for work in works:
@@ -293,7 +301,8 @@ class Engine:
             try:
                 if request.scores_prompt:
                     self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
-                verdict = answer.judge(picked, is_burst=work.num_steps > 1)
+                judge = answer.judge if work.num_steps == 1 else answer.judge_burst
+                verdict = judge(picked)
             except MoestroError as error:
                 self._fail(request.id, error)
                 continue

@@ -24,6 +24,7 @@ _RATE_S = 10.0
 # An expert with under this share of the mean load is starved.
 _STARVED = 0.1
 _MOST_UNCOUNTED = 64
+_MOST_UNCOUNTED_TOKENS = 1024
 
 Counts = NDArray[np.int64]
 
@@ -51,6 +52,7 @@ class Meter:
         self._buckets: deque[_Bucket] = deque()
         # The newest bucket's latest steps: a few together are counted as fast as one.
         self._uncounted: list[tuple[Gates, int]] = []
+        self._num_uncounted = 0
 
     def add(
         self,
@@ -69,7 +71,8 @@ class Meter:
         if gates is None:
             return
         self._uncounted.append((gates, num_tokens))
-        if len(self._uncounted) >= _MOST_UNCOUNTED or num_tokens >= _MOST_UNCOUNTED:
+        self._num_uncounted += num_tokens
+        if len(self._uncounted) >= _MOST_UNCOUNTED or self._num_uncounted >= _MOST_UNCOUNTED_TOKENS:
             self._settle()
 
     def experts(self, now_s: float) -> ExpertStats:
@@ -110,7 +113,7 @@ class Meter:
             return
         experts_LTK = _join((gates.experts_LTK, number) for gates, number in self._uncounted)
         is_used_LTK = _join((gates.is_used_LTK, number) for gates, number in self._uncounted)
-        self._uncounted = []
+        self._uncounted, self._num_uncounted = [], 0
         counts_LE = _count(experts_LTK, self._shape, is_used_LTK)
         self._total_LE += counts_LE
         bucket = self._buckets[-1]

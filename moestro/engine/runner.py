@@ -89,11 +89,14 @@ class Runner:
         rows: Sequence[PickRow],
         stops: Sequence[Collection[int]],
         num_steps: int,
+        wake_file: int | None,
     ) -> tuple[list[Picked], Tensor, Gates | None]:
         """Run a burst; returns picks step by step, hidden_TD of the last, and all steps' gates."""
         assert self._stack is not None
         layers = range(self.model.config.num_hidden_layers)
-        came = self._stack.decode(batch.tokens_T, layers, self._step(batch), rows, stops, num_steps)
+        came = self._stack.decode(
+            batch.tokens_T, layers, self._step(batch), rows, stops, num_steps, wake_file
+        )
         return came.picked, came.hidden_ND, self._gates(came.chosen, batch)
 
     def look_ahead(self, batch: Batch, hidden_TD: Tensor, next_T: Tensor, depth: int) -> Tensor:

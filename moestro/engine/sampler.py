@@ -126,16 +126,25 @@ def pick(logits_NV: Tensor, rows: Sequence[Row]) -> list[Outcome]:
     return [_outcome(row, each) for row, each in zip(rows, picked, strict=True)]
 
 
-def wish_ahead(row: Row) -> PickRow:
+def wish_burst(row: Row) -> PickRow:
     """Return how a row picks in a burst, where nothing but noise tells one step from the next."""
-    assert not (row.guide or row.penalties or row.sampling.logit_bias or row.drafts)
+    assert row.guide is None
+    assert row.penalties is None
+    assert not row.sampling.logit_bias
     return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
 
 
-def told_ahead(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
-    """Return each row's outcomes of a burst; `picked` are all rows', step by step."""
+def told_burst(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
+    """Return each row's outcomes of a burst; `picked` are all rows', step by step.
+
+    Only the last can be an error: a burst ends where one row cannot pick.
+    """
     num = len(rows)
-    return [[_outcome(row, each) for each in picked[index::num]] for index, row in enumerate(rows)]
+    told: list[list[Outcome]] = []
+    for index, row in enumerate(rows):
+        *before, last = picked[index::num]
+        told.append([*map(TokenScore._make, before), _outcome(row, last)])
+    return told
 
 
 def draft(logits_NV: Tensor, rows: Sequence[Row]) -> list[int]:

@@ -113,9 +113,9 @@ class Scheduler:
     def settle(self, work: Work, new_tokens: Items[int]) -> None:
         """Note that work was done and append what came of it to its sequence.
 
-        `new_tokens` are the drafts that proved right and the token behind them, or those of a burst,
-        cut where the answer ends: at least one if the work is sampled and an answer is wanted, else none. Not
-        for a sequence that has ended meanwhile.
+        `new_tokens` are the drafts that proved right and the token behind them, or a burst's, cut
+        where the answer ends: at least one if the work is sampled and an answer is wanted, else
+        none. Not for a sequence that has ended meanwhile.
         """
         sequence = work.sequence
         # A wrong draft's latents stay behind the end, to be written over.

@@ -7,8 +7,8 @@ requests; reads no clock. Next: scheduler.py, engine.py.
 from collections import deque
 from statistics import median
 
-# Further steps in a burst would save hardly more, and an answer's end may come in its first.
-_MOST_STEPS = 16
+# Further steps would save hardly more, and cost keys of noise that may not be needed.
+_MOST_STEPS = 64
 # The median of a few shrugs off a page fault or a busy neighbor.
 _NUM_SAMPLES = 5
 

@@ -54,8 +54,8 @@ class EngineLike(Protocol):
     def has_work(self) -> bool:
         """Whether a step would do anything."""
 
-    def step(self) -> list[Event]:
-        """Advance every running request."""
+    def step(self, wake_file: int | None = None) -> list[Event]:
+        """Advance every running request; not for long once `wake_file` can be read."""
 
     def stats(self) -> EngineStats:
         """Return what is counted."""
@@ -132,7 +132,7 @@ class Worker:
         """Take commands, make one step if there is work, report."""
         self._take_commands()
         if self._engine.has_work:
-            self._events += self._engine.step()
+            self._events += self._engine.step(self._pipe.fileno())
             self._has_news = True
         self._report()
 

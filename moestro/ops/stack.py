@@ -6,11 +6,12 @@ The torch modules are the specification. Holds the tensors whose addresses C++ h
 model/stack.py takes one apart. Next: native.py; native/run.h has the phases.
 
 Shapes: T rows, D width, L sparse layers, K slots per row, A blocks, Z tokens per block, W cache
-width, S sequences, M layers.
+width, S sequences, M layers, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -131,12 +132,16 @@ class NativeStack:
     fractions_N: Tensor | None
     cache_dtype: torch.dtype
     _native: Any = field(init=False)
+    # How many sparse layers there are before each.
+    _num_sparse: list[int] = field(init=False)
     # What C++ has addresses of.
     _kept: list[Tensor] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Describe everything to C++."""
         native = self.kernels.native
+        is_sparse = (parts.gate is not None for parts in self.layers)
+        self._num_sparse = list(accumulate(is_sparse, initial=0))
         shape = native.Shape()
         for name, value in self.shape.items():
             setattr(shape, name, value)
@@ -190,12 +195,13 @@ class NativeStack:
         rows: Sequence[PickRow],
         stops: Sequence[Collection[int]],
         num_steps: int,
+        wake_file: int | None = None,
     ) -> Decoded:
         """Let answers, a row each, go on by up to `num_steps` tokens, all layers in every step.
 
         A row's pick is its next step's token; its blocks must be there already. Tokens, positions
         and slots stay where the last step left them. All stop behind a step in which a row picks
-        one of its `stops`, or cannot pick.
+        one of its `stops`, or cannot pick, or in which `wake_file` (a descriptor) can be read.
         """
         T, V = tokens_T.shape[0], self.head.num_outputs
         assert T == len(rows) == len(stops) == step.sequences_S3.shape[0]
@@ -216,6 +222,7 @@ class NativeStack:
             ],
             [row_key(row, ahead) for ahead in range(num_steps) for row in rows],
             [list(stop) for stop in stops],
+            -1 if wake_file is None else wake_file,
             first,
             V,
             torch.get_num_threads(),
@@ -226,8 +233,7 @@ class NativeStack:
         return Decoded(picked, Choices(*parts), x_TD)
 
     def _choices(self, num_steps: int, layers: range, num_rows: int) -> tuple[Tensor, ...]:
-        # Not len(): torch's is Python, and this runs for every token.
-        L = sum(self.layers[index].gate is not None for index in layers)
+        L = self._num_sparse[layers.stop] - self._num_sparse[layers.start]
         size = (num_steps, L, num_rows, self.shape["num_slots"])
         dtypes = (torch.int64, torch.float32, torch.bool)
         return tuple(torch.empty(size, dtype=dtype) for dtype in dtypes)
@@ -239,6 +245,7 @@ class NativeStack:
         pages_LAZW, fractions_T = step.pages_LAZW, step.fractions_T
         assert pages_LAZW.dtype == self.cache_dtype
         assert pages_LAZW.is_contiguous()
+        # Not len(): torch's is Python, and this runs for every token.
         M, A, Z, _ = pages_LAZW.shape
         assert len(self.layers) == M
         T = x_TD.shape[0]

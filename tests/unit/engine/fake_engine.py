@@ -59,7 +59,7 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def step(self) -> list[Event]:
+    def step(self, wake_file: int | None = None) -> list[Event]:
         time.sleep(self._step_s)
         events: list[Event] = []
         while self._waiting and len(self._running) < self._max_batch:

@@ -101,8 +101,11 @@ class PaperEngine:
     def step(self, max_prefill_tokens: int = 16) -> list[Work]:
         """Run one step and return its works as they were scheduled."""
         decoding = [each for each in self.live if each.blocks and each.num_pending == 1]
+        _, num_prompts = self.scheduler.demand()
         works = self.scheduler.schedule(max_prefill_tokens)
         self._check_works(works, decoding, max_prefill_tokens)
+        if not num_prompts and works and all(work.num_tokens == 1 for work in works):
+            self._burst(works)
         for work in works:
             self._compute(work)
         for work in works:
@@ -148,9 +151,29 @@ class PaperEngine:
         has_prefill = any(each.blocks and each not in decoding for each in self.live)
         assert prefill > 0 or not has_prefill or not max_prefill_tokens
 
+    def _burst(self, works: list[Work]) -> None:
+        """Let some steps be bursts; each is over when the first of its answers ends."""
+        most = [each.sequence.request.max_tokens - each.sequence.num_generated for each in works]
+        num_steps = min(self._random.randint(1, 6), *most)
+        if num_steps > 1:
+            self.scheduler.repeat(works, num_steps)
+        if works[0].num_steps > 1:
+            assert {each.num_steps for each in works} == {num_steps}
+            num_run = min(len(self._predicted(each)) for each in works)
+            for each in works:
+                each.repeat(num_run)
+
+    def _predicted(self, work: Work) -> list[int]:
+        tokens: list[int] = []
+        while len(tokens) < work.num_steps and STOP not in tokens:
+            tokens.append(predict(work.sequence.tokens + tokens, work.sequence))
+        return tokens
+
     def _compute(self, work: Work) -> None:
         sequence, size = work.sequence, self.pool.block_size
         tokens = sequence.tokens + sequence.drafts
+        if work.num_steps > 1:
+            tokens += self._predicted(work)
         assert 0 <= work.start == sequence.num_computed < work.end <= len(tokens)
         if sequence.request.scores_prompt and sequence.choice == 0 and not sequence.has_started:
             assert work.start == 0
@@ -164,7 +187,10 @@ class PaperEngine:
 
     def _settle(self, work: Work) -> None:
         sequence = work.sequence
-        new_tokens = self._sample(sequence) if work.is_sampled else []
+        if work.num_steps > 1:
+            new_tokens = self._predicted(work)
+        else:
+            new_tokens = self._sample(sequence) if work.is_sampled else []
         self.scheduler.settle(work, new_tokens)
         is_full = sequence.num_generated == sequence.request.max_tokens
         if work.is_sampled and (is_full or sequence.tokens[-1] == STOP):

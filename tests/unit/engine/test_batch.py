@@ -74,6 +74,35 @@ def test_steps_in_place_equal_steps_laid_out_anew() -> None:
     assert 200 < num_in_place < 390
 
 
+def test_a_step_behind_a_burst_equals_one_laid_out_anew() -> None:
+    generator = random.Random(1)
+    layout, sequences = build_layout(), [build_sequence([1] * 3), build_sequence([2] * 9)]
+    num_in_place, last = 0, None
+    for _ in range(200):
+        planned = generator.randint(1, 7)
+        for sequence in sequences:
+            grow(sequence, generator)
+        works = [work(sequence) for sequence in sequences]
+        for each in works:
+            while len(each.sequence.blocks) * SIZE < each.start + planned:
+                each.sequence.blocks.append(generator.randrange(100))
+            each.repeat(planned)
+        batch = layout.gather(works)
+        assert facts(batch) == facts(build_layout().gather(works))
+        num_in_place += batch is last
+        last, num_run = batch, generator.randint(1, planned)
+        # What the native loop does to the tensors.
+        for row, each in enumerate(batch.works):
+            position = each.start + num_run - 1
+            batch.positions_T[row] = position
+            batch.slots_T[row] = each.sequence.blocks[position // SIZE] * SIZE + position % SIZE
+        for each in works:
+            each.repeat(num_run)
+            for _ in range(num_run - 1):
+                grow(each.sequence, generator)
+    assert 80 < num_in_place < 190
+
+
 def test_groups_follow_a_step_that_goes_on() -> None:
     layout, sequence = build_layout(), build_sequence([1] * 7)
     before = layout.gather([work(sequence)])
