@@ -8,7 +8,6 @@ of all tokens before it. Next: engine/engine.py, ops/bandwidth.py.
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -59,13 +58,13 @@ def measure_speed(engine: Engine) -> Speed:
     model, chosen = engine.model, chosen_kernels()
     prefills, decodes, reads, peaks = [], [], [], []
     for repeat in range(_REPEATS + 1):
-        prefill_s, step_s = _run(engine, length, answer, repeat)
+        prefill_s, token_s = _run(engine, length, answer, repeat)
         reads.append(measure_read_bandwidth())
         peaks.append(measure_flops(torch.bfloat16, "cpu"))
         # The first one warms up.
         if repeat:
             prefills.append(prefill_s)
-            decodes.append(step_s)
+            decodes.append(token_s)
     read, peak = statistics.median(reads), statistics.median(peaks)
     prefill, decode = length / statistics.median(prefills), 1 / statistics.median(decodes)
     context = length + answer // 2
@@ -100,17 +99,22 @@ def bytes_per_token(model: Transformer, context: int) -> int:
 
 
 def _run(engine: Engine, length: int, answer: int, repeat: int) -> tuple[float, float]:
-    """Return the seconds of a prompt and the median of an answer's steps."""
+    """Return the seconds of a prompt, and the median of what an answer's tokens took."""
     draw = torch.Generator().manual_seed(repeat)
     prompt = torch.randint(engine.model.config.vocab_size, (length,), generator=draw).tolist()
     greedy = Sampling(temperature=0.0, ignore_eos=True)
-    start = time.perf_counter()
+    start = before = time.perf_counter()
     engine.submit(EngineRequest(id="", prompt=tuple(prompt), max_tokens=answer, sampling=greedy))
-    ends: list[float] = []
+    prefill_s, tokens_s = 0.0, []
     while engine.has_work:
         events = engine.step()
+        now = time.perf_counter()
         if any(isinstance(event, FailEvent) for event in events):
             raise CheckpointError("the model's logits are not finite: check the checkpoint")
-        ends += [time.perf_counter() for event in events if isinstance(event, TokenEvent)]
-    steps = [after - before for before, after in pairwise(ends)]
-    return ends[0] - start, statistics.median(steps)
+        # A step may make several.
+        num_tokens = sum(isinstance(event, TokenEvent) for event in events)
+        if num_tokens and not prefill_s:
+            prefill_s, num_tokens = now - start, 0
+        tokens_s += [(now - before) / max(num_tokens, 1)] * num_tokens
+        before = now
+    return prefill_s, statistics.median(tokens_s)
