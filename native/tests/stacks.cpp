@@ -1,13 +1,13 @@
 // A small stack, dense and sparse layers, of odd widths: a sequence alone, in pieces, has the bits
-// that it has beside others, and instruction sets agree. Values are the Python tests' business.
+// that it has beside others, a burst those of its steps one by one, and instruction sets agree.
+// Values are the Python tests' business.
 
 #include <algorithm>
 #include <cmath>
 #include <deque>
 #include <numeric>
 
-#include "../stack.h"
-#include "../workspace.h"
+#include "../own_stack.h"
 #include "check.h"
 #include "matrix.h"
 
@@ -54,6 +54,22 @@ class Model {
   }
 
   Stack stack() const { return {shape_, layers_.data()}; }
+  OwnStack own(const Named& set, int64_t vocabulary, Format embeddings) {
+    OwnStack own(*set.kernels, shape_, layers_);
+    own.set_final_norm(norm(sizes_.hidden));
+    std::vector<float> table = random_.normals(vocabulary * sizes_.hidden);
+    if (embeddings == Format::bfloat16) {
+      // In place, as each takes half the room.
+      for (size_t i = 0; i < table.size(); ++i) {
+        const uint16_t half = static_cast<uint16_t>(to_bfloat16(table[i]));
+        std::memcpy(reinterpret_cast<char*>(table.data()) + 2 * i, &half, 2);
+      }
+    }
+    numbers_.push_back(std::move(table));
+    own.set_ends({reinterpret_cast<const char*>(numbers_.back().data()), embeddings,
+                  matrix(1, vocabulary, sizes_.hidden)});
+    return own;
+  }
   const Shape& shape() const { return shape_; }
   Norm final_norm() { return norm(sizes_.hidden); }
 
@@ -232,6 +248,98 @@ void check_sizes(const Sizes& sizes, const std::vector<int64_t>& lengths) {
   }
 }
 
+// Three answers from their first token on, whose blocks lie in turns, with room for all their steps.
+class Burst {
+ public:
+  static constexpr int64_t ROWS = 3, STEPS = 9, VOCABULARY = 40, BLOCKS = divide_up(STEPS, BLOCK);
+
+  Burst(const OwnStack& stack, const Shape& shape)
+      : stack_(stack),
+        shape_(shape),
+        x_(ROWS * shape.hidden),
+        logits_(ROWS * VOCABULARY),
+        pages_(2 * ROWS * BLOCKS * BLOCK * shape.cache_width(), std::nanf("")) {
+    for (int64_t t = 0; t < ROWS; ++t) {
+      sequences_.insert(sequences_.end(), {t, 1, t * BLOCKS});
+      for (int64_t i = 0; i < BLOCKS; ++i) tables_.push_back(i * ROWS + t);
+      slots_.push_back(tables_[t * BLOCKS] * BLOCK);
+    }
+  }
+
+  // Runs so many steps and puts their tokens behind those before; returns how many there were.
+  int64_t run(int64_t num_steps, int64_t stop, int num_threads) {
+    Answers answers{tokens_.data(), {}, {}, std::vector<std::vector<int64_t>>(ROWS), -1};
+    if (stop >= 0) answers.stops[1] = {stop};
+    for (int64_t t = 0; t < ROWS; ++t) {
+      const float* logits = logits_.data() + t * VOCABULARY;
+      answers.picks.push_back({logits, logits, nullptr, 0.7f * t, 0, 1.0, -41.0f, 0, -1, -1});
+    }
+    const int64_t first = static_cast<int64_t>(told_.size()) / ROWS;
+    for (int64_t i = 0; i < num_steps * ROWS; ++i) answers.keys.push_back(first * ROWS + i + 1);
+    const int64_t places = num_steps * ROWS * shape_.num_slots;
+    std::vector<int64_t> experts(places);
+    std::vector<float> weights(places);
+    std::vector<char> is_used(places);
+    std::vector<Pick> picks(num_steps * ROWS);
+    const StepParts parts{
+        to(x_), ROWS, to(positions_), to(slots_), 0, to(sequences_), ROWS, to(tables_), to(pages_),
+        static_cast<int>(Format::float32), ROWS * BLOCKS * BLOCK, BLOCK, to(experts), to(weights),
+        to(is_used)};
+    const int64_t num_run =
+        stack_.decode(2, num_steps, parts, answers, logits_.data(), picks.data(), num_threads);
+    for (int64_t i = 0; i < num_run * ROWS; ++i) told_.push_back(picks[i].token);
+    return num_run;
+  }
+
+  // What the engine does between two steps.
+  void go_on() {
+    for (int64_t t = 0; t < ROWS; ++t) {
+      tokens_[t] = told_[told_.size() - ROWS + t];
+      const int64_t position = ++positions_[t];
+      slots_[t] = tables_[t * BLOCKS + position / BLOCK] * BLOCK + position % BLOCK;
+    }
+  }
+
+  const std::vector<int64_t>& told() const { return told_; }
+  const std::vector<float>& x() const { return x_; }
+
+ private:
+  template <class T>
+  static Address to(std::vector<T>& numbers) {
+    return reinterpret_cast<Address>(numbers.data());
+  }
+
+  const OwnStack& stack_;
+  const Shape& shape_;
+  std::vector<float> x_, logits_, pages_;
+  std::vector<int64_t> tokens_{1, 2, 3}, positions_{0, 0, 0}, slots_, sequences_, tables_, told_;
+};
+
+void check_bursts(const Sizes& sizes) {
+  for (const Named& set : runnable_kernels()) {
+    for (Format embeddings : {Format::float32, Format::bfloat16}) {
+      Model model(sizes, Format::float32);
+      const OwnStack stack = model.own(set, Burst::VOCABULARY, embeddings);
+      const auto claim = [&](const char* what) { return std::string(set.name) + ": a burst " + what; };
+      Burst together(stack, model.shape()), one_by_one(stack, model.shape());
+      require(together.run(Burst::STEPS, -1, 2) == Burst::STEPS, claim("ends for no reason"));
+      for (int64_t s = 0; s < Burst::STEPS; ++s) {
+        if (s > 0) one_by_one.go_on();
+        one_by_one.run(1, -1, 1);
+      }
+      require(together.told() == one_by_one.told(), claim("picks other tokens than its steps"));
+      require(together.x() == one_by_one.x(), claim("has other states than its steps"));
+      for (int64_t token : together.told()) require(token >= 0, claim("picks no token"));
+      // Row 1 stops where it first picks what it picked in step 4.
+      std::vector<int64_t> second;
+      for (int64_t s = 0; s < Burst::STEPS; ++s) second.push_back(together.told()[s * Burst::ROWS + 1]);
+      const auto place = std::find(second.begin(), second.end(), second[4]) - second.begin();
+      Burst stopped(stack, model.shape());
+      require(stopped.run(Burst::STEPS, second[4], 2) == place + 1, claim("goes on behind an end"));
+    }
+  }
+}
+
 }  // namespace
 
 void check_stacks() {
@@ -239,6 +347,8 @@ void check_stacks() {
   check_sizes(ODD, {1, 7, 530, 65});
   check_sizes(LARGE, {9, 40});
   check_sizes(TILED, {1, 7, 530, 65});
+  check_bursts(ODD);
+  check_bursts(TILED);
 }
 
 }  // namespace moestro::check
