@@ -131,6 +131,7 @@ def test_score_at_a_budget_counts_the_experts_that_were_taken(workplace: Path, m
     assert score(workplace, "run", "--experts", 2)["mean_experts"] == 2.0
 
 
+@pytest.mark.slow
 def test_bench_tells_speed_beside_the_machines_limits(workplace: Path, model: Path) -> None:
     found = run("bench", "run", "--json", cwd=workplace).document()
     assert found["kernels"] == chosen_kernels().kernels.name
