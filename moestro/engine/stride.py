@@ -8,7 +8,7 @@ from collections import deque
 from statistics import median
 
 # Further steps would save hardly more, and cost keys of noise that may not be needed.
-_MOST_STEPS = 128
+_MOST_STEPS = 64
 # The median of a few shrugs off a page fault or a busy neighbor.
 _NUM_SAMPLES = 5
 
