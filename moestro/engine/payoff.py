@@ -10,6 +10,8 @@ _ROUND = 320
 _PROBE = 12
 # A step counts half as much when 35 others have followed it.
 _DECAY = 0.98
+# Where plain steps are so many times as fast, drafts are not worth a first try elsewhere.
+_LOST = 1.3
 # A step that took longer than so many times the mean was held up by something else.
 _MOST_OVER_MEAN = 3.0
 
@@ -18,7 +20,9 @@ class Payoff:
     """Compares tokens per second with and without drafts, by the number of sequences.
 
     In mode "auto" both are tried first, 12 steps each; then the faster one is used, and the other
-    gets 12 of every 320 steps, in case things have changed. "always" and "off" need no proof.
+    gets 12 of every 320 steps, in case things have changed. Where drafts have lost by far with one
+    number of sequences, they get their first try with others only then. "always" and "off" need no
+    proof.
     """
 
     def __init__(self, mode: str) -> None:
@@ -42,7 +46,11 @@ class Payoff:
         self._bucket(num_sequences).add(is_drafting, num_tokens, seconds)
 
     def _bucket(self, num_sequences: int) -> "_Bucket":
-        return self._buckets.setdefault(num_sequences.bit_length(), _Bucket())
+        size = num_sequences.bit_length()
+        if size not in self._buckets:
+            is_unlikely = any(bucket.is_lost for bucket in self._buckets.values())
+            self._buckets[size] = _Bucket(is_unlikely)
+        return self._buckets[size]
 
 
 @dataclass
@@ -71,18 +79,29 @@ class _Speed:
 class _Bucket:
     """What is known of one range of batch sizes: 1, 2 to 3, 4 to 7 and so on."""
 
+    is_unlikely: bool
     drafting: _Speed = field(default_factory=_Speed)
     plain: _Speed = field(default_factory=_Speed)
     num_steps: int = 0
 
     @property
     def is_drafting(self) -> bool:
-        for speed in (self.drafting, self.plain):
-            if speed.num_steps < _PROBE:
-                return speed is self.drafting
-        is_better = self.drafting.tokens_per_s >= self.plain.tokens_per_s
-        return is_better != (self.num_steps % _ROUND >= _ROUND - _PROBE)
+        is_probe = self.num_steps % _ROUND >= _ROUND - _PROBE
+        if self.drafting.num_steps < _PROBE:
+            return is_probe or not self.is_unlikely
+        if self.plain.num_steps < _PROBE:
+            return False
+        return (self.drafting.tokens_per_s >= self.plain.tokens_per_s) != is_probe
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether drafts were tried, and made everything much slower."""
+        return self._is_tried and self.plain.tokens_per_s >= _LOST * self.drafting.tokens_per_s
 
     def add(self, is_drafting: bool, num_tokens: float, seconds: float) -> None:
         (self.drafting if is_drafting else self.plain).add(num_tokens, seconds)
-        self.num_steps += self.plain.num_steps >= _PROBE and self.drafting.num_steps >= _PROBE
+        self.num_steps += self.is_unlikely or self._is_tried
+
+    @property
+    def _is_tried(self) -> bool:
+        return min(self.drafting.num_steps, self.plain.num_steps) >= _PROBE

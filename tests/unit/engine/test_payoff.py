@@ -44,6 +44,22 @@ def test_batch_sizes_are_judged_apart() -> None:
     assert not payoff.is_drafting(31)
 
 
+def test_where_drafts_have_lost_by_far_other_batch_sizes_try_them_late() -> None:
+    payoff = Payoff("auto")
+    run(payoff, 1, lambda drafting: (2, 0.010) if drafting else (1, 0.001), num_steps=24)
+    modes = run(payoff, 16, drafts_cost_a_third(0.95), num_steps=320 + 640)
+    assert not any(modes[:308])
+    assert all(modes[308:320])
+    # They pay here, as it turns out.
+    assert modes[320:].count(True) / 640 >= 0.96
+
+
+def test_where_drafts_have_lost_by_little_other_batch_sizes_try_them_at_once() -> None:
+    payoff = Payoff("auto")
+    run(payoff, 1, lambda drafting: (2, 0.022) if drafting else (1, 0.010), num_steps=24)
+    assert payoff.is_drafting(16)
+
+
 def test_steps_that_were_held_up_do_not_turn_the_judgment() -> None:
     payoff = Payoff("auto")
     run(payoff, 1, lambda drafting: (2, 0.013) if drafting else (1, 0.010), num_steps=200)
