@@ -183,12 +183,15 @@ class Engine:
         sequence.experts = None if is_most else level
 
     def _schedule(self) -> list[Work]:
-        """Choose the step's work: a burst, where nobody waits for anything but answers' tokens."""
+        """Choose the step's work: a burst, where nothing but answers under way can go on."""
         scheduler = self._scheduler
         num_decode_tokens, num_prompts = scheduler.demand()
-        works = scheduler.schedule(self._pace.prefill_tokens(num_decode_tokens, num_prompts))
+        num_allowed = self._pace.prefill_tokens(num_decode_tokens, num_prompts)
+        works = scheduler.schedule(num_allowed)
         num = len(works)
-        if num_prompts or num != num_decode_tokens or self._drafter.is_drafting(num):
+        # Those who wait for a place do so until an answer ends, and a burst ends with it.
+        is_held_back = num_prompts > 0 and not num_allowed
+        if is_held_back or not all(map(_is_next_token, works)) or self._drafter.is_drafting(num):
             return works
         most = min((self._answers[work.sequence].num_ahead for work in works), default=1)
         num_steps = self._stride.steps(num, most)
@@ -356,6 +359,11 @@ class _Ran:
     num_prompt_tokens: int
     seconds: float
     is_burst: bool
+
+
+def _is_next_token(work: Work) -> bool:
+    """Whether a work is one token of an answer that has begun; its first is told of at once."""
+    return work.num_tokens == 1 and work.is_sampled and work.sequence.num_generated > 0
 
 
 def _like(model: Transformer) -> Tensor:

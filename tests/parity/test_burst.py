@@ -100,6 +100,18 @@ def test_requests_that_join_on_the_way_change_nothing(model: Transformer) -> Non
     assert_same(model, crowd(6), every=4)
 
 
+def test_a_full_batch_goes_on_in_bursts_while_others_wait(model: Transformer) -> None:
+    assert_same(model, crowd(8, max_tokens=60), max_batch=2)
+
+
+def test_a_first_token_is_told_of_at_once(model: Transformer) -> None:
+    engine = build(model)
+    run(engine, [ask("before", max_tokens=100)])
+    engine.submit(ask("mine", prompt=(1, 2, 3), max_tokens=100))
+    events = engine.step()
+    assert sum(isinstance(event, TokenEvent) for event in events) == 1
+
+
 def test_an_answer_ends_at_its_own_stop_token(model: Transformer) -> None:
     answers, _ = run(build(model, 0.0), crowd(4))
     stops = {name: frozenset({events[17][0].token_id}) for name, events in answers.items()}
