@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +47,33 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where models are made, and kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.folder or Path(scratch)
-        models = {kind: make(arguments.preset, kind, folder) for kind in KINDS}
-        samples: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
-        for _ in range(arguments.repeats):
-            for kind, model in models.items():
-                with said(f"loading {kind}"):
-                    samples[kind].append(load(model))
-        sizes = {kind: size_of(model) for kind, model in models.items()}
+        rows = measure(arguments.preset, arguments.folder or Path(scratch), arguments.repeats)
+    show(rows)
+    print(write_result("loading", {"preset": arguments.preset, "rows": rows}))
+
+
+def measure(preset: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """Load all kinds in turns; return a row for each."""
+    models = {kind: make(preset, kind, folder) for kind in KINDS}
+    samples: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
+    for _, kind in product(range(repeats), KINDS):
+        with said(f"loading {kind}"):
+            samples[kind].append(load(models[kind]))
     rows = []
-    for kind in KINDS:
+    for kind, model in models.items():
+        size = size_of(model)
         seconds, used, peak = (statistics.median(part) for part in zip(*samples[kind], strict=True))
-        gigabytes = sizes[kind] / 1e9
         rows.append(
             {
                 "kind": kind,
-                "gigabytes": gigabytes,
-                "s_per_gb": seconds / gigabytes,
-                "best_s_per_gb": min(each[0] for each in samples[kind]) / gigabytes,
-                "processor_s_per_gb": used / gigabytes,
-                "peak_over_size": peak / sizes[kind],
+                "gigabytes": size / 1e9,
+                "s_per_gb": 1e9 * seconds / size,
+                "best_s_per_gb": 1e9 * min(each[0] for each in samples[kind]) / size,
+                "processor_s_per_gb": 1e9 * used / size,
+                "peak_over_size": peak / size,
             }
         )
-    show(rows)
-    print(write_result("loading", {"preset": arguments.preset, "rows": rows}))
+    return rows
 
 
 def make(preset: str, kind: str, folder: Path) -> Path:
