@@ -257,6 +257,7 @@ def test_convert_gives_a_checkpoint_without_a_budget_its_table(
     assert_scores_alike(score(workplace, out), score(workplace, plain), 1e-6)
 
 
+@pytest.mark.slow
 def test_demo_trains_shows_and_goes_on(workplace: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     tables = {"model": SHAPE, "data": {"paths": ["text"], "held_out": 0.2}, "train": SIZES}
@@ -281,6 +282,7 @@ def test_demo_trains_shows_and_goes_on(workplace: Path, tmp_path: Path) -> None:
     assert "train.seed is 0 there and 7 here" in other
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(workplace: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("train", "micro.toml", "--out", out, "--set", "train.steps=100", "--json")

@@ -51,6 +51,7 @@ def find_scribe(supervisor: int) -> int:
     raise AssertionError("no process writes")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_every_request_is_in_the_ledger_after_an_orderly_end(fleet: Path, is_killed: bool) -> None:
