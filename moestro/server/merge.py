@@ -37,8 +37,11 @@ async def _interleave(streams: Sequence[Stream]) -> Pieces:
     try:
         while coming:
             done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-            ended = [(coming.pop(task), task) for task in sorted(done, key=coming.__getitem__)]
-            found = [(number, task.result()) for number, task in ended]
+            # All stay in `coming` until none has raised: what others raise is heard below.
+            ended = sorted(done, key=coming.__getitem__)
+            found = [(coming[task], task.result()) for task in ended]
+            for task in ended:
+                del coming[task]
             alive = [(number, piece) for number, piece in found if piece is not None]
             coming |= {_begin_next(streams[number]): number for number, _ in alive}
             for each in alive:

@@ -1,6 +1,8 @@
 """Several requests at once: all their pieces, the first error, and nothing left behind."""
 
 import asyncio
+import contextlib
+import gc
 from contextlib import aclosing
 
 import pytest
@@ -53,6 +55,27 @@ def test_the_first_error_ends_all_of_them(error_after: int | None) -> None:
         collect(backend, 3)
     assert len(backend.aborted) >= 1
     assert backend.stats()[0].num_running + backend.stats()[0].num_waiting == 0
+
+
+def test_errors_that_come_together_leave_none_unheard() -> None:
+    async def fail() -> None:
+        with contextlib.suppress(BackendError):
+            async for _ in merge(backend, [ASK] * 3):
+                pass
+
+    async def listen() -> list[object]:
+        unheard: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: unheard.append(context))
+        await fail()
+        # It holds on to the frames that it came through, and they to the tasks.
+        error.with_traceback(None)
+        gc.collect()
+        return unheard
+
+    error = BackendError("gone")
+    backend = ScriptedBackend(Script(text="one", error=error, error_after=None))
+    assert not asyncio.run(listen())
 
 
 @pytest.mark.parametrize("num", [1, 3])
