@@ -5,8 +5,8 @@ IS_NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11
 PYTHON ?= $(shell for each in $(CANDIDATES); do \
 	$$each -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
-# A file's tests share what they start, so one process runs them all; slow ones are few and share less.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist
+# A file's tests share what they start, so one process runs them all.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -19,10 +19,10 @@ demo: .venv/.runtime ## train a small model on this machine, see what it learned
 	@$(BIN)/moestro demo
 
 test: .venv/.dev ## run the default tests (minutes)
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) loadfile
+	$(BIN)/pytest -q $(SIDE_BY_SIDE)
 
 check: lint test ## run all that CI runs: lint, the default tests, and the slow ones
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) worksteal -m "(slow or dist) and not gpu and not net"
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "(slow or dist) and not gpu and not net"
 
 lint: .venv/.dev ## check format, style, types and layers
 	$(BIN)/ruff format --check .

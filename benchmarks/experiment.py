@@ -151,13 +151,18 @@ def write_result(name: str, payload: Mapping[str, Any]) -> Path:
     return path
 
 
+def _without_folders(argument: str) -> str:
+    # Where a file lies on this machine helps nobody to repeat it.
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def about() -> dict[str, Any]:
     """Return machine, versions, commit and command."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *map(_without_folders, sys.argv)]),
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": {

@@ -14,12 +14,5 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # minutes. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Nor is a busy machine a reason to fail.
-hypothesis.settings.register_profile(
-    "moestro",
-    derandomize=True,
-    deadline=None,
-    max_examples=50,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+hypothesis.settings.register_profile("moestro", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("moestro")

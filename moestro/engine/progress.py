@@ -83,8 +83,7 @@ class Progress:
         if self._first_token_s is None:
             self._first_token_s = now_s
         events: list[Event] = []
-        # The rows of a burst go on where a verdict ends.
-        for token, row in zip(verdict.scores, rows, strict=False):
+        for token, row in zip(verdict.scores, rows, strict=True):
             num_experts = None if gates is None else gates.num_experts[row]
             visits = gates.visits(row) if gates is not None and self.request.wants_xray else ()
             event = TokenEvent(self.request.id, sequence.choice, token, num_experts, visits)

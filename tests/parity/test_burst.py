@@ -16,6 +16,7 @@ from moestro.model.prepare import prepare
 from moestro.ops.choose import chosen_kernels
 from moestro.ops.native import NativeKernels
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
+from tests.parity.traffic import steps
 
 SHAPE = tiny_config(max_position_embeddings=256, num_nextn_predict_layers=1)
 KERNELS = chosen_kernels().kernels
@@ -61,20 +62,17 @@ def crowd(number: int, **changes: Any) -> list[EngineRequest]:
 
 def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> tuple[Answers, int]:
     """Run requests to their ends, one more each so many steps; return answers and steps."""
-    waiting, answers, steps = list(requests), {}, 0
-    while waiting or engine.has_work:
-        while waiting and (not every or steps % every == 0):
-            engine.submit(waiting.pop(0))
-            if every:
-                break
-        for event in engine.step():
+    answers: Answers = {}
+    num_steps = 0
+    for events in steps(engine, requests, every):
+        num_steps += 1
+        for event in events:
+            own = answers.setdefault(event.request_id, [])
             if isinstance(event, TokenEvent):
-                own = (event.score, event.num_experts, event.visits, event.finish)
-                answers.setdefault(event.request_id, []).append(own)
+                own.append((event.score, event.num_experts, event.visits, event.finish))
             elif isinstance(event, FailEvent):
-                answers.setdefault(event.request_id, []).append(event.message)
-        steps += 1
-    return answers, steps
+                own.append(event.message)
+    return answers, num_steps
 
 
 def assert_same(model: Transformer, requests: Sequence[EngineRequest], **changes: Any) -> None:

@@ -4,6 +4,7 @@ Not one bit of it: log-probabilities are compared for equality.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from moestro.engine.request import (
 from moestro.model.cache import ContiguousCache
 from moestro.model.model import Transformer
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
+from tests.parity.traffic import steps
 
 Answers = dict[tuple[str, int], list[TokenEvent]]
 SHAPE = tiny_config(max_position_embeddings=256, num_nextn_predict_layers=1)
@@ -54,17 +56,11 @@ def ask(name: str, length: int = 20, seed: int = 0, **changes: Any) -> EngineReq
 
 def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> Answers:
     """Run requests to their ends; with `every`, one more is submitted each so many steps."""
-    waiting, answers, steps = list(requests), {}, 0
-    while waiting or engine.has_work:
-        while waiting and (not every or steps % every == 0):
-            engine.submit(waiting.pop(0))
-            if every:
-                break
-        for event in engine.step():
-            assert not isinstance(event, FailEvent), event
-            if isinstance(event, TokenEvent):
-                answers.setdefault((event.request_id, event.choice), []).append(event)
-        steps += 1
+    answers: Answers = {}
+    for event in chain.from_iterable(steps(engine, requests, every)):
+        assert not isinstance(event, FailEvent), event
+        if isinstance(event, TokenEvent):
+            answers.setdefault((event.request_id, event.choice), []).append(event)
     return answers
 
 
