@@ -5,9 +5,13 @@ IS_NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11
 PYTHON ?= $(shell for each in $(CANDIDATES); do \
 	$$each -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
-# A file's tests share what they start, so one process runs them all.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# A file's tests share what they start, so one process runs them all; three keep two cores busy, as
+# many wait for a server.
+SIDE_BY_SIDE := -n 3 --dist loadfile
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+# Tests start hundreds of processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint check-native bench bench-peers bench-gateway clean

@@ -22,7 +22,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.load import load_engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.train.resume import latest_checkpoint
 from moestro.train.run import Run, load_run
 
@@ -129,8 +129,8 @@ def run_once(
 def collect(engine: Engine, answers: dict[str, list[int]]) -> None:
     """Advance the engine by a step and add the new tokens to the answers."""
     for event in engine.step():
-        if isinstance(event, TokenEvent):
-            answers[event.request_id].append(event.score.token_id)
+        if isinstance(event, TokensEvent):
+            answers[event.request_id].extend(score.token_id for score in event.scores)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

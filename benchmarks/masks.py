@@ -27,7 +27,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.load import load_engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.text.grammar import Grammar, GrammarSpec
 
 P = ParamSpec("P")
@@ -161,7 +161,8 @@ def run(
 
 def writers(engine: Engine) -> list[str]:
     """Advance the engine by a step; return who got a token, once for each."""
-    return [event.request_id for event in engine.step() if isinstance(event, TokenEvent)]
+    told = [event for event in engine.step() if isinstance(event, TokensEvent)]
+    return [event.request_id for event in told for _ in event.scores]
 
 
 def show(rows: list[dict[str, Any]]) -> None:

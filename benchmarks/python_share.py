@@ -24,7 +24,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.load import load_engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 
 CONFIG = EngineConfig(dtype="bfloat16", draft=DraftConfig(mode="off"))
 SAMPLINGS = {"greedy": {"temperature": 0.0}, "drawn": {}}
@@ -97,12 +97,12 @@ def run(
         )
     num_started = 0
     while num_started < streams:
-        num_started += len({e.request_id for e in engine.step() if isinstance(e, TokenEvent)})
+        num_started += len({e.request_id for e in engine.step() if isinstance(e, TokensEvent)})
     for watch in watches:
         watch.seconds = 0.0
     num_left, start = 0, time.perf_counter()
     while engine.has_work:
-        num_left += sum(isinstance(event, TokenEvent) for event in engine.step())
+        num_left += sum(len(e.scores) for e in engine.step() if isinstance(e, TokensEvent))
     seconds = time.perf_counter() - start
     num_each = num_left / streams
     return 1e6 * seconds / num_each, 1e6 * sum(watch.seconds for watch in watches) / num_each

@@ -11,7 +11,7 @@ from moestro import __version__
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.load import load_engine
-from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
+from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.ops.choose import chosen_kernels
 
 # What all tasks together keep: prompts of 4,096 and 8 x 128 tokens, a new one of 4,096, answers.
@@ -60,12 +60,12 @@ class Ours:
         while len(begun) < len(names):
             begun |= {event.request_id for event in self._step()}
         streams: dict[str, list[int]] = {name: [] for name in names}
-        visits: list[list[TokenEvent]] = []
+        visits: list[list[TokensEvent]] = []
         start = time.perf_counter()
         while any(len(stream) < steps for stream in streams.values()):
             visits.append(self._step())
             for event in visits[-1]:
-                streams[event.request_id].append(event.score.token_id)
+                streams[event.request_id].extend(score.token_id for score in event.scores)
         seconds = time.perf_counter() - start
         for name in names:
             self._engine.abort(name)
@@ -78,19 +78,19 @@ class Ours:
         self._engine.submit(EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes))
         return name
 
-    def _step(self) -> list[TokenEvent]:
+    def _step(self) -> list[TokensEvent]:
         events = self._engine.step()
         for event in events:
             if isinstance(event, FailEvent):
                 raise SystemExit(event.message)
-        return [event for event in events if isinstance(event, TokenEvent)]
+        return [event for event in events if isinstance(event, TokensEvent)]
 
 
-def count_distinct(steps: list[list[TokenEvent]]) -> float:
+def count_distinct(steps: list[list[TokensEvent]]) -> float:
     """Return how many experts of a layer the tokens of one step visit, on average."""
     counts = []
     for events in steps:
-        for layer in zip(*(event.visits for event in events), strict=True):
+        for layer in zip(*(token for event in events for token in event.visits), strict=True):
             counts.append(len({expert for token in layer for expert, _ in token}))
     return statistics.mean(counts)
 

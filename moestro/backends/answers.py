@@ -14,9 +14,10 @@ from moestro.engine.request import (
     EngineRequest,
     Event,
     FailEvent,
+    NewToken,
     PromptEvent,
     StartEvent,
-    TokenEvent,
+    TokensEvent,
 )
 from moestro.errors import BackendError, DataError
 
@@ -75,9 +76,10 @@ class Answer:
                     yield from self._start(event)
                 case PromptEvent():
                     yield from self._echo_scores(event)
-                case TokenEvent():
+                case TokensEvent():
                     touched[event.choice] = self._choices[event.choice]
-                    self._push(event)
+                    for token in event.tokens():
+                        self._push(event.choice, token)
                 case EndEvent():
                     self._ended = event
                 case FailEvent():
@@ -122,21 +124,21 @@ class Answer:
         for index in range(len(self._choices)):
             yield Chunk(index=index, text=self._echo.text, tokens=tokens)
 
-    def _push(self, event: TokenEvent) -> None:
-        choice = self._choices[event.choice]
+    def _push(self, index: int, new: NewToken) -> None:
+        choice = self._choices[index]
         # Behind a stop string the engine may have gone on for a step or two.
         if choice.finish is not None:
             return
-        token = self._names.describe(event, self._wish)
-        is_stop_token = event.finish == "stop" and token.token_id in self._request.stop_token_ids
+        token = self._names.describe(new, self._wish)
+        is_stop_token = new.finish == "stop" and token.token_id in self._request.stop_token_ids
         if is_stop_token:
             choice.end("stop", token)
             return
         is_satisfied = choice.push(token)
-        if is_satisfied and event.finish is None:
-            self._satisfied.append(event.choice)
-        elif not is_satisfied and event.finish is not None:
-            choice.end(event.finish)
+        if is_satisfied and new.finish is None:
+            self._satisfied.append(index)
+        elif not is_satisfied and new.finish is not None:
+            choice.end(new.finish)
 
     def _timing(self) -> Timing | None:
         if self._started is None or self._ended is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from moestro.api.chunks import Alternative, Token, Visit
-from moestro.engine.request import TokenEvent, TokenScore
+from moestro.engine.request import NewToken, TokenScore
 from moestro.text.tokenizer import Tokenizer
 
 _REMEMBERED_NAMES = 65_536
@@ -29,13 +29,13 @@ class Names:
         # The same few thousand tokens make up most answers and alternatives.
         self._text = lru_cache(_REMEMBERED_NAMES)(tokenizer.token_text)
 
-    def describe(self, event: TokenEvent, wish: Wish) -> Token:
+    def describe(self, token: NewToken, wish: Wish) -> Token:
         """Write out a token of an answer."""
         visits = tuple(
             tuple(Visit(expert=expert, weight=weight) for expert, weight in layer)
-            for layer in event.visits
+            for layer in token.visits
         )
-        return self._token(event.score, wish, event.num_experts, visits if wish.wants_xray else ())
+        return self._token(token.score, wish, token.num_experts, visits if wish.wants_xray else ())
 
     def describe_prompt(self, score: TokenScore, wish: Wish) -> Token:
         """Write out a token of a prompt."""

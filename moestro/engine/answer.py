@@ -5,10 +5,9 @@ Knows what may follow and when to end; no tensors. Next: sampler.py, engine.py.
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Literal
 
 from moestro.engine.guide import Guide
-from moestro.engine.request import EngineRequest, Sequence, TokenScore, Work
+from moestro.engine.request import EngineRequest, Finish, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
 from moestro.errors import MoestroError
 from moestro.text.grammar import Grammar
@@ -16,8 +15,6 @@ from moestro.text.grammar import Grammar
 # A draft looks back with the MTP module's own latents. Those of steps without drafts are missing;
 # up to this share of a sequence does little harm.
 _MOST_MISSING = 1 / 8
-
-Finish = Literal["stop", "length"]
 
 
 @dataclass

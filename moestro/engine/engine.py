@@ -319,7 +319,7 @@ class Engine:
                     sequence.drafts = answer.forced.copy()
                 stride = 1 if work.num_steps == 1 else batch.num_tokens
                 rows = range(row, row + stride * len(verdict.scores), stride)
-                self._events += progress.report(sequence, verdict, rows, gates, now_s)
+                self._events.append(progress.report(sequence, verdict, rows, gates, now_s))
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):
                 self._finish(sequence, progress)

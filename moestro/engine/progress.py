@@ -16,8 +16,9 @@ from moestro.engine.request import (
     PromptEvent,
     Sequence,
     StartEvent,
-    TokenEvent,
     TokenScore,
+    TokensEvent,
+    Visits,
     Work,
 )
 from moestro.engine.runner import Gates, Runner
@@ -78,19 +79,20 @@ class Progress:
 
     def report(
         self, sequence: Sequence, verdict: Verdict, rows: range, gates: Gates | None, now_s: float
-    ) -> list[Event]:
+    ) -> Event:
         """Tell of new tokens, each of which was predicted in the gates' row of its place."""
         if self._first_token_s is None:
             self._first_token_s = now_s
-        events: list[Event] = []
-        for token, row in zip(verdict.scores, rows, strict=True):
-            num_experts = None if gates is None else gates.num_experts[row]
-            visits = gates.visits(row) if gates is not None and self.request.wants_xray else ()
-            event = TokenEvent(self.request.id, sequence.choice, token, num_experts, visits)
-            events.append(event)
-        if verdict.finish:
-            events[-1] = event._replace(finish=verdict.finish)
-        return events
+        num_experts: tuple[float, ...] = ()
+        visits: tuple[Visits, ...] = ()
+        if gates is not None:
+            num_experts = tuple(gates.num_experts[rows.start : rows.stop : rows.step])
+            if self.request.wants_xray:
+                visits = tuple(map(gates.visits, rows))
+        scores = tuple(verdict.scores)
+        return TokensEvent(
+            self.request.id, sequence.choice, scores, num_experts, visits, verdict.finish
+        )
 
     def end(self, now_s: float) -> Event:
         """Note that the last choice ended."""

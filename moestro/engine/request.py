@@ -3,6 +3,7 @@
 Next: scheduler.py, engine.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -142,18 +143,45 @@ class PromptEvent:
     scores: tuple[TokenScore, ...]
 
 
-class TokenEvent(NamedTuple):
+Finish = Literal["stop", "length"]
+Visits = tuple[tuple[tuple[int, float], ...], ...]
+
+
+class NewToken(NamedTuple):
     """One new token. `visits` are (expert, weight) by MoE layer, in an x-ray only.
 
     `finish` says that the choice ended with this token; a stop token itself is reported too.
     """
 
-    request_id: str
-    choice: int
     score: TokenScore
     num_experts: float | None
-    visits: tuple[tuple[tuple[int, float], ...], ...] = ()
-    finish: Literal["stop", "length"] | None = None
+    visits: Visits = ()
+    finish: Finish | None = None
+
+
+class TokensEvent(NamedTuple):
+    """New tokens of one choice, as many as a step gave it, side by side: see `tokens`.
+
+    Without gates there are no `num_experts`, without an x-ray no `visits`.
+    """
+
+    request_id: str
+    choice: int
+    scores: tuple[TokenScore, ...]
+    num_experts: tuple[float, ...] = ()
+    visits: tuple[Visits, ...] = ()
+    finish: Finish | None = None
+
+    def tokens(self) -> Iterator[NewToken]:
+        """Return the tokens one by one; only the last can have a `finish`."""
+        last = len(self.scores) - 1
+        for place, score in enumerate(self.scores):
+            yield NewToken(
+                score,
+                self.num_experts[place] if self.num_experts else None,
+                self.visits[place] if self.visits else (),
+                self.finish if place == last else None,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,4 +204,4 @@ class FailEvent:
     is_callers_fault: bool
 
 
-Event = StartEvent | PromptEvent | TokenEvent | EndEvent | FailEvent
+Event = StartEvent | PromptEvent | TokensEvent | EndEvent | FailEvent

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moestro.engine.batch import Batch
 from moestro.engine.pages import PagedCache, Pages
+from moestro.engine.request import Visits
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
@@ -38,7 +39,7 @@ class Gates(Choices):
         means: list[float] = (is_used_LTK.sum(axis=(0, 2)) / len(is_used_LTK)).tolist()
         return means
 
-    def visits(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
+    def visits(self, row: int) -> Visits:
         """Return one token's (expert, weight) by layer, best first."""
         parts = (self.experts_LTK, self.weights_LTK, self.is_used_LTK)
         experts, weights, is_used = (part[:, row].tolist() for part in parts)

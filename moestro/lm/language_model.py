@@ -17,7 +17,7 @@ import torch
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
 from moestro.engine.engine import Engine, choose_row_multiples
-from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
+from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
@@ -167,8 +167,9 @@ class LanguageModel:
             for event in engine.step():
                 if isinstance(event, FailEvent):
                     raise CheckpointError(event.message)
-                if isinstance(event, TokenEvent) and event.finish != "stop":
-                    yield Generated(event.score.token_id, event.num_experts)
+                made = event.tokens() if isinstance(event, TokensEvent) else ()
+                told = (new for new in made if new.finish != "stop")
+                yield from (Generated(new.score.token_id, new.num_experts) for new in told)
 
     @cached_property
     def _multiples(self) -> RowMultiples:

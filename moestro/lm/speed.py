@@ -14,7 +14,7 @@ import torch
 
 from moestro.api.sampling import Sampling
 from moestro.engine.engine import Engine
-from moestro.engine.request import EngineRequest, FailEvent, TokenEvent
+from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.errors import CheckpointError, ConfigError
 from moestro.model.count import active_parameters, cache_numbers_per_token
 from moestro.model.model import Transformer
@@ -112,7 +112,7 @@ def _run(engine: Engine, length: int, answer: int, repeat: int) -> tuple[float, 
         if any(isinstance(event, FailEvent) for event in events):
             raise CheckpointError("the model's logits are not finite: check the checkpoint")
         # A step may make several.
-        num_tokens = sum(isinstance(event, TokenEvent) for event in events)
+        num_tokens = sum(len(each.scores) for each in events if isinstance(each, TokensEvent))
         if num_tokens and not prefill_s:
             prefill_s, num_tokens = now - start, 0
         tokens_s += [(now - before) / max(num_tokens, 1)] * num_tokens

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from moestro.engine.process import EngineProcess, Feed, RestartConfig
-from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent, TokenEvent
+from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent, TokensEvent
 from moestro.errors import BackendError
 from tests.unit.engine.fake_engine import DEADLY, REFUSED
 
@@ -91,7 +91,8 @@ def test_requests_are_answered_and_the_process_is_gone_after_stop() -> None:
             feeds = [engine.submit(request(number, last=20 * number)) for number in range(5)]
             for number, feed in enumerate(feeds):
                 events = await read(feed)
-                tokens = [each.score.token_id for each in events if isinstance(each, TokenEvent)]
+                told = [each for each in events if isinstance(each, TokensEvent)]
+                tokens = [score.token_id for each in told for score in each.scores]
                 assert tokens == [20 * number + 1, 20 * number + 2, 20 * number + 3]
             assert len(children()) == 1
         assert engine.state == "stopped"

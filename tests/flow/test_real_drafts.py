@@ -11,7 +11,7 @@ import torch
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.ops.rows import RowMultiples
 from tests.builders import linear_budget, random_model, tiny_config
 
@@ -48,8 +48,9 @@ def draw(mode: str, seed: int, experts: float | None) -> tuple[Counter[Pair], En
     answers: dict[int, list[int]] = {}
     while engine.has_work:
         for event in engine.step():
-            if isinstance(event, TokenEvent):
-                answers.setdefault(event.choice, []).append(event.score.token_id)
+            if isinstance(event, TokensEvent):
+                own = answers.setdefault(event.choice, [])
+                own.extend(score.token_id for score in event.scores)
     assert {len(tokens) for tokens in answers.values()} == {3}
     return Counter((tokens[0], tokens[1]) for tokens in answers.values()), engine
 

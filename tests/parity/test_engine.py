@@ -17,16 +17,17 @@ from moestro.engine.request import (
     EndEvent,
     EngineRequest,
     FailEvent,
+    NewToken,
     PromptEvent,
     StartEvent,
-    TokenEvent,
+    TokensEvent,
 )
 from moestro.model.cache import ContiguousCache
 from moestro.model.model import Transformer
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
 from tests.parity.traffic import steps
 
-Answers = dict[tuple[str, int], list[TokenEvent]]
+Answers = dict[tuple[str, int], list[NewToken]]
 SHAPE = tiny_config(max_position_embeddings=256, num_nextn_predict_layers=1)
 MODEL = random_model(SHAPE.with_budget(linear_budget(SHAPE)))
 SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=11)
@@ -59,13 +60,13 @@ def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> An
     answers: Answers = {}
     for event in chain.from_iterable(steps(engine, requests, every)):
         assert not isinstance(event, FailEvent), event
-        if isinstance(event, TokenEvent):
-            answers.setdefault((event.request_id, event.choice), []).append(event)
+        if isinstance(event, TokensEvent):
+            answers.setdefault((event.request_id, event.choice), []).extend(event.tokens())
     return answers
 
 
-def bits(events: Sequence[TokenEvent]) -> list[Any]:
-    return [(event.score, event.num_experts, event.finish) for event in events]
+def bits(tokens: Sequence[NewToken]) -> list[Any]:
+    return [(new.score, new.num_experts, new.finish) for new in tokens]
 
 
 def crowd(number: int) -> list[EngineRequest]:
@@ -125,7 +126,8 @@ def test_a_prefix_hit_equals_a_miss() -> None:
         events += engine.step()
     start = next(event for event in events if isinstance(event, StartEvent))
     assert start.cached_tokens == 96
-    assert bits([event for event in events if isinstance(event, TokenEvent)]) == bits(miss)
+    told = [event for event in events if isinstance(event, TokensEvent)]
+    assert bits([new for event in told for new in event.tokens()]) == bits(miss)
 
 
 def test_another_budget_never_takes_a_hit() -> None:
@@ -222,7 +224,11 @@ def test_a_choice_that_is_cut_leaves_the_others_and_ends_with_them() -> None:
     while engine.has_work:
         events += engine.step()
     lengths = [
-        sum(isinstance(event, TokenEvent) and event.choice == choice for event in events)
+        sum(
+            len(event.scores)
+            for event in events
+            if isinstance(event, TokensEvent) and event.choice == choice
+        )
         for choice in range(2)
     ]
     assert lengths[0] < 7

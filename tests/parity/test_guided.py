@@ -9,7 +9,7 @@ import pytest
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
-from moestro.engine.request import EndEvent, EngineRequest, TokenEvent
+from moestro.engine.request import EndEvent, EngineRequest, TokensEvent
 from moestro.text.grammar import Grammar, GrammarFactory, GrammarSpec
 from moestro.text.learn import learn
 from tests.builders import random_model, tiny_config
@@ -48,10 +48,11 @@ def run(engine: Engine, requests: Sequence[EngineRequest]) -> tuple[dict[str, li
     num_steps = 0
     while engine.has_work:
         events = engine.step()
-        tokens = [event for event in events if isinstance(event, TokenEvent)]
+        tokens = [event for event in events if isinstance(event, TokensEvent)]
         num_steps += bool(tokens)
         for event in tokens:
-            answers.setdefault(event.request_id, []).append((event.score, event.finish))
+            own = answers.setdefault(event.request_id, [])
+            own.extend((new.score, new.finish) for new in event.tokens())
         assert all(
             event.draft_tokens == 0
             for event in events

@@ -251,6 +251,7 @@ def test_a_token_alone_has_the_bits_it_has_among_others(
             assert torch.equal(found, whole[part])
 
 
+@pytest.mark.slow
 def test_fewer_threads_than_asked_for_give_the_same_bits() -> None:
     program = (
         "import torch; from moestro.ops.choose import chosen_kernels as chosen;"

@@ -21,8 +21,8 @@ from moestro.engine.request import (
     FailEvent,
     PromptEvent,
     StartEvent,
-    TokenEvent,
     TokenScore,
+    TokensEvent,
 )
 from moestro.engine.stats import EngineStats
 from moestro.errors import BackendError
@@ -136,12 +136,12 @@ class Reciter(EngineProcess):
             token_id=answer[place], logprob=-1.0, alternatives=((answer[place], -1.0), (65, -2.0))
         )
         return [
-            TokenEvent(
+            TokensEvent(
                 request_id=request.id,
                 choice=choice,
-                score=score,
-                num_experts=2.0 + place % 2,
-                visits=(((1, 0.5), (3, 0.25)),) if request.wants_xray else (),
+                scores=(score,),
+                num_experts=(2.0 + place % 2,),
+                visits=((((1, 0.5), (3, 0.25)),),) if request.wants_xray else (),
                 finish="stop" if is_stop else "length" if is_last else None,
             )
         ]

@@ -15,8 +15,8 @@ from moestro.engine.request import (
     Event,
     PromptEvent,
     StartEvent,
-    TokenEvent,
     TokenScore,
+    TokensEvent,
 )
 from moestro.engine.stats import EngineStats
 from moestro.errors import CheckpointError, ConfigError
@@ -108,12 +108,12 @@ class FakeEngine:
         if is_stop:
             counts[choice] = request.max_tokens
         return [
-            TokenEvent(
+            TokensEvent(
                 request_id=request.id,
                 choice=choice,
-                score=TokenScore(token_id=token, logprob=-1.0, alternatives=((token, -1.0),)),
-                num_experts=2.0 + counts[choice] % 2,
-                visits=(((1, 0.5), (3, 0.25)),) if request.wants_xray else (),
+                scores=(TokenScore(token_id=token, logprob=-1.0, alternatives=((token, -1.0),)),),
+                num_experts=(2.0 + counts[choice] % 2,),
+                visits=((((1, 0.5), (3, 0.25)),),) if request.wants_xray else (),
                 finish="stop" if is_stop else "length" if is_last else None,
             )
         ]

@@ -12,7 +12,7 @@ import pytest
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
 from moestro.engine.engine import Engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.ops.rows import RowMultiples
 from tests.builders import random_model, random_tokens, tiny_config
 
@@ -67,7 +67,7 @@ def gaps_s(engine: Engine, clock: Clock, until: str | None, num_steps: int) -> l
         start_s = clock()
         events = engine.step()
         gaps.append(clock() - start_s)
-        if any(isinstance(event, TokenEvent) and event.request_id == until for event in events):
+        if any(isinstance(event, TokensEvent) and event.request_id == until for event in events):
             break
     return gaps
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moestro.engine.messages import Abort, AskStats, Batch, Submit
-from moestro.engine.request import EngineRequest, Event, FailEvent, TokenEvent
+from moestro.engine.request import EngineRequest, Event, FailEvent, TokensEvent
 from moestro.engine.stats import EngineStats
 from moestro.engine.worker import STATS_EVERY_S, Worker
 from tests.unit.engine.fake_engine import BROKEN, REFUSED, FakeEngine
@@ -61,9 +61,9 @@ def test_events_come_in_order_and_one_message_a_step() -> None:
         pipe.send(Submit(request()))
         heard = [batch for batch in hear_until_end(pipe, "r0") if batch.events]
     kinds = [[type(event).__name__ for event in batch.events] for batch in heard]
-    assert kinds == [["StartEvent", "TokenEvent"], ["TokenEvent"], ["TokenEvent", "EndEvent"]]
-    tokens = [event for batch in heard for event in batch.events if isinstance(event, TokenEvent)]
-    assert [event.score.token_id for event in tokens] == [11, 12, 13]
+    assert kinds == [["StartEvent", "TokensEvent"], ["TokensEvent"], ["TokensEvent", "EndEvent"]]
+    tokens = [event for batch in heard for event in batch.events if isinstance(event, TokensEvent)]
+    assert [score.token_id for event in tokens for score in event.scores] == [11, 12, 13]
 
 
 @pytest.mark.parametrize(("last", "is_callers_fault"), [(REFUSED, True), (BROKEN, False)])
@@ -77,7 +77,7 @@ def test_a_request_that_cannot_be_taken_fails_alone(last: int, is_callers_fault:
     (failed,) = [event for event in events if isinstance(event, FailEvent)]
     assert (failed.request_id, failed.is_callers_fault) == ("r0", is_callers_fault)
     assert engine.aborted == ["r0"]
-    assert sum(isinstance(event, TokenEvent) for event in events) == 3
+    assert sum(isinstance(event, TokensEvent) for event in events) == 3
 
 
 def test_an_aborted_request_is_heard_of_no_more() -> None:

@@ -12,7 +12,7 @@ from moestro import files
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
 from moestro.engine.engine import Engine
-from moestro.engine.request import EngineRequest, TokenEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.model.attention import Attention
 from moestro.model.experts import Experts
 from moestro.model.feedforward import FeedForward
@@ -109,7 +109,8 @@ def _generate(engine: Engine, request: EngineRequest) -> list[int]:
     tokens: list[int] = []
     while engine.has_work:
         events = engine.step()
-        tokens += [event.score.token_id for event in events if isinstance(event, TokenEvent)]
+        told = [event for event in events if isinstance(event, TokensEvent)]
+        tokens += [score.token_id for event in told for score in event.scores]
     return tokens
 
 
