@@ -127,12 +127,13 @@ class Sums {
 
 #endif
 
-// SplitMix64, as in moestro/ops/noise.py: the word that a token's noise is made of.
+// SplitMix64, as in moestro/ops/noise.py: a word of a stream. An answer's stream gives each of its
+// positions a key, which gives each token the word that its noise is made of.
 constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15u, MIX_1 = 0xBF58476D1CE4E5B9u,
                    MIX_2 = 0x94D049BB133111EBu;
 
-inline uint64_t noise_word(uint64_t key, int64_t token) {
-  uint64_t word = static_cast<uint64_t>(token) * GAMMA + key;
+inline uint64_t noise_word(uint64_t stream, int64_t place) {
+  uint64_t word = static_cast<uint64_t>(place) * GAMMA + stream;
   word ^= word >> 30;
   word *= MIX_1;
   word ^= word >> 27;

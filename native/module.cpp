@@ -81,9 +81,9 @@ class Picks {
 // Returns what came of each row, step by step; see OwnStack::decode.
 nb::list decode(const OwnStack& stack, int64_t num_layers, int64_t num_steps,
                 const StepParts& parts, Address tokens, const std::vector<PickRow>& rows,
-                const std::vector<uint64_t>& keys, const std::vector<std::vector<int64_t>>& stops,
-                int wake_file, Address logits, int64_t num_logits, int num_threads) {
-  Answers answers{at<int64_t>(tokens), rows, keys, stops, wake_file};
+                const std::vector<std::vector<int64_t>>& stops, int wake_file, Address logits,
+                int64_t num_logits, int num_threads) {
+  Answers answers{at<int64_t>(tokens), rows, stops, wake_file};
   Picks picks(rows, num_steps * static_cast<int64_t>(rows.size()), num_logits);
   int64_t num_run = 0;
   {
@@ -282,12 +282,12 @@ void bind_parts(nb::module_& m) {
   nb::class_<PickRow>(m, "PickRow")
       .def("__init__",
            [](PickRow* self, Address logits, Address edited, std::optional<nb::bytes> allowed,
-              float temperature, int64_t top_k, double top_p, float floor, uint64_t key,
-              int64_t target, int64_t num_alternatives) {
+              float temperature, int64_t top_k, double top_p, float floor,
+              uint64_t stream, int64_t position, int64_t target, int64_t num_alternatives) {
              const void* bits = allowed ? allowed->data() : nullptr;
              new (self) PickRow{at<const float>(logits), at<const float>(edited),
                                 static_cast<const uint32_t*>(bits), temperature, top_k, top_p,
-                                floor, key, target, num_alternatives};
+                                floor, stream, position, target, num_alternatives};
            });
   nb::class_<StepParts>(m, "StepParts")
       .def("__init__",

@@ -61,9 +61,8 @@ struct Ends {
 struct Answers {
   // Each row's newest token, in and out.
   int64_t* tokens;
-  // How each row picks. Noise is a row's own in each step: (step, row).
+  // How each row picks; positions go along with the steps.
   std::vector<PickRow> picks;
-  std::vector<uint64_t> keys;
   // A row that picks one of these ends all rows' steps.
   std::vector<std::vector<int64_t>> stops;
   // A file that ends them when it can be read, since somebody waits; -1 for none.
@@ -113,7 +112,6 @@ class OwnStack {
       for (int64_t t = 0; t < rows; ++t) embed(answers.tokens[t], step.x + t * stack_.shape.hidden);
       kernels_.run(stack_, step, workspace(), num_threads);
       kernels_.multiply({step.x, rows, ends_.head, logits}, workspace(), num_threads);
-      for (int64_t t = 0; t < rows; ++t) answers.picks[t].key = answers.keys[s * rows + t];
       Pick* picked = picks + s * rows;
       kernels_.pick_tokens(answers.picks.data(), rows, ends_.head.num_outputs, picked, workspace(),
                            num_threads);
@@ -121,6 +119,7 @@ class OwnStack {
       for (const Sequence& sequence : sequences) {
         const int64_t t = sequence.first_row, position = ++positions[t];
         answers.tokens[t] = picked[t].token;
+        ++answers.picks[t].position;
         slots[t] = sequence.table[position / step.block_size] * step.block_size +
                    position % step.block_size;
       }

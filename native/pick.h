@@ -211,16 +211,17 @@ void bound_sums(const float* tempered, int64_t first, uint64_t key, float* bound
 // The token with the greatest sum of tempered logit and noise, of those that reach a floor.
 template <class Isa>
 int64_t find_winner(const PickRow& row, const float* tempered, int64_t size, int64_t best) {
+  const uint64_t key = noise_word(row.stream, row.position);
   int64_t winner = best;
-  double most = tempered[best] + gumbel(noise_word(row.key, best));
+  double most = tempered[best] + gumbel(noise_word(key, best));
   for (int64_t i = 0; i < size; i += PANEL) {
     uint32_t bits = reaching(tempered + i, row.floor);
     if (bits == 0) continue;
     float bounds[PANEL];
-    bound_sums<Isa>(tempered, i, row.key, bounds);
+    bound_sums<Isa>(tempered, i, key, bounds);
     for (bits &= reaching(bounds, static_cast<float>(most)); bits != 0; bits &= bits - 1) {
       const int64_t token = i + __builtin_ctz(bits);
-      const double sum = tempered[token] + gumbel(noise_word(row.key, token));
+      const double sum = tempered[token] + gumbel(noise_word(key, token));
       if (sum > most) {
         most = sum;
         winner = token;

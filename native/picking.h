@@ -23,8 +23,9 @@ struct PickRow {
   int64_t top_k;
   double top_p;
   float floor;
-  // What the noise of this row is made of.
-  uint64_t key;
+  // The noise of an answer, and which of its tokens this is: see `noise_word`.
+  uint64_t stream;
+  int64_t position;
   // The token to score instead of picking one, or less than 0.
   int64_t target;
   // How many of the likeliest tokens to score too; less than 0 if no token is scored.

@@ -7,7 +7,7 @@ Shapes: K tokens.
 """
 
 import math
-import struct
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -18,7 +18,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _WORD = 2**64 - 1
-_PLACE = struct.Struct("<QQ")
+_REMEMBERED_SEEDS = 1024
 
 # 52 bits and a half, so that no uniform number rounds to 0 or 1 and all noise is finite.
 _BITS = 52
@@ -51,7 +51,7 @@ def uniform(ids_K: NDArray[np.int64], seed: int, position: int) -> NDArray[np.fl
     """Return a number between 0 and 1, both excluded, for each token id, 0 or more."""
     words_K = ids_K.astype(np.uint64)
     words_K *= _GAMMA
-    words_K += np.uint64(noise_key(seed, position))
+    words_K += _word(noise_stream(seed), position)
     _mix(words_K)
     words_K >>= np.uint64(64 - _BITS)
     uniform_K = words_K.astype(np.float64)
@@ -66,10 +66,18 @@ def _to_gumbel(uniform_K: NDArray[np.float64]) -> NDArray[np.float64]:
     return gumbel_K
 
 
-def noise_key(seed: int, position: int) -> int:
-    """Return the word that tells the noise of one place of one answer from all others'."""
-    digest = blake2b(_PLACE.pack(seed & _WORD, position), digest_size=8).digest()
+@lru_cache(_REMEMBERED_SEEDS)
+def noise_stream(seed: int) -> int:
+    """Return the word that tells the noise of one answer from all others'."""
+    digest = blake2b((seed & _WORD).to_bytes(8, "little"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _word(stream: int, place: int) -> np.uint64:
+    """Return a place's word of a stream: what tells the noise of one position from another's."""
+    words = np.array([(stream + place * int(_GAMMA)) & _WORD], dtype=np.uint64)
+    _mix(words)
+    return words[0]
 
 
 def _mix(words: NDArray[np.uint64]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moestro.ops.choose import native_for
 from moestro.ops.native import NativeKernels
-from moestro.ops.noise import LEAST, MOST, noise_key, winner
+from moestro.ops.noise import LEAST, MOST, noise_stream, winner
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -82,10 +82,8 @@ def pick_tokens(logits_NV: Tensor, rows: Sequence[PickRow]) -> list[Picked]:
     return [_pick(array_NV[row.index], row) for row in rows]
 
 
-def describe_row(
-    kernels: NativeKernels, row: PickRow, logits: int, vocab_size: int, key: int
-) -> Any:
-    """Describe a row to C++: its logits' address, and its noise's key; see `row_key`."""
+def describe_row(kernels: NativeKernels, row: PickRow, logits: int, vocab_size: int) -> Any:
+    """Describe a row, whose logits are at an address, to C++."""
     edited_V, knobs = row.edited_V, row.knobs
     assert row.target is None or 0 <= row.target < vocab_size
     assert row.allowed is None or 8 * len(row.allowed) >= vocab_size
@@ -97,18 +95,11 @@ def describe_row(
         min(knobs.top_k, vocab_size),
         knobs.top_p,
         _floor(knobs.min_p),
-        key,
+        noise_stream(row.seed),
+        row.position,
         -1 if row.target is None else row.target,
         -1 if row.top is None else row.top,
     )
-
-
-def row_key(row: PickRow, num_ahead: int = 0) -> int:
-    """Return the key of the noise at a row's position, or so many tokens behind it."""
-    # Nothing is drawn for the likeliest.
-    if row.knobs.temperature == 0:
-        return 0
-    return noise_key(row.seed, row.position + num_ahead)
 
 
 def _pick_natively(
@@ -120,7 +111,7 @@ def _pick_natively(
     for row in rows:
         assert 0 <= row.index < N
         logits = first + row.index * stride
-        described.append(describe_row(kernels, row, logits, V, row_key(row)))
+        described.append(describe_row(kernels, row, logits, V))
     picked: list[Picked] = kernels.library.pick_tokens(described, V, torch.get_num_threads())
     return picked
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import FORMATS, NativeKernels
 from moestro.ops.panels import Panels
-from moestro.ops.picking import Picked, PickRow, describe_row, row_key
+from moestro.ops.picking import Picked, PickRow, describe_row
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,9 @@ class NativeStack:
             self._parts(x_TD, step, chosen),
             tokens_T.data_ptr(),
             [
-                describe_row(self.kernels, row, first + index * stride, V, 0)
+                describe_row(self.kernels, row, first + index * stride, V)
                 for index, row in enumerate(rows)
             ],
-            [row_key(row, ahead) for ahead in range(num_steps) for row in rows],
             [list(stop) for stop in stops],
             -1 if wake_file is None else wake_file,
             first,

@@ -55,7 +55,7 @@ void check_size(const Named& set, int64_t size, bool has_ties) {
       const float* own = logits.data() + i * size;
       rows.push_back({own, i % 4 == 1 ? edited.data() : own, i % 3 == 2 ? allowed.data() : nullptr,
                       settings.temperature, settings.top_k, settings.top_p, settings.floor,
-                      static_cast<uint64_t>(i * 77 + size), i == 5 ? size - 1 : -1,
+                      static_cast<uint64_t>(i * 77 + size), i % 5, i == 5 ? size - 1 : -1,
                       i % 2 == 0 ? ALTERNATIVES : -1});
     }
     Picks expected(ROWS), alone(ROWS);

@@ -268,14 +268,15 @@ class Burst {
 
   // Runs so many steps and puts their tokens behind those before; returns how many there were.
   int64_t run(int64_t num_steps, int64_t stop, int num_threads) {
-    Answers answers{tokens_.data(), {}, {}, std::vector<std::vector<int64_t>>(ROWS), -1};
+    Answers answers{tokens_.data(), {}, std::vector<std::vector<int64_t>>(ROWS), -1};
     if (stop >= 0) answers.stops[1] = {stop};
+    const int64_t first = static_cast<int64_t>(told_.size()) / ROWS;
     for (int64_t t = 0; t < ROWS; ++t) {
       const float* logits = logits_.data() + t * VOCABULARY;
-      answers.picks.push_back({logits, logits, nullptr, 0.7f * t, 0, 1.0, -41.0f, 0, -1, -1});
+      const auto stream = static_cast<uint64_t>(t + 1);
+      answers.picks.push_back(
+          {logits, logits, nullptr, 0.7f * t, 0, 1.0, -41.0f, stream, first, -1, -1});
     }
-    const int64_t first = static_cast<int64_t>(told_.size()) / ROWS;
-    for (int64_t i = 0; i < num_steps * ROWS; ++i) answers.keys.push_back(first * ROWS + i + 1);
     const int64_t places = num_steps * ROWS * shape_.num_slots;
     std::vector<int64_t> experts(places);
     std::vector<float> weights(places);
