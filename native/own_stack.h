@@ -82,7 +82,7 @@ class OwnStack {
   void run(int64_t first_layer, int64_t last_layer, const StepParts& parts, Address hidden,
            bool has_final_norm, int num_threads) const {
     std::vector<Sequence> sequences;
-    Step step = describe(parts, sequences);
+    Step step = describe(parts, 1, sequences);
     step.first_layer = first_layer;
     step.last_layer = last_layer;
     step.hidden = at<const float>(hidden);
@@ -92,20 +92,18 @@ class OwnStack {
 
   // Lets answers go on for up to `num_steps` tokens each: what a row picks is its next step's token.
   // Positions and slots go along and stay where the last step left them, as do the states in x.
-  // Choices are (step, layer, row, slot), picks (step, row). Ends early behind a step in which a row
+  // Choices are (layer, step, row, slot), picks (step, row). Ends early behind a step in which a row
   // picked a token that stops it, or none, or somebody came to wait; returns the number of steps.
   int64_t decode(int64_t num_layers, int64_t num_steps, const StepParts& parts, Answers& answers,
                  float* logits, Pick* picks, int num_threads) const {
     std::vector<Sequence> sequences;
-    Step step = describe(parts, sequences);
+    Step step = describe(parts, num_steps, sequences);
     const int64_t rows = step.num_rows;
     if (step.num_sequences != rows) throw std::invalid_argument("each row must be one answer");
     step.first_layer = 0;
     step.last_layer = num_layers;
     step.final_norm = final_norm_;
-    int64_t num_sparse = 0;
-    for (int64_t i = 0; i < num_layers; ++i) num_sparse += layers_[i].routed.down.data != nullptr;
-    const int64_t places = num_sparse * rows * stack_.shape.num_slots;
+    const int64_t places = rows * stack_.shape.num_slots;
     auto* positions = at<int64_t>(parts.positions);
     auto* slots = at<int64_t>(parts.slots);
     for (int64_t s = 0;; ++s) {
@@ -130,7 +128,8 @@ class OwnStack {
   }
 
  private:
-  Step describe(const StepParts& parts, std::vector<Sequence>& sequences) const {
+  Step describe(const StepParts& parts, int64_t num_steps,
+                std::vector<Sequence>& sequences) const {
     Step step{};
     step.x = at<float>(parts.x);
     step.num_rows = parts.num_rows;
@@ -152,7 +151,8 @@ class OwnStack {
     step.cache_format = static_cast<Format>(parts.cache_format);
     step.layer_slots = parts.layer_slots;
     step.block_size = parts.block_size;
-    step.choices = {at<int64_t>(parts.experts), at<float>(parts.weights), at<bool>(parts.is_used)};
+    step.choices = {at<int64_t>(parts.experts), at<float>(parts.weights), at<bool>(parts.is_used),
+                    num_steps * parts.num_rows};
     return step;
   }
 

@@ -305,7 +305,7 @@ class Run {
   void choose_experts(Team& team, const Layer& layer, int64_t sparse) {
     const Gate& gate = layer.gate;
     const Choices& choices = step_.choices;
-    const int64_t first = sparse * rows_ * shape_.num_slots;
+    const int64_t first = sparse * choices.layer_rows * shape_.num_slots;
     team.each(rows_, [&](int64_t t) {
       const int64_t place = first + t * shape_.num_slots;
       choose<Isa>(shape_, gate, step_.fractions == nullptr ? 1.0f : step_.fractions[t],

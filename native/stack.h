@@ -92,11 +92,13 @@ struct Sequence {
   const int64_t* table;
 };
 
-// What the gates chose, (layer, row, slot); layers are the step's sparse ones.
+// What the gates chose, (layer, row, slot); layers are the step's sparse ones, each `layer_rows`
+// behind the one before, of which a step of a burst has its own part.
 struct Choices {
   int64_t* experts;
   float* weights;
   bool* is_used;
+  int64_t layer_rows;
 };
 
 struct Step {

@@ -24,7 +24,7 @@ from moestro.ops.rows import round_up
 # More tokens than this form a group of their own: a prompt's chunk.
 _MOST_SHARED_TOKENS = 8
 # Each sequence may grow by so many blocks before its step is laid out anew.
-_SPARE_BLOCKS = 4
+_SPARE_BLOCKS = 16
 
 Numbers = NDArray[np.int64]
 

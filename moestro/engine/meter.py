@@ -24,7 +24,7 @@ _RATE_S = 10.0
 # An expert with under this share of the mean load is starved.
 _STARVED = 0.1
 _MOST_UNCOUNTED = 64
-_MOST_UNCOUNTED_TOKENS = 1024
+_MOST_UNCOUNTED_TOKENS = 4096
 
 Counts = NDArray[np.int64]
 

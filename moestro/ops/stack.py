@@ -176,7 +176,7 @@ class NativeStack:
         step: StackStep,
         has_final_norm: bool,
     ) -> Choices:
-        chosen = self._choices(1, layers, x_TD.shape[0])
+        chosen = self._choices(layers, x_TD.shape[0])
         self._native.run(
             layers.start,
             layers.stop,
@@ -185,7 +185,7 @@ class NativeStack:
             has_final_norm,
             torch.get_num_threads(),
         )
-        return Choices(*(part[0] for part in chosen))
+        return Choices(*chosen)
 
     def decode(
         self,
@@ -209,7 +209,7 @@ class NativeStack:
         assert tokens_T.is_contiguous()
         assert layers.start == 0
         x_TD, logits_TV = torch.empty(T, self.shape["hidden"]), torch.empty(T, V)
-        chosen = self._choices(num_steps, layers, T)
+        chosen = self._choices(layers, num_steps * T)
         first, stride = logits_TV.data_ptr(), V * logits_TV.element_size()
         picked: list[Picked] = self._native.decode(
             layers.stop,
@@ -226,14 +226,14 @@ class NativeStack:
             V,
             torch.get_num_threads(),
         )
-        num_run = len(picked) // T
-        # (step, layer, row, slot) to (layer, step and row, slot).
-        parts = (part[:num_run].transpose(0, 1).flatten(1, 2) for part in chosen)
-        return Decoded(picked, Choices(*parts), x_TD)
+        num_rows = len(picked)
+        if num_rows < num_steps * T:
+            chosen = tuple(part[:, :num_rows] for part in chosen)
+        return Decoded(picked, Choices(*chosen), x_TD)
 
-    def _choices(self, num_steps: int, layers: range, num_rows: int) -> tuple[Tensor, ...]:
+    def _choices(self, layers: range, num_rows: int) -> tuple[Tensor, ...]:
         L = self._num_sparse[layers.stop] - self._num_sparse[layers.start]
-        size = (num_steps, L, num_rows, self.shape["num_slots"])
+        size = (L, num_rows, self.shape["num_slots"])
         dtypes = (torch.int64, torch.float32, torch.bool)
         return tuple(torch.empty(size, dtype=dtype) for dtype in dtypes)
 

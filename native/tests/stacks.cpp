@@ -172,7 +172,8 @@ class Batch {
     std::vector<int64_t> experts(places);
     std::vector<float> weights(places);
     std::vector<char> is_used(places);
-    const Choices choices{experts.data(), weights.data(), reinterpret_cast<bool*>(is_used.data())};
+    const Choices choices{experts.data(), weights.data(), reinterpret_cast<bool*>(is_used.data()),
+                          rows};
     const Stack stack = model_.stack();
     set.kernels->run(stack, {0, 2, x.data(), nullptr, rows, positions.data(), slots.data(), fractions.data(),
                              sequences.data(), static_cast<int64_t>(sequences.size()),
