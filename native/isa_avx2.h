@@ -22,6 +22,7 @@ struct Avx2 : PlainPairs<Avx2> {
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
   static constexpr bool HAS_TILES = false;
+  static constexpr int READ_ONCE = 0;
   struct Tiles {};
   static constexpr int MIXED_ROWS = 2;
 

@@ -22,6 +22,7 @@ struct Portable : PlainPairs<Portable> {
   static constexpr int tile_panels(bool, int) { return 1; }
   static constexpr int score_rows(int) { return 1; }
   static constexpr bool HAS_TILES = false;
+  static constexpr int READ_ONCE = 0;
   struct Tiles {};
   static constexpr int MIXED_ROWS = 1;
 

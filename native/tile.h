@@ -40,10 +40,10 @@ struct Tile {
   // One word of a panel's outputs, and of a strip's.
   static constexpr int64_t LINE = PANEL * 4, STEP = STRIP * LINE;
 
-  // A block of so few rows is its matrix's only one, and a model's weights go round the caches: what
-  // is read once leaves them to all else that a step needs. Other blocks read them again.
+  // A block of so few rows is its matrix's only one: what it reads comes again with the next token, if
+  // at all. Other blocks read it again.
   static void ask_ahead(const char* line) {
-    __builtin_prefetch(line + PREFETCH_BYTES, 0, ROWS <= BLOCK_ROWS / 2 ? 0 : 3);
+    __builtin_prefetch(line + PREFETCH_BYTES, 0, ROWS <= BLOCK_ROWS / 2 ? Isa::READ_ONCE : 3);
   }
 
   static const char* panel(const char* first, int64_t stride, int p, int64_t size) {
