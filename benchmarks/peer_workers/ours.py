@@ -16,6 +16,8 @@ from moestro.ops.choose import chosen_kernels
 
 # What all tasks together keep: prompts of 4,096 and 8 x 128 tokens, a new one of 4,096, answers.
 _CACHE_TOKENS = 11_264
+# What a stream may write while the others' prompts are read, a little in each step.
+_ROOM = 512
 
 
 class Ours:
@@ -54,7 +56,7 @@ class Ours:
     ) -> Decoded:
         """Continue all prompts at once, greedily; the engine keeps them in its cache."""
         # Some streams begin while others' prompts are read: all must last until the end.
-        wishes = {"max_tokens": steps + 64, "experts": experts, "wants_xray": counts_experts}
+        wishes = {"max_tokens": steps + _ROOM, "experts": experts, "wants_xray": counts_experts}
         names = [self._submit(prompt, **wishes) for prompt in prompts]
         begun: set[str] = set()
         while len(begun) < len(names):
@@ -63,6 +65,8 @@ class Ours:
         visits: list[list[TokensEvent]] = []
         start = time.perf_counter()
         while any(len(stream) < steps for stream in streams.values()):
+            if not self._engine.has_work:
+                raise SystemExit(f"an answer ended before the others had {steps} tokens")
             visits.append(self._step())
             for event in visits[-1]:
                 streams[event.request_id].extend(score.token_id for score in event.scores)
