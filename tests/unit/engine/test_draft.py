@@ -73,7 +73,7 @@ def test_answers_that_follow_grammars_cost_no_drafting() -> None:
 def test_an_answer_without_a_grammar_gets_its_draft_beside_one_with_one() -> None:
     guided, free = guided_answer(), build_answer()
     assert draft_behind([guided, free], has_prompts=False) == 1
-    assert (drafts(guided), drafts(free)) == ([], [0])
+    assert (len(drafts(guided)), len(drafts(free))) == (0, 1)
 
 
 def test_prompts_go_through_the_modules_whoever_asks() -> None:
