@@ -80,10 +80,11 @@ clean: ## remove all that make and the tools made; runs/ stays
 
 # llama.cpp compiles for this processor; a quarter of an hour on two cores. Without AMX, with which it
 # ends on deepseek2 in 4 and 8 bits (ggml-org/llama.cpp issue 28756 and pull request 26954).
-WITHOUT_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+WITHOUT_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 .venv-peers/.installed:
 	@"$(PYTHON)" -m venv .venv-peers
-	@CFLAGS="$(WITHOUT_AMX)" CXXFLAGS="$(WITHOUT_AMX)" .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --no-cache-dir \
+	@CFLAGS="$(WITHOUT_AMX)" CXXFLAGS="$(WITHOUT_AMX)" .venv-peers/bin/python -m pip \
+		--disable-pip-version-check install --quiet --no-cache-dir \
 		"llama-cpp-python[server]==0.3.36"
 	@touch $@
 

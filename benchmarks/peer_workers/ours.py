@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def count_distinct(steps: list[list[TokensEvent]]) -> float:
     """Return how many experts of a layer the tokens of one step visit, on average."""
     counts = []
     for events in steps:
-        for layer in zip(*(token for event in events for token in event.visits), strict=True):
+        # A burst is several: all streams have as many tokens.
+        tokens = zip(*(event.visits for event in events), strict=True)
+        for layer in chain.from_iterable(zip(*each, strict=True) for each in tokens):
             counts.append(len({expert for token in layer for expert, _ in token}))
     return statistics.mean(counts)
 
