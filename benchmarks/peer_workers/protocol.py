@@ -68,7 +68,8 @@ def answer(peer: Peer, wish: dict[str, Any]) -> dict[str, Any]:
     written = [token for stream in done.streams for token in stream]
     return {
         "seconds": done.seconds,
-        "tokens": len(prompts) * wish["steps"],
+        # Not what was asked for: a burst may end behind it.
+        "tokens": len(written),
         # A model that repeats itself would visit the same experts again and again.
         "distinct_tokens": len(set(written)) / max(len(written), 1),
         "distinct_experts": done.distinct_experts,
