@@ -3,29 +3,30 @@
 
 #pragma once
 
+#include <cstring>
 #include <limits>
 
+#include "choice.h"
 #include "numbers.h"
-#include "stack.h"
 
 namespace moestro::MOESTRO_ISA {
 
 // What a further expert's score less the last certain one's must pass: linear between grid points.
-inline float find_threshold(const Shape& shape, const float* thresholds, float fraction) {
+inline float find_threshold(const ChoiceRule& rule, const float* thresholds, float fraction) {
   if (fraction <= 0.0f) return INFINITY;
   if (thresholds == nullptr || fraction >= 1.0f) return -INFINITY;
   int64_t above = 1;
-  while (above < shape.num_fractions - 1 && shape.fractions[above] < fraction) ++above;
-  const float low = shape.fractions[above - 1], high = shape.fractions[above];
+  while (above < rule.num_fractions - 1 && rule.fractions[above] < fraction) ++above;
+  const float low = rule.fractions[above - 1], high = rule.fractions[above];
   const float share = (fraction - low) / (high - low);
   return thresholds[above - 1] + share * (thresholds[above] - thresholds[above - 1]);
 }
 
 // Leaves out the experts of all but a row's best groups, the lower number first among equals.
 // `scores` has room for one number for each group.
-inline void limit_groups(const Shape& shape, int64_t num_experts, float* selection, float* scores) {
-  const int64_t number = shape.num_expert_groups, size = num_experts / number;
-  if (number == 1 || shape.kept_groups == number) return;
+inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* selection, float* scores) {
+  const int64_t number = rule.num_expert_groups, size = num_experts / number;
+  if (number == 1 || rule.kept_groups == number) return;
   for (int64_t g = 0; g < number; ++g) {
     float best = -INFINITY, second = -INFINITY;
     for (int64_t i = 0; i < size; ++i) {
@@ -37,22 +38,22 @@ inline void limit_groups(const Shape& shape, int64_t num_experts, float* selecti
         second = score;
       }
     }
-    scores[g] = shape.best_of_group == 2 ? best + second : best;
+    scores[g] = rule.best_of_group == 2 ? best + second : best;
   }
   for (int64_t g = 0; g < number; ++g) {
     int64_t num_better = 0;
     for (int64_t i = 0; i < number; ++i) {
       num_better += scores[i] > scores[g] || (scores[i] == scores[g] && i < g);
     }
-    const bool is_kept = num_better < shape.kept_groups;
+    const bool is_kept = num_better < rule.kept_groups;
     for (int64_t i = 0; i < size && !is_kept; ++i) selection[g * size + i] = -INFINITY;
   }
 }
 
 // Turns logits into affinities, in place.
 template <class Isa>
-void fill_scores(const Shape& shape, int64_t number, float* scores) {
-  if (shape.is_sigmoid) return fill_sigmoids<Isa>(scores, number, scores);
+void fill_scores(const ChoiceRule& rule, int64_t number, float* scores) {
+  if (rule.is_sigmoid) return fill_sigmoids<Isa>(scores, number, scores);
   float most = scores[0], sum = 0.0f;
   for (int64_t e = 1; e < number; ++e) most = scores[e] > most ? scores[e] : most;
   by_lanes<Isa>(scores, number, 0.0f, [&](typename Isa::Lanes a, int64_t start, int64_t count) {
@@ -63,35 +64,71 @@ void fill_scores(const Shape& shape, int64_t number, float* scores) {
   for (int64_t e = 0; e < number; ++e) scores[e] /= sum;
 }
 
-// Takes the best experts by selection score, the lower number first among equals. Overwrites
-// `logits` and `selection`, which have room for one and for two numbers for each expert.
-template <class Isa>
-void choose(const Shape& shape, const Gate& gate, float fraction, float* logits, float* selection,
-            int64_t* experts, float* weights, bool* is_used) {
-  const int64_t number = gate.weight.num_outputs;
-  fill_scores<Isa>(shape, number, logits);
+// What experts are chosen by: their scores and biases, which may be null. `room` has a number for each
+// group.
+inline void fill_selection(const ChoiceRule& rule, const float* bias, int64_t number,
+                           const float* scores, float* selection, float* room) {
   for (int64_t e = 0; e < number; ++e) {
-    const float score =
-        logits[e] + (gate.selection_bias == nullptr ? 0.0f : gate.selection_bias[e]);
-    // A NaN is the worst there is, and still better than what was taken before: no expert twice.
+    const float score = scores[e] + (bias == nullptr ? 0.0f : bias[e]);
+    // A NaN is the worst there is.
     selection[e] = std::isnan(score) ? std::numeric_limits<float>::lowest() : score;
   }
-  limit_groups(shape, number, selection, selection + number);
-  const float threshold = find_threshold(shape, gate.thresholds, fraction);
-  float certain = 0.0f, sum = 0.0f;
-  for (int64_t k = 0; k < shape.num_slots; ++k) {
-    int64_t best = 0;
-    for (int64_t e = 1; e < number; ++e) best = selection[e] > selection[best] ? e : best;
-    const float score = selection[best];
-    selection[best] = -INFINITY;
-    if (k == shape.fewest - 1) certain = score;
-    is_used[k] = k < shape.fewest || score - certain > threshold;
-    experts[k] = best;
-    weights[k] = is_used[k] ? logits[best] : 0.0f;
-    sum += weights[k];
-  }
-  const float scale = shape.routed_scale / (shape.is_normalized ? sum + 1e-20f : 1.0f);
-  for (int64_t k = 0; k < shape.num_slots; ++k) weights[k] *= scale;
+  limit_groups(rule, number, selection, room);
 }
+
+// Orders experts as integers: the better score, then the lower number, is the larger key.
+inline int64_t choice_key(float score, int64_t expert) {
+  // Zero has two signs and one rank.
+  score += 0.0f;
+  int32_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  const int64_t rank = bits ^ ((bits >> 31) & 0x7fffffff);
+  return rank * (int64_t{1} << 32) + (0x7fffffff - expert);
+}
+
+// Fills a row's slots with the best of `selection`; further ones are in use if their score, less the
+// last certain one's, passes the threshold. `keys` has room for one for each expert.
+inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, const float* scores,
+                      const float* selection, int64_t* keys, const ChoiceSlots& slots) {
+  // Each key in its turn goes down the best ones so far, and the lesser of two goes on: no branch that
+  // a processor could guess wrongly.
+  std::fill_n(keys, rule.num_slots, std::numeric_limits<int64_t>::min());
+  for (int64_t e = 0; e < number; ++e) {
+    int64_t key = choice_key(selection[e], e);
+    for (int64_t k = 0; k < rule.num_slots; ++k) {
+      const int64_t kept = keys[k];
+      keys[k] = larger(kept, key);
+      key = smaller(kept, key);
+    }
+  }
+  float certain = 0.0f, sum = 0.0f;
+  for (int64_t k = 0; k < rule.num_slots; ++k) {
+    const int64_t expert = 0x7fffffff - (keys[k] & 0xffffffff);
+    const float score = selection[expert];
+    if (k == rule.fewest - 1) certain = score;
+    slots.is_used[k] = k < rule.fewest || score - certain > threshold;
+    slots.experts[k] = expert;
+    slots.weights[k] = slots.is_used[k] ? scores[expert] : 0.0f;
+    if (slots.ranked != nullptr) slots.ranked[k] = score;
+    sum += slots.weights[k];
+  }
+  const float scale = rule.routed_scale / (rule.is_normalized ? sum + 1e-20f : 1.0f);
+  for (int64_t k = 0; k < rule.num_slots; ++k) slots.weights[k] *= scale;
+}
+
+// What a thread needs for one row's choice.
+struct ChoiceRoom {
+  // Bytes for so many experts, in whole numbers of each kind.
+  static constexpr int64_t size(int64_t experts) {
+    return experts * static_cast<int64_t>(sizeof(int64_t) + 2 * sizeof(float));
+  }
+  ChoiceRoom(char* data, int64_t experts)
+      : keys(reinterpret_cast<int64_t*>(data)),
+        selection(reinterpret_cast<float*>(keys + experts)),
+        groups(selection + experts) {}
+
+  int64_t* keys;
+  float *selection, *groups;
+};
 
 }  // namespace moestro::MOESTRO_ISA

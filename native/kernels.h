@@ -139,7 +139,9 @@ struct AttentionForward;
 struct AttentionBackward;
 struct NormRows;
 struct Rotation;
-struct GateRows;
+struct GateForward;
+struct GateBackward;
+struct BalanceRows;
 struct LossRows;
 struct Orthogonals;
 struct PickRow;
@@ -167,11 +169,9 @@ struct Kernels {
                         Workspace&, int num_threads);
   void (*rotate)(const Rotation&, Workspace&, int num_threads);
   void (*differentiate_nats)(const LossRows&, Workspace&, int num_threads);
-  void (*forward_gate)(const GateRows&, float* logits, Workspace&, int num_threads);
-  void (*backward_gate)(const GateRows&, const float* dlogits, uint16_t* dx, float* dweight,
-                        Workspace&, int num_threads);
-  void (*take_largest)(const float* scores, int64_t num_rows, int64_t num_columns, int64_t number,
-                       float* largest, int64_t* columns, int num_threads);
+  void (*forward_gate)(const GateForward&, Workspace&, int num_threads);
+  void (*backward_gate)(const GateBackward&, Workspace&, int num_threads);
+  float (*differentiate_balance)(const BalanceRows&, Workspace&, int num_threads);
   void (*pick_tokens)(const PickRow* rows, int64_t num_rows, int64_t size, Pick* picks,
                       Workspace&, int num_threads);
   void (*orthogonalize)(const Orthogonals&, Workspace&, int num_threads);

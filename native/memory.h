@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "experts.h"
+#include "gate.h"
 
 namespace moestro::MOESTRO_ISA {
 
@@ -34,7 +35,7 @@ struct Memory {
     carried = workspace.take<float>(rows * heads * shape.cache_width());
     attended = workspace.take<float>(rows * heads * shape.value);
     logits = workspace.take<float>(rows * experts);
-    selections = workspace.take<float>(num_threads * 2 * experts);
+    choice_room = workspace.take<char>(num_threads * ChoiceRoom::size(experts));
     mixed = workspace.take<float>(num_threads * shape.latent);
     parts = workspace.take<Part>(plan.num_all_parts());
     mixtures = workspace.take<float>(plan.num_all_parts() * mixture_width);
@@ -56,7 +57,8 @@ struct Memory {
 
   const int64_t mixture_width;
   int64_t most_experts;
-  float *angles, *normed, *joined, *compressed, *query, *latent, *carried, *attended, *logits, *selections;
+  float *angles, *normed, *joined, *compressed, *query, *latent, *carried, *attended, *logits;
+  char* choice_room;
   float *mixed, *mixtures;
   Part* parts;
   InputMemory inputs, join_inputs, query_inputs, out_inputs;

@@ -183,20 +183,34 @@ class Library {
                                 workspace(), num_threads);
   }
 
-  void forward_gate(const GateRows& gate, Address logits, int num_threads) const {
-    kernels_.forward_gate(gate, at<float>(logits), workspace(), num_threads);
+  void forward_gate(const GateRows& gate, Address logits, Address scores, Address selection,
+                    Address ranked, Address experts, Address weights, Address is_used,
+                    int num_threads) const {
+    kernels_.forward_gate({gate, at<float>(logits), at<float>(scores), at<float>(selection),
+                           {at<int64_t>(experts), at<float>(weights), at<bool>(is_used),
+                            at<float>(ranked)}},
+                          workspace(), num_threads);
   }
 
-  void backward_gate(const GateRows& gate, Address dlogits, Address dx, Address dweight,
-                     int num_threads) const {
-    kernels_.backward_gate(gate, at<const float>(dlogits), at<uint16_t>(dx), at<float>(dweight),
-                           workspace(), num_threads);
+  void backward_gate(const GateRows& gate, Address scores, Address experts, Address weights,
+                     Address is_used, Address dlogits, Address dscores, Address dweights,
+                     Address dx, Address dweight, int num_threads) const {
+    kernels_.backward_gate(
+        {gate, at<const float>(scores), at<const int64_t>(experts), at<const float>(weights),
+         at<const bool>(is_used), at<const float>(dlogits), at<const float>(dscores),
+         at<const float>(dweights), at<uint16_t>(dx), at<float>(dweight)},
+        workspace(), num_threads);
   }
 
-  void take_largest(Address scores, int64_t num_rows, int64_t num_columns, int64_t number,
-                    Address largest, Address columns, int num_threads) const {
-    kernels_.take_largest(at<const float>(scores), num_rows, num_columns, number,
-                          at<float>(largest), at<int64_t>(columns), num_threads);
+  float differentiate_balance(Address logits, Address scores, Address experts, Address is_used,
+                              int64_t num_rows, int64_t num_experts, int64_t num_slots,
+                              int64_t num_sequences, float sequence_weight, float z_weight,
+                              Address dlogits, Address dscores, int num_threads) const {
+    return kernels_.differentiate_balance(
+        {at<const float>(logits), at<const float>(scores), at<const int64_t>(experts),
+         at<const bool>(is_used), num_rows, num_experts, num_slots, num_sequences,
+         sequence_weight, z_weight, at<float>(dlogits), at<float>(dscores)},
+        workspace(), num_threads);
   }
 
   void orthogonalize(Address x, int64_t number, int64_t num_rows, int64_t num_columns,
@@ -267,11 +281,27 @@ void bind_parts(nb::module_& m) {
               const HeadRows& key_nope, const HeadRows& key_rope, const HeadRows& value) {
              new (self) AttentionParts{query_nope, query_rope, key_nope, key_rope, value};
            });
+  nb::class_<ChoiceRule>(m, "ChoiceRule")
+      .def(nb::init<>())
+      .def_rw("num_slots", &ChoiceRule::num_slots)
+      .def_rw("fewest", &ChoiceRule::fewest)
+      .def_rw("num_expert_groups", &ChoiceRule::num_expert_groups)
+      .def_rw("kept_groups", &ChoiceRule::kept_groups)
+      .def_rw("best_of_group", &ChoiceRule::best_of_group)
+      .def_rw("is_sigmoid", &ChoiceRule::is_sigmoid)
+      .def_rw("is_normalized", &ChoiceRule::is_normalized)
+      .def_rw("routed_scale", &ChoiceRule::routed_scale)
+      .def_rw("num_fractions", &ChoiceRule::num_fractions)
+      .def_prop_rw(
+          "fractions", [](const ChoiceRule& rule) { return Address(rule.fractions); },
+          [](ChoiceRule& rule, Address address) { rule.fractions = at<const float>(address); });
   nb::class_<GateRows>(m, "GateRows")
       .def("__init__", [](GateRows* self, Address x, int64_t num_rows, int64_t width,
-                          Address weight, int64_t num_experts) {
+                          Address weight, int64_t num_experts, const ChoiceRule& rule,
+                          Address bias, Address thresholds, Address fractions) {
         new (self) GateRows{at<const uint16_t>(x), num_rows, width, at<const float>(weight),
-                            num_experts};
+                            num_experts, rule, at<const float>(bias),
+                            at<const float>(thresholds), at<const float>(fractions)};
       });
   nb::class_<NormRows>(m, "NormRows")
       .def("__init__", [](NormRows* self, Address x, int64_t step, int64_t num_rows, int64_t width,
@@ -331,7 +361,7 @@ void bind_parts(nb::module_& m) {
       .def_rw("routed", &Layer::routed)
       .def_rw("shared", &Layer::shared)
       .def_rw("join", &Layer::join);
-  nb::class_<Shape>(m, "Shape")
+  nb::class_<Shape, ChoiceRule>(m, "Shape")
       .def(nb::init<>())
       .def_rw("hidden", &Shape::hidden)
       .def_rw("num_heads", &Shape::num_heads)
@@ -344,19 +374,7 @@ void bind_parts(nb::module_& m) {
       .def_prop_rw(
           "frequencies", [](const Shape& shape) { return Address(shape.frequencies); },
           [](Shape& shape, Address address) { shape.frequencies = at<const float>(address); })
-      .def_rw("rotary_factor", &Shape::rotary_factor)
-      .def_rw("num_slots", &Shape::num_slots)
-      .def_rw("fewest", &Shape::fewest)
-      .def_rw("num_expert_groups", &Shape::num_expert_groups)
-      .def_rw("kept_groups", &Shape::kept_groups)
-      .def_rw("best_of_group", &Shape::best_of_group)
-      .def_rw("is_sigmoid", &Shape::is_sigmoid)
-      .def_rw("is_normalized", &Shape::is_normalized)
-      .def_rw("routed_scale", &Shape::routed_scale)
-      .def_rw("num_fractions", &Shape::num_fractions)
-      .def_prop_rw(
-          "fractions", [](const Shape& shape) { return Address(shape.fractions); },
-          [](Shape& shape, Address address) { shape.fractions = at<const float>(address); });
+      .def_rw("rotary_factor", &Shape::rotary_factor);
 }
 
 }  // namespace
@@ -384,7 +402,8 @@ NB_MODULE(_native, m) {
       .def("rotate", &Library::rotate, nb::call_guard<nb::gil_scoped_release>())
       .def("forward_gate", &Library::forward_gate, nb::call_guard<nb::gil_scoped_release>())
       .def("backward_gate", &Library::backward_gate, nb::call_guard<nb::gil_scoped_release>())
-      .def("take_largest", &Library::take_largest, nb::call_guard<nb::gil_scoped_release>())
+      .def("differentiate_balance", &Library::differentiate_balance,
+           nb::call_guard<nb::gil_scoped_release>())
       .def("pick_tokens", &Library::pick_tokens)
       .def("orthogonalize", &Library::orthogonalize, nb::call_guard<nb::gil_scoped_release>())
       .def("differentiate_nats", &Library::differentiate_nats,

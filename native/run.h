@@ -306,12 +306,18 @@ class Run {
     const Gate& gate = layer.gate;
     const Choices& choices = step_.choices;
     const int64_t first = sparse * choices.layer_rows * shape_.num_slots;
+    const int64_t number = gate.weight.num_outputs;
+    const ChoiceRoom room(memory_.choice_room + team.rank() * ChoiceRoom::size(memory_.most_experts),
+                          memory_.most_experts);
     team.each(rows_, [&](int64_t t) {
       const int64_t place = first + t * shape_.num_slots;
-      choose<Isa>(shape_, gate, step_.fractions == nullptr ? 1.0f : step_.fractions[t],
-                  memory_.logits + t * gate.weight.num_outputs,
-                  memory_.selections + team.rank() * 2 * memory_.most_experts,
-                  choices.experts + place, choices.weights + place, choices.is_used + place);
+      const float fraction = step_.fractions == nullptr ? 1.0f : step_.fractions[t];
+      float* scores = memory_.logits + t * number;
+      fill_scores<Isa>(shape_, number, scores);
+      fill_selection(shape_, gate.selection_bias, number, scores, room.selection, room.groups);
+      take_best(shape_, find_threshold(shape_, gate.thresholds, fraction), number, scores,
+                room.selection, room.keys,
+                {choices.experts + place, choices.weights + place, choices.is_used + place, nullptr});
     });
     team.barrier();
     if (team.rank() == 0) {

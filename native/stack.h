@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "kernels.h"
+#include "choice.h"
 
 namespace moestro {
 
@@ -53,7 +53,7 @@ struct Layer {
   Join join;
 };
 
-struct Shape {
+struct Shape : ChoiceRule {
   int64_t hidden;
   int64_t num_heads;
   int64_t nope;
@@ -64,17 +64,6 @@ struct Shape {
   bool is_interleaved;
   const float* frequencies;
   float rotary_factor;
-  int64_t num_slots;
-  int64_t fewest;
-  int64_t num_expert_groups;
-  int64_t kept_groups;
-  // How many of its best experts score a group.
-  int64_t best_of_group;
-  bool is_sigmoid;
-  bool is_normalized;
-  float routed_scale;
-  int64_t num_fractions;
-  const float* fractions;
 
   int64_t query_width() const { return nope + rotary; }
   int64_t cache_width() const { return latent + rotary; }

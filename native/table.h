@@ -21,7 +21,7 @@ constexpr Kernels table() {
           backward_experts<Isa>,   forward_attention<Isa>, backward_attention<Isa>,
           forward_norm<Isa>,       backward_norm<Isa>,     rotate<Isa>,
           differentiate_nats<Isa>, forward_gate<Isa>,      backward_gate<Isa>,
-          take_largest<Isa>,       pick_tokens<Isa>,       orthogonalize<Isa>};
+          differentiate_balance<Isa>, pick_tokens<Isa>, orthogonalize<Isa>};
 }
 
 }  // namespace moestro::MOESTRO_ISA

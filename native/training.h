@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "kernels.h"
+#include "choice.h"
 
 namespace moestro {
 
@@ -111,13 +111,49 @@ struct Rotation {
   uint16_t* y;
 };
 
-// Rows and a gate's float32 weights (experts, width): logits are (rows, experts).
+// Rows and a gate's float32 weights (experts, width); logits are (rows, experts). `bias` is null where
+// selection is by the scores themselves, `fractions` (of each row's budget) where every row takes all.
 struct GateRows {
   const uint16_t* x;
   int64_t num_rows;
   int64_t width;
   const float* weight;
   int64_t num_experts;
+  ChoiceRule rule;
+  const float* bias;
+  const float* thresholds;
+  const float* fractions;
+};
+
+// What a gate makes of each row: (rows, experts), and (rows, slots) in `slots`.
+struct GateForward {
+  GateRows gate;
+  float *logits, *scores, *selection;
+  ChoiceSlots slots;
+};
+
+// Gradients of rows and weights from those of logits, scores and slots' weights, each of which may
+// be null.
+struct GateBackward {
+  GateRows gate;
+  const float* scores;
+  const int64_t* experts;
+  const float* weights;
+  const bool* is_used;
+  const float *dlogits, *dscores, *dweights;
+  uint16_t* dx;
+  float* dweight;
+};
+
+// What is wrong with how sequences' tokens spread over experts (DeepSeek-V3's eq. 17-20) and with the
+// size of logits (ST-MoE's z-loss), and its gradients.
+struct BalanceRows {
+  const float *logits, *scores;
+  const int64_t* experts;
+  const bool* is_used;
+  int64_t num_rows, num_experts, num_slots, num_sequences;
+  float sequence_weight, z_weight;
+  float *dlogits, *dscores;
 };
 
 // Matrices (number, rows, columns) and the same made nearly orthogonal, by so many steps of the

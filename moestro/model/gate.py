@@ -7,16 +7,17 @@ Shapes: T tokens, D width, E experts, G groups, K slots (`num_experts_per_tok`),
 (those beyond the fewest), N grid points of the budget.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.model.config import ModelConfig
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.packing import pack
-from moestro.ops.scoring import gate_logits, take_largest
+from moestro.ops.scoring import Choosing, gate_kernels, route
 
 
 class Choice(NamedTuple):
@@ -56,12 +57,10 @@ class Gate(nn.Module):
 
     def forward(self, x_TD: Tensor, fraction_T: Tensor | None, trace: Trace | None) -> Choice:
         """Choose experts for each token within its budget."""
-        logits_TE, scores_TE, selection_TE = self._score(x_TD)
-        threshold_T = None if fraction_T is None else self.threshold(fraction_T)
-        ranked_TK, choice = choose(scores_TE, selection_TE, threshold_T, self.config)
+        record = self._route(x_TD, fraction_T)
         if trace is not None:
-            trace.gates.append(GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice))
-        return choice
+            trace.gates.append(record)
+        return Choice(record.experts_TK, record.weights_TK, record.is_used_TK)
 
     def prepare(self, kernels: Kernels) -> None:
         """Pack the weight, in float32 whatever the model's kind."""
@@ -69,8 +68,7 @@ class Gate(nn.Module):
 
     def further(self, x_TD: Tensor) -> Tensor:
         """Return each token's further_TF, with which thresholds are compared."""
-        ranked_TK = self._score(x_TD)[2].topk(self.config.num_experts_per_tok, dim=-1).values
-        return further_scores(ranked_TK, self.config.fewest_experts)
+        return further_scores(self._route(x_TD, None).ranked_TK, self.config.fewest_experts)
 
     def threshold(self, fraction_T: Tensor) -> Tensor:
         """Look up what a further expert's relative score must pass: linear between grid points.
@@ -87,16 +85,29 @@ class Gate(nn.Module):
         threshold_T = threshold_T.masked_fill(fraction_T <= 0, torch.inf)
         return threshold_T.masked_fill(fraction_T >= 1, -torch.inf)
 
-    def _score(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _route(self, x_TD: Tensor, fraction_T: Tensor | None) -> GateRecord:
+        kernels = None if self.packed else gate_kernels(x_TD, self.weight)
+        if kernels is not None:
+            choosing = Choosing(
+                choice_rule(self.config),
+                self.e_score_correction_bias,
+                fraction_T,
+                self.fractions_N,
+                self.thresholds_N,
+            )
+            return GateRecord(*route(kernels, x_TD, self.weight, choosing))
         if self.packed is None:
-            logits_TE = gate_logits(x_TD, self.weight)
+            logits_TE = F.linear(x_TD.float(), self.weight.float())
         else:
             logits_TE = self.packed.linear(x_TD.float())
         scores_TE = self._affinities(logits_TE)
         selection_TE = scores_TE.detach()
         if self.e_score_correction_bias is not None:
             selection_TE = selection_TE + self.e_score_correction_bias
-        return logits_TE, scores_TE, limit_groups(selection_TE, self.config)
+        selection_TE = limit_groups(selection_TE, self.config)
+        threshold_T = None if fraction_T is None else self.threshold(fraction_T)
+        ranked_TK, choice = choose(scores_TE, selection_TE, threshold_T, self.config)
+        return GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice)
 
     def _affinities(self, logits_TE: Tensor) -> Tensor:
         if not self.config.has_balance_bias:
@@ -104,6 +115,21 @@ class Gate(nn.Module):
         return (
             logits_TE.sigmoid() if self.packed is None else self.packed.kernels.sigmoid(logits_TE)
         )
+
+
+def choice_rule(config: ModelConfig) -> dict[str, Any]:
+    """Return what the native kernels choose by: the fields of their ChoiceRule."""
+    has_groups = config.n_group > 1 and config.topk_method != "greedy"
+    return {
+        "num_slots": config.num_experts_per_tok,
+        "fewest": config.fewest_experts,
+        "num_expert_groups": config.n_group if has_groups else 1,
+        "kept_groups": config.topk_group if has_groups else 1,
+        "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
+        "is_sigmoid": config.has_balance_bias,
+        "is_normalized": config.norm_topk_prob,
+        "routed_scale": config.routed_scaling_factor,
+    }
 
 
 def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
@@ -128,7 +154,7 @@ def choose(
     Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`,
     which carries gradients; the choice itself has none.
     """
-    ranked_TK, experts_TK = take_largest(selection_TE, config.num_experts_per_tok)
+    ranked_TK, experts_TK = selection_TE.topk(config.num_experts_per_tok, dim=-1)
     is_used_TK = torch.ones_like(experts_TK, dtype=torch.bool)
     if threshold_T is not None:
         fewest = config.fewest_experts

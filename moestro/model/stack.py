@@ -11,6 +11,7 @@ from moestro.model.attention import Attention, softmax_scale
 from moestro.model.block import Block
 from moestro.model.config import ModelConfig
 from moestro.model.feedforward import FeedForward
+from moestro.model.gate import choice_rule
 from moestro.model.linear import Linear, RMSNorm
 from moestro.model.model import Transformer, attention_factor
 from moestro.model.moe import MoE
@@ -47,7 +48,6 @@ def _cache_dtype(parts: LayerParts) -> torch.dtype:
 
 
 def _shape(config: ModelConfig, model: Transformer) -> dict[str, Any]:
-    has_groups = config.n_group > 1 and config.topk_method != "greedy"
     return {
         "hidden": config.hidden_size,
         "num_heads": config.num_attention_heads,
@@ -58,15 +58,7 @@ def _shape(config: ModelConfig, model: Transformer) -> dict[str, Any]:
         "softmax_scale": softmax_scale(config),
         "is_interleaved": config.rope_interleave,
         "rotary_factor": attention_factor(config),
-        "num_slots": config.num_experts_per_tok,
-        "fewest": config.fewest_experts,
-        "num_expert_groups": config.n_group if has_groups else 1,
-        "kept_groups": config.topk_group if has_groups else 1,
-        "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
-        "is_sigmoid": config.has_balance_bias,
-        "is_normalized": config.norm_topk_prob,
-        "routed_scale": config.routed_scaling_factor,
-    }
+    } | choice_rule(config)
 
 
 def _join(module: MTPModule) -> JoinParts:

@@ -24,9 +24,9 @@ class GateRecord:
 
     def counts(self) -> Tensor:
         """Return how many tokens each expert served, as float32 of E."""
+        is_used = self.is_used_TK.flatten().float()
         num_experts = self.scores_TE.shape[1]
-        chosen = self.experts_TK[self.is_used_TK]
-        return chosen.bincount(minlength=num_experts).float()
+        return self.experts_TK.flatten().bincount(weights=is_used, minlength=num_experts)
 
 
 @dataclass

@@ -58,9 +58,31 @@ class NormRows:
         self, x: int, step: int, num_rows: int, width: int, weight: int, epsilon: float, /
     ) -> None: ...
 
+class ChoiceRule:
+    num_slots: int
+    fewest: int
+    num_expert_groups: int
+    kept_groups: int
+    best_of_group: int
+    is_sigmoid: bool
+    is_normalized: bool
+    routed_scale: float
+    num_fractions: int
+    fractions: int
+
 class GateRows:
     def __init__(
-        self, x: int, num_rows: int, width: int, weight: int, num_experts: int, /
+        self,
+        x: int,
+        num_rows: int,
+        width: int,
+        weight: int,
+        num_experts: int,
+        rule: ChoiceRule,
+        bias: int,
+        thresholds: int,
+        fractions: int,
+        /,
     ) -> None: ...
 
 class Norm:
@@ -93,7 +115,7 @@ class Layer:
     shared: Experts
     join: Join
 
-class Shape:
+class Shape(ChoiceRule):
     hidden: int
     num_heads: int
     nope: int
@@ -104,16 +126,6 @@ class Shape:
     is_interleaved: bool
     frequencies: int
     rotary_factor: float
-    num_slots: int
-    fewest: int
-    num_expert_groups: int
-    kept_groups: int
-    best_of_group: int
-    is_sigmoid: bool
-    is_normalized: bool
-    routed_scale: float
-    num_fractions: int
-    fractions: int
 
 class Library:
     def __init__(self, instruction_set: str) -> None: ...
@@ -209,23 +221,51 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
-    def forward_gate(self, gate: GateRows, logits: int, num_threads: int, /) -> None: ...
-    def backward_gate(
-        self, gate: GateRows, dlogits: int, dx: int, dweight: int, num_threads: int, /
-    ) -> None: ...
-    def take_largest(
+    def forward_gate(
         self,
+        gate: GateRows,
+        logits: int,
         scores: int,
-        num_rows: int,
-        num_columns: int,
-        number: int,
-        largest: int,
-        columns: int,
+        selection: int,
+        ranked: int,
+        experts: int,
+        weights: int,
+        is_used: int,
         num_threads: int,
         /,
     ) -> None: ...
-
-class Stack:
+    def backward_gate(
+        self,
+        gate: GateRows,
+        scores: int,
+        experts: int,
+        weights: int,
+        is_used: int,
+        dlogits: int,
+        dscores: int,
+        dweights: int,
+        dx: int,
+        dweight: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def differentiate_balance(
+        self,
+        logits: int,
+        scores: int,
+        experts: int,
+        is_used: int,
+        num_rows: int,
+        num_experts: int,
+        num_slots: int,
+        num_sequences: int,
+        sequence_weight: float,
+        z_weight: float,
+        dlogits: int,
+        dscores: int,
+        num_threads: int,
+        /,
+    ) -> float: ...
     def __init__(self, library: Library, shape: Shape, layers: list[Layer]) -> None: ...
     def set_final_norm(self, norm: Norm) -> None: ...
     def run(

@@ -1,89 +1,215 @@
-"""A gate's logits and its best experts, in native calls on CPUs.
+"""A gate's scores and choice, and the losses that balance it, in native calls on CPUs.
 
-float32 throughout: bfloat16 scores tie and flip between near-equal experts. torch's products and
-`topk` are the specification. Next: model/gate.py, native/gate_training.h.
+float32 throughout: bfloat16 scores tie and flip between near-equal experts. What model/gate.py and
+train/balance.py do in torch is the specification. Next: model/gate.py, native/gate_training.h.
 
-Shapes: T tokens, D width, E experts, K slots.
+Shapes: T tokens, D width, E experts, K slots, N grid points of the budget.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.kernels import Visits
 from moestro.ops.native import NativeKernels
 
 # Numbers of a panel.
 _MULTIPLE = 16
 # The gradient of larger gates would fill the caches with sums of pieces.
 _MOST_WEIGHTS = 1 << 16
-# Beyond it a partial sort is better than going through all.
-_MOST_EXPERTS = 64
 
 
-def gate_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """Return float32 logits_TE, differentiable in both."""
-    kernels = native_for(x_TD, torch.bfloat16)
+@dataclass(frozen=True)
+class Choosing:
+    """What a gate chooses by beside its scores. `rule` gives native.ChoiceRule's fields.
+
+    `fraction_T`, each token's share of the way from the fewest experts to the most, None where all
+    take the most, is looked up in `thresholds_N` over `fractions_N`.
+    """
+
+    rule: Mapping[str, Any]
+    bias_E: Tensor | None
+    fraction_T: Tensor | None
+    fractions_N: Tensor
+    thresholds_N: Tensor
+
+
+# Logits and scores of all experts; what is chosen by, group limits included, and the best K of it;
+# the experts behind those, their weights, and which slots are in use.
+Routed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def gate_kernels(x_TD: Tensor, weight_ED: Tensor) -> NativeKernels | None:
+    """Return the native kernels if they take a gate of this shape, else None."""
     is_fitting = weight_ED.numel() <= _MOST_WEIGHTS and x_TD.shape[1] % _MULTIPLE == 0
-    if kernels is None or not is_fitting or weight_ED.dtype != torch.float32:
-        return F.linear(x_TD.float(), weight_ED.float())
-    logits_TE: Tensor = _Logits.apply(kernels, x_TD, weight_ED)
-    return logits_TE
+    if not is_fitting or weight_ED.dtype != torch.float32:
+        return None
+    return native_for(x_TD, torch.bfloat16)
 
 
-def take_largest(scores_TE: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
-    """Return the K largest of each row, the largest first, and their columns; no gradients."""
-    kernels = native_for(scores_TE, torch.float32)
-    if kernels is None or scores_TE.shape[1] > _MOST_EXPERTS:
-        ranked_TK, experts_TK = scores_TE.topk(num_slots, dim=-1)
-        return ranked_TK, experts_TK
-    T, E = scores_TE.shape
-    scores_TE = scores_TE.contiguous()
-    ranked_TK = torch.empty(T, num_slots)
-    experts_TK = torch.empty(T, num_slots, dtype=torch.int64)
-    kernels.library.take_largest(
-        scores_TE.data_ptr(),
-        T,
-        E,
-        num_slots,
-        ranked_TK.data_ptr(),
-        experts_TK.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return ranked_TK, experts_TK
+def route(kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor, choosing: Choosing) -> Routed:
+    """Return (logits_TE, scores_TE, selection_TE, ranked_TK, experts_TK, weights_TK, is_used_TK).
+
+    Logits, scores and weights are differentiable in `x_TD` and `weight_ED`.
+    """
+    routed: Routed = _Route.apply(kernels, x_TD, weight_ED, choosing)
+    return routed
 
 
-class _Logits(torch.autograd.Function):
+def balance_loss(
+    kernels: NativeKernels,
+    gate: tuple[Tensor, Tensor],
+    visits: Visits,
+    num_sequences: int,
+    weights: tuple[float, float],
+) -> Tensor:
+    """Return the sequence-wise loss and the z-loss of equal sequences, summed by `weights`.
+
+    Differentiable in `gate`, which is (logits_TE, scores_TE).
+    """
+    loss: Tensor = _Balance.apply(kernels, *gate, visits, num_sequences, weights)
+    return loss
+
+
+class _Route(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-        x_TD, weight_ED = x_TD.contiguous(), weight_ED.contiguous()
-        logits_TE = torch.empty(len(x_TD), len(weight_ED))
+    def forward(
+        ctx: Any, kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor, choosing: Choosing
+    ) -> Routed:
+        gate = _Gate(kernels, x_TD, weight_ED, choosing)
+        T, E, K = gate.shape
+        logits_TE, scores_TE, selection_TE = torch.empty(3, T, E)
+        ranked_TK, weights_TK = torch.empty(2, T, K)
+        experts_TK = torch.empty(T, K, dtype=torch.int64)
+        is_used_TK = torch.empty(T, K, dtype=torch.bool)
         kernels.library.forward_gate(
-            _rows(kernels, x_TD, weight_ED), logits_TE.data_ptr(), torch.get_num_threads()
+            gate.rows,
+            logits_TE.data_ptr(),
+            scores_TE.data_ptr(),
+            selection_TE.data_ptr(),
+            ranked_TK.data_ptr(),
+            experts_TK.data_ptr(),
+            weights_TK.data_ptr(),
+            is_used_TK.data_ptr(),
+            torch.get_num_threads(),
         )
-        ctx.kernels = kernels
-        ctx.save_for_backward(x_TD, weight_ED)
-        return logits_TE
+        ctx.gate = gate
+        ctx.save_for_backward(scores_TE, experts_TK, weights_TK, is_used_TK)
+        ctx.mark_non_differentiable(selection_TE, ranked_TK, experts_TK, is_used_TK)
+        ctx.set_materialize_grads(False)
+        return logits_TE, scores_TE, selection_TE, ranked_TK, experts_TK, weights_TK, is_used_TK
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_ED = ctx.saved_tensors
-        dlogits_TE = grads[0].float().contiguous()
-        dx_TD, dweight_ED = torch.empty_like(x_TD), torch.empty_like(weight_ED)
-        ctx.kernels.library.backward_gate(
-            _rows(ctx.kernels, x_TD, weight_ED),
-            dlogits_TE.data_ptr(),
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        gate: _Gate = ctx.gate
+        T, E, K = gate.shape
+        dlogits_TE, dscores_TE, dweights_TK = (
+            None if grad is None else grad.float().contiguous()
+            for grad in (grads[0], grads[1], grads[5])
+        )
+        for each in (dlogits_TE, dscores_TE):
+            assert each is None or each.shape == (T, E)
+        assert dweights_TK is None or dweights_TK.shape == (T, K)
+        dx_TD, dweight_ED = torch.empty_like(gate.x_TD), torch.empty_like(gate.weight_ED)
+        gate.kernels.library.backward_gate(
+            gate.rows,
+            *(saved.data_ptr() for saved in ctx.saved_tensors),
+            *(_address(each) for each in (dlogits_TE, dscores_TE, dweights_TK)),
             dx_TD.data_ptr(),
             dweight_ED.data_ptr(),
             torch.get_num_threads(),
         )
-        return None, dx_TD, dweight_ED
+        return None, dx_TD, dweight_ED, None
 
 
-def _rows(kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor) -> Any:
-    T, D = x_TD.shape
-    E = len(weight_ED)
-    assert weight_ED.shape == (E, D)
-    return kernels.native.GateRows(x_TD.data_ptr(), T, D, weight_ED.data_ptr(), E)
+class _Gate:
+    """A gate's pass as C++ takes it; keeps alive what the addresses point to."""
+
+    def __init__(
+        self, kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor, choosing: Choosing
+    ) -> None:
+        self.kernels = kernels
+        self.x_TD, self.weight_ED = x_TD.contiguous(), weight_ED.contiguous()
+        # A pass without a table takes all experts, whatever the budget.
+        has_table = choosing.fraction_T is not None and choosing.thresholds_N.numel() > 0
+        self.bias_E = _plain(choosing.bias_E)
+        self.fraction_T = _plain(choosing.fraction_T if has_table else None)
+        self.fractions_N = _plain(choosing.fractions_N)
+        self.thresholds_N = _plain(choosing.thresholds_N)
+        (T, D), E = self.x_TD.shape, len(self.weight_ED)
+        self.shape = T, E, choosing.rule["num_slots"]
+        assert self.weight_ED.shape == (E, D)
+        assert self.bias_E is None or self.bias_E.shape == (E,)
+        assert self.fraction_T is None or self.fraction_T.shape == (T,)
+        assert choosing.fractions_N.shape == choosing.thresholds_N.shape
+        rule = kernels.native.ChoiceRule()
+        for name, value in choosing.rule.items():
+            setattr(rule, name, value)
+        rule.num_fractions, rule.fractions = choosing.fractions_N.numel(), _address(self.fractions_N)
+        self.rows = kernels.native.GateRows(
+            self.x_TD.data_ptr(),
+            T,
+            D,
+            self.weight_ED.data_ptr(),
+            E,
+            rule,
+            _address(self.bias_E),
+            _address(self.thresholds_N),
+            _address(self.fraction_T),
+        )
+
+
+class _Balance(torch.autograd.Function):
+    """The gradients are computed on the way forward, in the same pass over the rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: NativeKernels,
+        logits_TE: Tensor,
+        scores_TE: Tensor,
+        visits: Visits,
+        num_sequences: int,
+        weights: tuple[float, float],
+    ) -> Tensor:
+        T, E = logits_TE.shape
+        experts_TK, is_used_TK = visits.experts_TK, visits.is_used_TK
+        K = experts_TK.shape[1]
+        for each in (logits_TE, scores_TE, experts_TK, is_used_TK):
+            assert each.is_contiguous()
+            assert len(each) == T
+        assert T % num_sequences == 0
+        dlogits_TE, dscores_TE = torch.empty(2, T, E)
+        loss = kernels.library.differentiate_balance(
+            logits_TE.data_ptr(),
+            scores_TE.data_ptr(),
+            experts_TK.data_ptr(),
+            is_used_TK.data_ptr(),
+            T,
+            E,
+            K,
+            num_sequences,
+            *weights,
+            dlogits_TE.data_ptr(),
+            dscores_TE.data_ptr(),
+            torch.get_num_threads(),
+        )
+        ctx.save_for_backward(dlogits_TE, dscores_TE)
+        return torch.tensor(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dlogits_TE, dscores_TE = (saved * grads[0] for saved in ctx.saved_tensors)
+        return None, dlogits_TE, dscores_TE, None, None, None
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float().contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
+from moestro.ops.choose import native_for
+from moestro.ops.kernels import Visits
+from moestro.ops.scoring import balance_loss
 from moestro.train.config import BalanceConfig
 
 _BIAS_METHODS = ("proportional", "sign", "quantile")
@@ -41,16 +44,16 @@ class Balancer:
     def loss(self, trace: Trace, num_sequences: int) -> Tensor:
         """Return the weighted auxiliary losses of one micro-batch; call `observe` with it first."""
         config = self.config
+        sequence_weight = {"sequence_aux": config.weight} | dict.fromkeys(
+            _BIAS_METHODS, config.sequence_weight
+        )
+        weights = sequence_weight.get(config.method, 0.0), config.router_z_weight
         total = trace.gates[0].logits_TE.new_zeros(())
         for record, counts_E in zip(trace.gates, self._counts, strict=True):
-            if config.router_z_weight:
-                total = total + config.router_z_weight * z_loss(record)
             if config.method == "global_aux":
                 total = total + config.weight * global_batch_loss(record, counts_E)
-            elif config.method == "sequence_aux":
-                total = total + config.weight * sequence_loss(record, num_sequences)
-            elif config.method in _BIAS_METHODS and config.sequence_weight:
-                total = total + config.sequence_weight * sequence_loss(record, num_sequences)
+            if any(weights):
+                total = total + row_losses(record, num_sequences, weights)
         return total
 
     def observe(self, trace: Trace) -> None:
@@ -138,6 +141,16 @@ def global_batch_loss(record: GateRecord, counts_E: Tensor) -> Tensor:
     """Return E sum_i f_i P_i with the loads f of the batch so far (arXiv 2501.11873)."""
     probability_E = (record.scores_TE / record.scores_TE.sum(dim=-1, keepdim=True)).mean(dim=0)
     return counts_E.numel() * (counts_E / counts_E.sum() * probability_E).sum()
+
+
+def row_losses(record: GateRecord, num_sequences: int, weights: tuple[float, float]) -> Tensor:
+    """Return the sequence-wise loss and the z-loss, summed by their weights."""
+    kernels = native_for(record.logits_TE, torch.float32)
+    if kernels is None:
+        return weights[0] * sequence_loss(record, num_sequences) + weights[1] * z_loss(record)
+    visits = Visits(record.experts_TK, record.weights_TK, record.is_used_TK)
+    gate = record.logits_TE, record.scores_TE
+    return balance_loss(kernels, gate, visits, num_sequences, weights)
 
 
 def sequence_loss(record: GateRecord, num_sequences: int) -> Tensor:

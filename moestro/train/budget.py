@@ -5,11 +5,12 @@ further slots is m + f (K - m). So the threshold for f is the (1 - f) quantile o
 relative scores, whatever they are.
 Next: model/gate.py for its use; calibrate.py for weights that stand still.
 
-Shapes: T tokens, K slots, F further slots, L MoE layers, N grid points.
+Shapes: T tokens, K slots, F further slots, L MoE layers, N grid points, M samples.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,8 +59,18 @@ def further_quantiles(further_TF: Tensor, fractions: Sequence[float]) -> Tensor:
     """Return the thresholds_N that let in given shares of the further slots' scores."""
     # Whole tokens are left out: slots are ranked, so that some columns alone would mislead.
     stride = -(-further_TF.numel() // _MOST_SAMPLES)
-    fractions_N = torch.tensor(fractions, device=further_TF.device)
-    return torch.quantile(further_TF[::stride].flatten(), 1 - fractions_N)
+    scores_M = _ascending(further_TF[::stride].flatten())
+    place_N = (1 - torch.tensor(fractions, device=scores_M.device)) * (len(scores_M) - 1)
+    below_N = place_N.floor().long()
+    above_N = (below_N + 1).clamp(max=len(scores_M) - 1)
+    return scores_M[below_N].lerp(scores_M[above_N], place_N - below_N)
+
+
+def _ascending(scores_M: Tensor) -> Tensor:
+    # numpy sorts with AVX-512, thirty times as fast as torch does on one thread.
+    if scores_M.is_cpu:
+        return torch.from_numpy(np.sort(scores_M.numpy()))
+    return scores_M.sort().values
 
 
 def table_of(gates: Sequence[Gate]) -> BudgetConfig:

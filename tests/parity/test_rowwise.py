@@ -15,7 +15,6 @@ from moestro.ops.cross_entropy import linear_cross_entropy
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.rowwise import rms_norm
-from moestro.ops.scoring import gate_logits, take_largest
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 # Results are rounded to bfloat16, to 1 in 512; gradients are made of such.
@@ -126,33 +125,3 @@ def test_without_native_kernels_torch_does_the_same(monkeypatch: pytest.MonkeyPa
         choose, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
     )
     torch.testing.assert_close(rms_norm(x, weight_D, 1e-6), native, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 3), (70, 96, 16), (5, 48, 20)])
-def test_a_gates_logits_equal_torchs(kernels: NativeKernels, shape: tuple[int, int, int]) -> None:
-    N, D, E = shape
-    x_ND, weight_ED = draw(N, D), draw(E, D, seed=1).float()
-    # float64 goes through torch.
-    assert_close(
-        run(gate_logits, x_ND, weight_ED),
-        run(lambda x, w: x @ w.T, x_ND.double(), weight_ED.double()),
-    )
-
-
-@pytest.mark.parametrize(("num_experts", "num_slots"), [(1, 1), (16, 4), (7, 7), (64, 8)])
-def test_the_largest_are_those_of_a_sort(
-    kernels: NativeKernels, num_experts: int, num_slots: int
-) -> None:
-    # Rounded, so that many are equal: the lower column comes first.
-    scores = draw(200, num_experts).float().round()
-    ranked, columns = take_largest(scores, num_slots)
-    expected = scores.sort(dim=-1, descending=True, stable=True)
-    assert torch.equal(ranked, expected.values[:, :num_slots])
-    assert torch.equal(columns, expected.indices[:, :num_slots])
-
-
-def test_what_is_no_number_is_chosen_last_and_only_once(kernels: NativeKernels) -> None:
-    nan = float("nan")
-    scores = torch.tensor([[nan, 1.0, nan, 3.0]])
-    assert take_largest(scores, 3)[1].tolist() == [[3, 1, 0]]
-    assert take_largest(scores, 4)[1].tolist() == [[3, 1, 0, 2]]
