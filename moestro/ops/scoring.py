@@ -149,7 +149,10 @@ class _Gate:
         rule = kernels.native.ChoiceRule()
         for name, value in choosing.rule.items():
             setattr(rule, name, value)
-        rule.num_fractions, rule.fractions = choosing.fractions_N.numel(), _address(self.fractions_N)
+        rule.num_fractions, rule.fractions = (
+            choosing.fractions_N.numel(),
+            _address(self.fractions_N),
+        )
         self.rows = kernels.native.GateRows(
             self.x_TD.data_ptr(),
             T,

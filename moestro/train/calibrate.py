@@ -4,7 +4,8 @@
 budget, in which every gate sets its threshold from the scores that reach it, so that a layer's
 threshold already knows what the layers before it leave out. `recalibrate` is for the end of a run,
 whose table is nearly right: one pass, budgets mixed as in training. `rebalance` comes before it:
-biases that run along see only a few documents at a time, and weights that still move.
+biases that run along see only a few documents at a time, and weights that still move. It is for
+all experts, which a model takes unless somebody says otherwise: one bias cannot serve two budgets.
 Next: budget.py for the arithmetic.
 
 Shapes: B sequences, S tokens, T tokens of all, D width, F further slots, N grid points.
@@ -53,14 +54,12 @@ def calibrate(model: Transformer, tokens_BS: Tensor, fewest: int) -> ModelConfig
 
 
 @torch.no_grad()
-def rebalance(
-    model: Transformer, balancer: Balancer, sample: Iterable[tuple[Tensor, Tensor | None]]
-) -> None:
-    """Go on correcting the gates' biases over tokens_BS and budget_B, by ever smaller steps."""
+def rebalance(model: Transformer, balancer: Balancer, sample: Iterable[Tensor]) -> None:
+    """Go on correcting the gates' biases over tokens_BS at all experts, by ever smaller steps."""
     num_tokens, num_corrections = 0, 0
-    for tokens_BS, budget_B in sample:
+    for tokens_BS in sample:
         trace = Trace()
-        _read(model, tokens_BS, budget_B, trace)
+        _read(model, tokens_BS, None, trace)
         balancer.observe(trace)
         num_tokens += tokens_BS.numel()
         if num_tokens >= _CORRECTION_TOKENS:

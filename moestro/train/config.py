@@ -72,7 +72,7 @@ class BalanceConfig:
     method: BalanceMethod = "proportional"
     rate: float = 0.1
     weight: float = 1e-2
-    sequence_weight: float = 1e-1
+    sequence_weight: float = 2e-2
     router_z_weight: float = 1e-4
 
     def __post_init__(self) -> None:

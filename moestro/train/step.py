@@ -89,7 +89,8 @@ class Stepper:
         `windows_of` gives a step's batch; those of the steps behind the last are read.
         """
         if self.balancer.has_biases:
-            rebalance(self.model, self.balancer, self._sample(windows_of, _BALANCE_TOKENS))
+            sample = self._sample(windows_of, _BALANCE_TOKENS)
+            rebalance(self.model, self.balancer, (tokens_BS for tokens_BS, _ in sample))
         if self.is_budget_drawn:
             recalibrate(self.model, self._sample(windows_of, _THRESHOLD_TOKENS))
 
