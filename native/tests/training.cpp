@@ -147,6 +147,53 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   return results;
 }
 
+struct GateShape {
+  int64_t sequences, length, width, experts, slots, groups;
+  bool is_sigmoid;
+};
+constexpr GateShape GATES[] = {
+    {1, 1, 16, 1, 1, 1, true}, {5, 29, 48, 20, 6, 4, true}, {2, 65, 96, 16, 4, 1, false}};
+constexpr float FRACTIONS[] = {0.0f, 0.5f, 1.0f}, THRESHOLDS[] = {0.0f, -0.05f, -0.2f};
+
+Results run_gate(const Kernels& kernels, const GateShape& shape, int threads) {
+  Random random;
+  Workspace workspace;
+  const int64_t rows = shape.sequences * shape.length, all = rows * shape.experts;
+  const int64_t slots = rows * shape.slots;
+  const Halves x = halves(random, rows * shape.width, 1.0f);
+  const std::vector<float> weight = random.normals(shape.experts * shape.width, 0.1f);
+  const std::vector<float> bias = random.normals(shape.experts, 0.1f);
+  std::vector<float> fractions;
+  for (int64_t t = 0; t < rows; ++t) fractions.push_back(static_cast<float>(t % 5) / 4.0f);
+  const ChoiceRule rule{shape.slots, 1, shape.groups, (shape.groups + 1) / 2, 2,
+                        shape.is_sigmoid, shape.is_sigmoid, 1.5f, 3, FRACTIONS};
+  const GateRows gate{x.data(), rows, shape.width, weight.data(), shape.experts,
+                      rule, bias.data(), THRESHOLDS, fractions.data()};
+  std::vector<float> logits(all), scores(all), selection(all), ranked(slots), weights(slots);
+  std::vector<int64_t> experts(slots);
+  const std::unique_ptr<bool[]> is_used(new bool[slots]);
+  kernels.forward_gate({gate, logits.data(), scores.data(), selection.data(),
+                        {experts.data(), weights.data(), is_used.get(), ranked.data()}},
+                       workspace, threads);
+  std::vector<float> dlogits(all), dscores(all), dweight(weight.size());
+  const float loss = kernels.differentiate_balance(
+      {logits.data(), scores.data(), experts.data(), is_used.get(), rows, shape.experts,
+       shape.slots, shape.sequences, 0.5f, 0.1f, dlogits.data(), dscores.data()},
+      workspace, threads);
+  const std::vector<float> dweights = random.normals(slots);
+  Halves dx(x.size());
+  kernels.backward_gate({gate, scores.data(), experts.data(), weights.data(), is_used.get(),
+                         dlogits.data(), dscores.data(), dweights.data(), dx.data(),
+                         dweight.data()},
+                        workspace, threads);
+  Results results{loss};
+  for (const auto* each : {&logits, &scores, &weights, &dlogits, &dscores, &dweight}) {
+    append(results, *each);
+  }
+  append(results, floats(dx));
+  return results;
+}
+
 struct MatrixShape {
   int64_t number, rows, columns;
 };
@@ -194,6 +241,7 @@ void check_training() {
     check_pass(run_attention, shape, "attention in training");
   }
   for (const RowShape& shape : ROWS) check_pass(run_rows, shape, "rows in training");
+  for (const GateShape& shape : GATES) check_pass(run_gate, shape, "a gate in training");
 }
 
 }  // namespace moestro::check
