@@ -4,7 +4,8 @@ The dense model (equal active size) trains with AdamW at its best learning rate 
 contender trains over several horizons, each with its own whole schedule; where the final losses
 cross the dense model's, read off between horizons, is the contender's cost, in seconds and in
 tokens. Factors one by one: Muon alone, sparse alone, both, both with drawn budgets. Learning rates
-of AdamW and Muon are tuned alike, on the first seed.
+of AdamW and Muon are tuned alike, on the first seed, but the dense model's on all of them: its best
+is the goal.
 
 Every run has one core to itself, and as many run at once as there are cores. What a step costs is
 timed afterwards, all kinds in turns, so that no run pays for what shared the machine with it.
@@ -115,15 +116,22 @@ def main() -> None:
 
 
 def train_all(pool: ProcessPoolExecutor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Tune every contender on the first seed, then train the best rate's other runs."""
+    """Tune every contender on the first seed, then train the best rate's other runs.
+
+    The dense model is tuned on all seeds.
+    """
     horizons = {c: arguments.horizons if c is not BASELINE else [1.0] for c in ALL}
     middle = {c: lengths[len(lengths) // 2] for c, lengths in horizons.items()}
-    first = [Job(c, rate, middle[c], 0) for c in ALL for rate in arguments.rates]
+    first = [
+        Job(c, rate, middle[c], seed)
+        for c in ALL
+        for rate in arguments.rates
+        for seed in range(arguments.seeds if c is BASELINE else 1)
+    ]
     rows = list(run_all(pool, first, arguments))
     second = []
-    for contender in ALL:
-        own = [row for row in rows if row["name"] == contender.name]
-        best = min(own, key=lambda row: row["nats_per_token"])["rate"]
+    for contender in CONTENDERS:
+        best = best_rate(rows, contender.name)[0]["rate"]
         second += [
             Job(contender, best, horizon, seed)
             for horizon in horizons[contender]
@@ -238,15 +246,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def best_rate(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Return a contender's runs at its best learning rate."""
+    """Return a contender's runs at its best learning rate, judged where all rates were tried."""
     own = [row for row in rows if row["name"] == name]
-    tuned = {
-        row["horizon"]
-        for row in own
-        if sum(r["horizon"] == row["horizon"] for r in own if r["seed"] == 0) > 1
-    }
-    first = [row for row in own if row["seed"] == 0 and row["horizon"] in tuned] or own
-    best = min(first, key=lambda row: row["nats_per_token"])["rate"]
+    rates = {row["rate"] for row in own}
+    places = {(row["horizon"], row["seed"]) for row in own}
+    losses = {(row["rate"], row["horizon"], row["seed"]): row["nats_per_token"] for row in own}
+    tried = [place for place in places if all((rate, *place) in losses for rate in rates)]
+    best = min(rates, key=lambda rate: sum(losses[rate, *place] for place in tried))
     return [row for row in own if row["rate"] == best]
 
 
