@@ -93,7 +93,8 @@ def measure_stall(folder: Path, arguments: argparse.Namespace) -> dict[str, floa
         with said(f"a long prompt, repeat {repeat}"), serve(ours(folder, arguments.dtype)) as url:
             name = folder.name
             extra = {"ignore_eos": True}
-            streams = Load(url, name, arguments.prompt_words, 400, extra)
+            # So long that they are under way when the prompt comes, however fast the server.
+            streams = Load(url, name, arguments.prompt_words, 1500, extra)
             intruder = Load(url, name, 2040, 1, extra)
             closed_loop(Load(url, name, 50, 32, extra), 4, 1, seed=7)
             runs.append(disturbed(streams, 4, intruder, seed=repeat))
