@@ -5,7 +5,7 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
 
 #include "gate.h"
 #include "rows_training.h"

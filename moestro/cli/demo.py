@@ -107,7 +107,7 @@ def _seconds_per_step(config: "RunConfig") -> float:
         start = time.perf_counter()
         stepper.run(0, windows.to(config.train.device))
         seconds.append(time.perf_counter() - start)
-    # Not the median: a busy second at the start once made the minutes one.
+    # Not the median: another program that is busy for a second must not shorten the whole run.
     return sorted(seconds)[len(seconds) // 4]
 
 

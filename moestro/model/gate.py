@@ -86,7 +86,7 @@ class Gate(nn.Module):
         return threshold_T.masked_fill(fraction_T >= 1, -torch.inf)
 
     def _route(self, x_TD: Tensor, fraction_T: Tensor | None) -> GateRecord:
-        kernels = None if self.packed else gate_kernels(x_TD, self.weight)
+        kernels = None if self.packed is not None else gate_kernels(x_TD, self.weight)
         if kernels is not None:
             choosing = Choosing(
                 choice_rule(self.config),

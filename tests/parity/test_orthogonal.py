@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from moestro.ops import choose
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.orthogonal import orthogonalize
+from tests.parity.chosen import use
 from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
@@ -22,11 +22,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     native = NativeKernels(request.param, load_native())
     use(native, monkeypatch)
     return native
-
-
-def use(kernels: NativeKernels | TorchKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = choose.Chosen(kernels, "a test asks for it")
-    monkeypatch.setattr(choose, "chosen_kernels", lambda: chosen)
 
 
 def draw(*shape: int) -> Tensor:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.ops import choose, rope
+from moestro.ops import rope
 from moestro.ops.cross_entropy import linear_cross_entropy
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.rowwise import rms_norm
+from tests.parity.chosen import use
+from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 # Results are rounded to bfloat16, to 1 in 512; gradients are made of such.
@@ -23,10 +25,9 @@ CLOSE = 0.01
 
 @pytest.fixture(params=NATIVE.instruction_sets())
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NativeKernels:
-    chosen = choose.Chosen(NativeKernels(request.param, load_native()), "a test asks for it")
-    monkeypatch.setattr(choose, "chosen_kernels", lambda: chosen)
-    assert isinstance(chosen.kernels, NativeKernels)
-    return chosen.kernels
+    native = NativeKernels(request.param, load_native())
+    use(native, monkeypatch)
+    return native
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -102,18 +103,10 @@ def test_a_token_that_is_not_in_the_vocabulary_is_refused(kernels: NativeKernels
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
-    x, weight_D, before, found = (
-        draw(200, 96),
-        draw(96, seed=1).float(),
-        torch.get_num_threads(),
-        [],
-    )
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
+    x, weight_D, found = draw(200, 96), draw(96, seed=1).float(), []
+    for number in (1, 2, 3):
+        with threads(number):
             found.append(run(lambda x, w: rms_norm(x, w, 1e-6), x, weight_D))
-    finally:
-        torch.set_num_threads(before)
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
@@ -121,7 +114,5 @@ def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> 
 def test_without_native_kernels_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight_D = draw(5, 96), draw(96, seed=1).float()
     native = rms_norm(x, weight_D, 1e-6)
-    monkeypatch.setattr(
-        choose, "chosen_kernels", lambda: choose.Chosen(TorchKernels(), "a test asks for it")
-    )
+    use(TorchKernels(), monkeypatch)
     torch.testing.assert_close(rms_norm(x, weight_D, 1e-6), native, rtol=1e-2, atol=1e-2)

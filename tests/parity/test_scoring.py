@@ -12,11 +12,12 @@ from torch import Tensor
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
-from moestro.ops import choose
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
 from moestro.train.balance import row_losses, sequence_loss, z_loss
 from tests.builders import tiny_config
+from tests.parity.chosen import use
+from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
 NUM_TOKENS, NUM_SEQUENCES = 330, 5
@@ -45,11 +46,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     native = NativeKernels(request.param, load_native())
     use(native, monkeypatch)
     return native
-
-
-def use(kernels: NativeKernels | TorchKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = choose.Chosen(kernels, "a test asks for it")
-    monkeypatch.setattr(choose, "chosen_kernels", lambda: chosen)
 
 
 def make_gate(config: ModelConfig) -> Gate:
@@ -140,14 +136,11 @@ def test_what_is_no_number_is_chosen_last_and_only_once(kernels: NativeKernels) 
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
-    found, before = [], torch.get_num_threads()
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
+    found = []
+    for number in (1, 2, 3):
+        with threads(number):
             record, gradients = run(tiny_config(budget=TABLE))
-            found.append([record.weights_TK.detach(), *gradients])
-    finally:
-        torch.set_num_threads(before)
+        found.append([record.weights_TK.detach(), *gradients])
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
