@@ -111,7 +111,11 @@ def _figures(result: Result) -> Iterator[tuple[str, tuple[Any, ...], float | Non
         (None, 0.75, None),
         _share(result, eight),
     )
-    yield f"{fill}, best / llama.cpp's best", (2.5, 2.5, 2.5), versus(_OURS, _LLAMA, fill)
+    for end in ("", ", free bits"):
+        ours, theirs = (
+            _best(result, peers, f"{fill}{each}") for peers, each in ((_OURS, end), (_LLAMA, ""))
+        )
+        yield f"{fill}, best{end} / llama.cpp's best", (2.5, 2.5, 2.5), _ratio(ours, theirs)
     vllm, hugging_face = ("vllm bf16",), ("transformers bf16",)
     yield f"{fill}, best / vLLM", (None, 2.0, None), versus(_OURS, vllm, fill)
     yield f"{one}, bf16 / transformers", (8.0, 4.0, None), versus(_OURS[2:], hugging_face, one)

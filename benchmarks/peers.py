@@ -39,6 +39,8 @@ PRESETS = ("small", "mid", "moonlight")
 # Steps of a decode: about a second for the fastest.
 STEPS = {"small": 128, "mid": 32, "moonlight": 16}
 FORMATS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",), "bf16": ("BF16",)}
+# What is added to the name of a task in which our bits may depend on company, like all peers'.
+FREE = ", free bits"
 # A model this big is measured at 4 bits alone: nothing else fits.
 BIG_BYTES = 20e9
 _SHARE_OF_MEMORY = 0.8
@@ -246,13 +248,28 @@ def ask(
         if repeat:
             speed = answer["tokens"] / answer["seconds"]
             entry["samples"].setdefault(name, []).append(speed)
-    if peer.spec.script == "ours.py" and model_config(preset).has_budget:
-        ask_ours(peer, preset, repeat, entry)
-    entry |= {"about": peer.about, "peak_bytes": peer.peak_bytes}
+    if not repeat:
+        entry |= {"about": peer.about, "peak_bytes": peer.peak_bytes}
+    if peer.spec.script == "ours.py":
+        ask_ours(peer, preset, repeat, tasks, entry)
 
 
-def ask_ours(peer: PeerProcess, preset: str, repeat: int, entry: dict[str, Any]) -> None:
-    """Decode with half of the experts; once, count what eight streams visit together."""
+def ask_ours(
+    peer: PeerProcess, preset: str, repeat: int, tasks: list[str], entry: dict[str, Any]
+) -> None:
+    """Read prompts as peers do, with other bits in other company; decode with half the experts.
+
+    Once, count what eight streams visit together.
+    """
+    for name in tasks:
+        if _TASKS[name]["task"] == "prefill":
+            options = {"is_batch_invariant": False}
+            answer = peer.ask(**_TASKS[name], seed=repeat, options=options)
+            if repeat:
+                speed = answer["tokens"] / answer["seconds"]
+                entry["samples"].setdefault(f"{name}{FREE}", []).append(speed)
+    if not model_config(preset).has_budget:
+        return
     half = model_config(preset).fewest_experts
     wish = _TASKS["decode 128"] | {"steps": STEPS[preset], "options": {"experts": half}}
     answer = peer.ask(**wish)

@@ -1,22 +1,16 @@
 // Latent attention over pages, absorbed: queries carried to the latent space meet cached latents
 // (arXiv 2412.19437, eq. 1-11), with a running softmax (FlashAttention, arXiv 2205.14135).
 //
-// A task's queries lie side by side in lanes, from their scores to their weights. Next: memory.h,
-// run.h.
+// A task's queries lie side by side in lanes, from their scores to their weights. Next: expanded.h,
+// memory.h, run.h.
 
 #pragma once
 
 #include "multiply.h"
 #include "plan.h"
-#include "span.h"
+#include "weigh.h"
 
 namespace moestro::MOESTRO_ISA {
-
-// Below any score, and still a number.
-constexpr float NOTHING = -1e30f;
-// Panels of a task's queries.
-constexpr int64_t QUERY_PANELS = TASK_QUERIES / PANEL;
-static_assert(TASK_QUERIES % PANEL == 0 && QUERY_PANELS == 3, "one case for each number of panels");
 
 template <class Isa>
 float exponential_of(float x) {
@@ -120,10 +114,7 @@ class Attention {
                   float* mixtures) const {
     const int64_t last_query = task.first_query + task.num_queries - 1;
     const int64_t end = smaller((chunk + 1) * CHUNK, plan_.num_keys(task.sequence, last_query));
-    for (int64_t q = 0; q < TASK_QUERIES; ++q) {
-      span.most[q] = NOTHING;
-      span.sums[q] = 0.0f;
-    }
+    for (int64_t q = 0; q < TASK_QUERIES; ++q) span.begin(q, {NOTHING, 0.0f});
     std::memset(mixtures, 0, sizeof(float) * task.num_queries * width_);
     for (int64_t start = chunk * CHUNK; start < end; start += SPAN) {
       const int64_t number = smaller(SPAN, end - start);
@@ -178,11 +169,7 @@ class Attention {
 
   template <Format F>
   void take_span(const AttentionTask& task, int64_t number, Span& span, float* mixtures) const {
-    switch (num_panels(task)) {
-      case 1: score_and_weigh<F, 1>(number, task.num_queries, span); break;
-      case 2: score_and_weigh<F, 2>(number, task.num_queries, span); break;
-      default: score_and_weigh<F, 3>(number, task.num_queries, span);
-    }
+    weigh<Isa, F>(number, task.num_queries, num_words(F, cached_.width), shape_.softmax_scale, span);
     const Weights weights{span.weights, num_panels(task) * PANEL, span.factors};
     // Later rows see more: those that see all keys of a whole span come last.
     int64_t num_groups = span.num_groups;
@@ -202,72 +189,6 @@ class Attention {
                        span.factors, c, mixtures, width_);
       }
     }
-  }
-
-  template <Format F, int PANELS>
-  void score_and_weigh(int64_t number, int64_t num_queries, Span& span) const {
-    const int64_t words = num_words(F, cached_.width);
-    score_keys<Isa, F, PANELS>(span, number, words);
-    hide<PANELS>(number, num_queries, NOTHING / shape_.softmax_scale, span);
-    for (int64_t p = 0; p < PANELS; ++p) raise_peak<PANELS>(p, number, span);
-    hide<PANELS>(number, num_queries, 0.0f, span);
-    for (int64_t p = 0; p < PANELS; ++p) put_weights<F, PANELS>(p, number, span);
-  }
-
-  // Puts a number in the place of scores of keys that a query does not see.
-  template <int PANELS>
-  static void hide(int64_t number, int64_t num_queries, float instead, Span& span) {
-    for (int64_t q = 0; q < num_queries; ++q) {
-      for (int64_t k = span.num_seen[q]; k < number; ++k) {
-        span.scores[k * PANELS * PANEL + q] = instead;
-      }
-    }
-  }
-
-  // Turns a panel's scores to weights, and brings its queries' softmax so far to their measure.
-  template <int PANELS>
-  void raise_peak(int64_t p, int64_t number, Span& span) const {
-    using Lanes = typename Isa::Lanes;
-    constexpr int64_t STEP = PANELS * PANEL;
-    const Lanes scale = Isa::fill(shape_.softmax_scale), minus = Isa::fill(-1.0f);
-    float *scores = span.scores + p * PANEL, *most = span.most + p * PANEL;
-    Lanes peak = Isa::load(most);
-    for (int64_t k = 0; k < number; ++k) {
-      const Lanes scaled = Isa::multiply(Isa::load(scores + k * STEP), scale);
-      Isa::store(scaled, scores + k * STEP);
-      peak = Isa::larger(peak, scaled);
-    }
-    const Lanes less = Isa::multiply(peak, minus);
-    Isa::store(exponential<Isa>(Isa::add(Isa::load(most), less)), span.factors + p * PANEL);
-    Isa::store(peak, most);
-    for (int64_t k = 0; k < number; ++k) {
-      const Lanes below = Isa::add(Isa::load(scores + k * STEP), less);
-      Isa::store(exponential<Isa>(below), scores + k * STEP);
-    }
-  }
-
-  // Sums a panel's weights and rounds them for the mixtures.
-  template <Format F, int PANELS>
-  static void put_weights(int64_t p, int64_t number, Span& span) {
-    using Lanes = typename Isa::Lanes;
-    constexpr int64_t STEP = PANELS * PANEL, EACH = inputs_per_word(F);
-    Lanes sum = Isa::fill(0.0f);
-    for (int64_t k = 0; k < number; k += EACH) {
-      const float* scores = span.scores + k * STEP + p * PANEL;
-      uint32_t* to = span.weights + k / EACH * STEP + p * PANEL;
-      const Lanes first = Isa::load(scores);
-      sum = Isa::add(sum, first);
-      if constexpr (F == Format::float32) {
-        std::memcpy(to, scores, sizeof(float) * PANEL);
-      } else {
-        const Lanes second = k + 1 < number ? Isa::load(scores + STEP) : Isa::fill(0.0f);
-        sum = Isa::add(sum, second);
-        Isa::store_pairs(first, second, to);
-      }
-    }
-    float* sums = span.sums + p * PANEL;
-    const Lanes factor = Isa::load(span.factors + p * PANEL);
-    Isa::store(Isa::multiply_add(Isa::load(sums), factor, sum), sums);
   }
 
   const AttentionPlan& plan_;

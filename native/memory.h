@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "attention.h"
+#include "expanded.h"
 #include "experts.h"
 #include "gate.h"
 

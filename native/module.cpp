@@ -324,10 +324,10 @@ void bind_parts(nb::module_& m) {
            [](StepParts* self, Address x, int64_t num_rows, Address positions, Address slots,
               Address fractions, Address sequences, int64_t num_sequences, Address tables,
               Address pages, int cache_format, int64_t layer_slots, int64_t block_size,
-              Address experts, Address weights, Address is_used) {
+              bool may_expand, Address experts, Address weights, Address is_used) {
              new (self) StepParts{x, num_rows, positions, slots, fractions, sequences,
                                   num_sequences, tables, pages, cache_format, layer_slots,
-                                  block_size, experts, weights, is_used};
+                                  block_size, may_expand, experts, weights, is_used};
            });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};
@@ -355,6 +355,8 @@ void bind_parts(nb::module_& m) {
       .def_rw("latent_norm", &Layer::latent_norm)
       .def_rw("keys", &Layer::keys)
       .def_rw("values", &Layer::values)
+      .def_rw("expanded_keys", &Layer::expanded_keys)
+      .def_rw("expanded_values", &Layer::expanded_values)
       .def_rw("out", &Layer::out)
       .def_rw("post_norm", &Layer::post_norm)
       .def_rw("gate", &Layer::gate)

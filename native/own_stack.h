@@ -44,6 +44,7 @@ struct StepParts {
   int cache_format;
   int64_t layer_slots;
   int64_t block_size;
+  bool may_expand;
   Address experts;
   Address weights;
   Address is_used;
@@ -151,6 +152,7 @@ class OwnStack {
     step.cache_format = static_cast<Format>(parts.cache_format);
     step.layer_slots = parts.layer_slots;
     step.block_size = parts.block_size;
+    step.may_expand = parts.may_expand;
     step.choices = {at<int64_t>(parts.experts), at<float>(parts.weights), at<bool>(parts.is_used),
                     num_steps * parts.num_rows};
     return step;

@@ -26,7 +26,7 @@ struct AttentionTask {
 
 class AttentionPlan {
  public:
-  AttentionPlan(Workspace& workspace, const Step& step, int64_t num_heads, int num_threads);
+  AttentionPlan(Workspace& workspace, const Step& step, const Shape& shape, int num_threads);
 
   int64_t num_tasks() const { return num_tasks_; }
   const AttentionTask& task(int64_t index) const { return tasks_[index]; }
@@ -41,6 +41,7 @@ class AttentionPlan {
   }
   // Chunks whose mixtures are kept apart until all are there.
   int64_t num_parts(int64_t sequence) const {
+    if (is_expanded(sequence)) return 0;
     return is_decoded(sequence) ? num_chunks(sequence) : 1;
   }
   // Where a query's part lies among all; parts of one chunk lie side by side.
@@ -49,6 +50,11 @@ class AttentionPlan {
   }
   int64_t num_all_parts() const { return first_parts_[step_.num_sequences]; }
 
+  // Whether a sequence's latents are expanded (expanded.h): it has no tasks then.
+  bool is_expanded(int64_t sequence) const { return are_expanded_[sequence]; }
+  // How many rows the largest of those has.
+  int64_t most_expanded() const { return most_expanded_; }
+
  private:
   bool is_decoded(int64_t sequence) const {
     return step_.sequences[sequence].num_rows <= MOST_DECODED;
@@ -56,11 +62,14 @@ class AttentionPlan {
   int64_t num_chunks(int64_t sequence) const {
     return divide_up(num_keys(sequence, num_queries(sequence) - 1), CHUNK);
   }
+  bool pays_to_expand(int64_t sequence, const Shape& shape, int num_threads) const;
   int64_t task_size(int64_t sequence, int num_threads) const;
   void add_tasks(int64_t sequence, int num_threads);
 
   const Step& step_;
   const int64_t num_heads_;
+  bool* are_expanded_;
+  int64_t most_expanded_ = 0;
   int64_t* first_parts_;
   AttentionTask* tasks_;
   int64_t num_tasks_ = 0;

@@ -1,7 +1,8 @@
 // READ FIRST of the kernels: one step through the layers, phase by phase, all threads together.
 //
 // Phases end with a barrier. What a phase computes for one row depends on that row (and on its
-// sequence's cached latents), never on its neighbours. Next: attention.h, experts.h, gate.h.
+// sequence's cached latents), never on its neighbours. Next: attention.h, expanded.h,
+// experts.h, gate.h.
 
 #pragma once
 
@@ -23,13 +24,17 @@ class Run {
         blocks_(step.num_rows, block_rows(false)),
         tiled_blocks_(step.num_rows, block_rows(true)),
         num_threads_(num_threads),
-        plan_(workspace, step, stack.shape.num_heads, num_threads),
+        plan_(workspace, step, stack.shape, num_threads),
         memory_(workspace, stack, step, plan_, num_threads),
-        spans_(workspace.take<Span>(num_threads)) {
+        spans_(workspace.take<Span>(num_threads)),
+        head_rooms_(workspace.take<HeadRoom>(num_threads)) {
     for (int i = 0; i < num_threads; ++i) {
       new (spans_ + i)
           Span(workspace, step.cache_format, shape_.cache_width(), memory_.mixture_width,
                Isa::HAS_TILES);
+      if (plan_.most_expanded() == 0) continue;
+      new (head_rooms_ + i) HeadRoom(workspace, shape_, step.cache_format, plan_.most_expanded(),
+                                     Isa::HAS_TILES);
     }
   }
 
@@ -207,6 +212,7 @@ class Run {
       const float* query = memory_.query + h * shape_.query_width();
       float* carried = memory_.carried + h * width;
       for (int64_t b = 0; b < blocks(keys).number; ++b) {
+        if (!has_absorbed(blocks(keys), b)) continue;
         put_block(query, heads * shape_.query_width(), keys, b, inputs);
         multiply_head(keys, h, b, inputs, carried, heads * width);
       }
@@ -231,6 +237,7 @@ class Run {
   }
 
   // Attends, takes mixtures out of the latent space (W^UV absorbed), and adds them to the stream.
+  // Prompts whose latents are expanded attend head by head, and need neither.
   void mix(Team& team, const Layer& layer, const Cached& cached) {
     const Attention<Isa> attention(plan_, step_, shape_, cached, memory_.carried,
                                    memory_.mixture_width, memory_.parts, memory_.mixtures);
@@ -238,7 +245,14 @@ class Run {
       attention.run(plan_.task(i), spans_[team.rank()]);
     });
     team.barrier();
-    team.each(shape_.num_heads, [&](int64_t h) { expand(team, layer.values, attention, h); });
+    const Expanded<Isa> expanded(step_, shape_, layer, cached);
+    team.each(shape_.num_heads, [&](int64_t h) {
+      take_out(team, layer.values, attention, h);
+      // Behind those: a block of rows may have some of both kinds.
+      for (int64_t s = 0; s < step_.num_sequences; ++s) {
+        if (plan_.is_expanded(s)) attend_expanded(expanded, s, h, head_rooms_[team.rank()]);
+      }
+    });
     team.barrier();
     const Inputs inputs = this->inputs(memory_.out_inputs, layer.out);
     const Blocks& blocks = this->blocks(layer.out);
@@ -260,7 +274,33 @@ class Run {
     for (int64_t c = first; c < last; ++c) row[c] += weights.bias[c];
   }
 
-  void expand(const Team& team, const Matrices& values, const Attention<Isa>& attention,
+  // Whether any of a block's rows attends in the latent space.
+  bool has_absorbed(const Blocks& blocks, int64_t b) const {
+    if (plan_.most_expanded() == 0) return true;
+    const int64_t first = blocks.first(b), last = first + blocks.rows(b);
+    for (int64_t s = 0; s < step_.num_sequences; ++s) {
+      const Sequence& sequence = step_.sequences[s];
+      const bool is_apart = sequence.first_row >= last ||
+                            sequence.first_row + sequence.num_rows <= first;
+      if (!is_apart && !plan_.is_expanded(s)) return true;
+    }
+    return false;
+  }
+
+  void attend_expanded(const Expanded<Isa>& expanded, int64_t s, int64_t h, HeadRoom& room) const {
+    const int64_t heads = shape_.num_heads, width = shape_.query_width();
+    expanded.run(
+        step_.sequences[s], h, room,
+        [&](int64_t t, float* to) {
+          const float* query = memory_.query + (t * heads + h) * width;
+          std::memcpy(to, query, sizeof(float) * shape_.nope);
+          rotate(t, query + shape_.nope, to + shape_.nope);
+        },
+        [&](int64_t t) { return memory_.attended + (t * heads + h) * shape_.value; });
+  }
+
+  // One head's mixtures out of the latent space.
+  void take_out(const Team& team, const Matrices& values, const Attention<Isa>& attention,
               int64_t h) const {
     const int64_t heads = shape_.num_heads;
     const Inputs inputs = this->inputs(memory_.head_inputs[team.rank()], values);
@@ -268,6 +308,7 @@ class Run {
     float* mixed = memory_.mixed + team.rank() * shape_.latent;
     for (int64_t s = 0; s < step_.num_sequences; ++s) {
       const Sequence& sequence = step_.sequences[s];
+      if (plan_.is_expanded(s)) continue;
       for (int64_t i = 0; i < sequence.num_rows; ++i) {
         const int64_t t = sequence.first_row + i, b = t / blocks.size;
         attention.finish(s, i * heads + h, mixed);
@@ -276,6 +317,7 @@ class Run {
       }
     }
     for (int64_t b = 0; b < blocks.number; ++b) {
+      if (!has_absorbed(blocks, b)) continue;
       multiply_head(values, h, b, inputs, memory_.attended + h * shape_.value,
                     heads * shape_.value);
     }
@@ -367,6 +409,7 @@ class Run {
   const AttentionPlan plan_;
   Memory memory_;
   Span* spans_;
+  HeadRoom* head_rooms_;
 };
 
 template <class Isa>

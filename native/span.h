@@ -1,6 +1,6 @@
 // A span of cached keys against some queries, the keys as they lie in their pages: scores take the
 // queries as panels and keys as rows, mixtures the latents as panels and queries as rows. Nothing
-// of what many queries share is copied or packed. Next: attention.h.
+// of what many queries share is copied or packed. Next: weigh.h, attention.h.
 
 #pragma once
 
@@ -115,6 +115,12 @@ struct Span {
         rows(workspace.take<uint32_t>(is_tiled ? TILED_ROWS * row_words : 0)),
         turned(workspace.take<uint32_t>(is_tiled ? (TASK_QUERIES + TILED_ROWS) * SPAN_WORDS : 0)) {
     std::memset(no_key, 0, sizeof(uint32_t) * row_words);
+  }
+
+  // Goes on with a query's softmax where it was.
+  void begin(int64_t q, const Part& part) {
+    most[q] = part.most;
+    sums[q] = part.sum;
   }
 
   // Rows too short for whole panels of columns, or not of whole words, are copied and filled up.

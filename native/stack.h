@@ -44,6 +44,10 @@ struct Layer {
   // By head: `keys` carries queries to the latent space, `values` takes mixed latents out of it.
   Matrices keys;
   Matrices values;
+  // By head, in the format of the cache: what turns latents to keys and to values; without data where
+  // prompts are never expanded.
+  Matrices expanded_keys;
+  Matrices expanded_values;
   Matrices out;
   Norm post_norm;
   Gate gate;
@@ -111,6 +115,9 @@ struct Step {
   int64_t layer_slots;
   int64_t block_size;
   Choices choices;
+  // Whether a prompt's latents may be expanded, where that is cheaper: its rows then have other last
+  // bits than the same ones in a smaller step.
+  bool may_expand;
   // Applied to x at the end, unless its weight is null; an MTP module has its own.
   Norm final_norm;
 };

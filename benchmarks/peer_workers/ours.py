@@ -1,7 +1,9 @@
 """Moestro's engine in this process, loaded and stepped as the server's worker does it."""
 
+import dataclasses
 import statistics
 import time
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from protocol import THREADS, Decoded, serve
 from moestro import __version__
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
+from moestro.engine.engine import Engine
 from moestro.engine.load import load_engine
 from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.ops.choose import chosen_kernels
@@ -25,12 +28,12 @@ class Ours:
     """An engine, asked for one thing at a time."""
 
     def __init__(self, folder: str) -> None:
-        config = EngineConfig(
+        self._config = EngineConfig(
             num_threads=THREADS,
             cache=CacheConfig(num_tokens=_CACHE_TOKENS),
             draft=DraftConfig(mode="off"),
         )
-        self._engine = load_engine(Path(folder), config, (), lambda stage, share: None)
+        self._engine = load_engine(Path(folder), self._config, (), lambda stage, share: None)
         self.vocab_size = self._engine.model.config.vocab_size
         chosen = chosen_kernels()
         self.about: dict[str, Any] = {
@@ -40,13 +43,20 @@ class Ours:
         }
         self._numbers = iter(range(10**9))
 
-    def prefill(self, prompt: list[int]) -> float:
+    def prefill(self, prompt: list[int], is_batch_invariant: bool = True) -> float:
         """Return the seconds from a prompt to the token that follows it."""
+        engine = self._engine if is_batch_invariant else self._free_engine
         start = time.perf_counter()
-        self._submit(prompt, max_tokens=1)
-        while self._engine.has_work:
-            self._step()
+        self._submit(prompt, engine, max_tokens=1)
+        while engine.has_work:
+            _step(engine)
         return time.perf_counter() - start
+
+    @cached_property
+    def _free_engine(self) -> Engine:
+        """The same model in an engine whose bits may depend on what else is in a step."""
+        config = dataclasses.replace(self._config, is_batch_invariant=False)
+        return Engine(self._engine.model, config)
 
     def decode(
         self,
@@ -58,17 +68,17 @@ class Ours:
         """Continue all prompts at once, greedily; the engine keeps them in its cache."""
         # Some streams begin while others' prompts are read: all must last until the end.
         wishes = {"max_tokens": steps + _ROOM, "experts": experts, "wants_xray": counts_experts}
-        names = [self._submit(prompt, **wishes) for prompt in prompts]
+        names = [self._submit(prompt, self._engine, **wishes) for prompt in prompts]
         begun: set[str] = set()
         while len(begun) < len(names):
-            begun |= {event.request_id for event in self._step()}
+            begun |= {event.request_id for event in _step(self._engine)}
         streams: dict[str, list[int]] = {name: [] for name in names}
         visits: list[list[TokensEvent]] = []
         start = time.perf_counter()
         while any(len(stream) < steps for stream in streams.values()):
             if not self._engine.has_work:
                 raise SystemExit(f"an answer ended before the others had {steps} tokens")
-            visits.append(self._step())
+            visits.append(_step(self._engine))
             for event in visits[-1]:
                 streams[event.request_id].extend(score.token_id for score in event.scores)
         seconds = time.perf_counter() - start
@@ -77,18 +87,19 @@ class Ours:
         distinct = count_distinct(visits) if counts_experts else None
         return Decoded(seconds, list(streams.values()), distinct)
 
-    def _submit(self, prompt: list[int], **wishes: Any) -> str:
+    def _submit(self, prompt: list[int], engine: Engine, **wishes: Any) -> str:
         name = f"request-{next(self._numbers)}"
         greedy = Sampling(temperature=0, ignore_eos=True)
-        self._engine.submit(EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes))
+        engine.submit(EngineRequest(id=name, prompt=tuple(prompt), sampling=greedy, **wishes))
         return name
 
-    def _step(self) -> list[TokensEvent]:
-        events = self._engine.step()
-        for event in events:
-            if isinstance(event, FailEvent):
-                raise SystemExit(event.message)
-        return [event for event in events if isinstance(event, TokensEvent)]
+
+def _step(engine: Engine) -> list[TokensEvent]:
+    events = engine.step()
+    for event in events:
+        if isinstance(event, FailEvent):
+            raise SystemExit(event.message)
+    return [event for event in events if isinstance(event, TokensEvent)]
 
 
 def count_distinct(steps: list[list[TokensEvent]]) -> float:

@@ -40,7 +40,7 @@ class Peer(Protocol):
     # Whatever a reader needs to repeat it: versions, switches, what was tried.
     about: dict[str, Any]
 
-    def prefill(self, prompt: list[int]) -> float:
+    def prefill(self, prompt: list[int], **options: Any) -> float:
         """Return the seconds from a prompt that was never seen to the token that follows it."""
 
     def decode(self, prompts: list[list[int]], steps: int, **options: Any) -> Decoded:
@@ -62,7 +62,8 @@ def answer(peer: Peer, wish: dict[str, Any]) -> dict[str, Any]:
     """Do one task."""
     if wish["task"] == "prefill":
         prompt = draw(peer.vocab_size, wish["tokens"], wish["seed"])
-        return {"seconds": peer.prefill(prompt), "tokens": len(prompt)}
+        seconds = peer.prefill(prompt, **wish.get("options", {}))
+        return {"seconds": seconds, "tokens": len(prompt)}
     prompts = [draw(peer.vocab_size, wish["context"], seed) for seed in range(wish["streams"])]
     done = peer.decode(prompts, wish["steps"], **wish.get("options", {}))
     written = [token for stream in done.streams for token in stream]

@@ -68,7 +68,8 @@ class Engine:
         if multiples is None:
             is_needed = config.is_batch_invariant
             multiples = choose_row_multiples(model) if is_needed else RowMultiples()
-        self._runner = Runner(model, self._pages, multiples)
+        may_expand = not config.is_batch_invariant
+        self._runner = Runner(model, self._pages, multiples, may_expand)
         self._layout = Layout(
             block_size=block_size,
             scratch_slot=self._pages.scratch_slot,

@@ -52,7 +52,10 @@ class Gates(Choices):
 class Runner:
     """A model and its pages."""
 
-    def __init__(self, model: Transformer, pages: Pages, multiples: RowMultiples) -> None:
+    def __init__(
+        self, model: Transformer, pages: Pages, multiples: RowMultiples, may_expand: bool
+    ) -> None:
+        """Take a model; `may_expand` as ops/stack.py has it."""
         self.model = model
         self.pages = pages
         self.row_multiple = multiples.tokens
@@ -60,6 +63,9 @@ class Runner:
         self._table_VD = model.embed_tokens.weight
         self.device = self._table_VD.device
         self._stack = model.stack
+        self._may_expand = may_expand
+        if self._stack is not None and may_expand:
+            self._stack.expand_prompts()
         self._described: tuple[Batch, StackStep] | None = None
 
     def forward(self, batch: Batch) -> tuple[Tensor, Gates | None]:
@@ -155,6 +161,7 @@ class Runner:
             batch.sequences_S3,
             batch.tables,
             self.pages.pages_LAZW,
+            self._may_expand,
         )
 
     def _cache(self, batch: Batch) -> PagedCache:

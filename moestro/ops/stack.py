@@ -19,7 +19,8 @@ from torch import Tensor
 
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import FORMATS, NativeKernels
-from moestro.ops.panels import Panels
+from moestro.ops.packing import pack
+from moestro.ops.panels import Panels, WeightKind, unpack
 from moestro.ops.picking import Picked, PickRow, describe_row
 
 
@@ -86,7 +87,8 @@ class StackStep:
     """Which rows there are: positions, slots of their latents, budgets, and whose they are.
 
     `sequences_S3` has each sequence's first row, its number of rows, and where in `tables` its
-    blocks begin. `fractions_T` None takes all experts.
+    blocks begin. `fractions_T` None takes all experts. With `may_expand`, and if the stack
+    `can_expand`, long prompts attend to expanded latents: faster, with other last bits.
     """
 
     positions_T: Tensor
@@ -95,6 +97,7 @@ class StackStep:
     sequences_S3: Tensor
     tables: Tensor
     pages_LAZW: Tensor
+    may_expand: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ class NativeStack:
     frequencies_P: Tensor
     fractions_N: Tensor | None
     cache_dtype: torch.dtype
+    can_expand: bool = field(init=False, default=False)
     _native: Any = field(init=False)
+    _native_shape: Any = field(init=False)
     # How many sparse layers there are before each.
     _num_sparse: list[int] = field(init=False)
     # What C++ has addresses of.
@@ -148,10 +153,38 @@ class NativeStack:
         shape.frequencies = self._address(self.frequencies_P)
         shape.num_fractions = 0 if self.fractions_N is None else len(self.fractions_N)
         shape.fractions = self._address(self.fractions_N)
-        layers = [self._layer(parts) for parts in self.layers]
-        self._native = native.Stack(self.kernels.library, shape, layers)
+        self._native_shape = shape
+        self._describe([self._layer(parts) for parts in self.layers])
+
+    def expand_prompts(self) -> None:
+        """Hold what expands latents to keys and values beside what is there already."""
+        if self.can_expand:
+            return
+        layers = []
+        for parts in self.layers:
+            layer = self._layer(parts)
+            keys, values = self._expansion(parts)
+            layer.expanded_keys = self.kernels.matrices(keys)
+            layer.expanded_values = self.kernels.matrices(values)
+            layers.append(layer)
+        self._describe(layers)
+        self.can_expand = True
+
+    def _describe(self, layers: Sequence[Any]) -> None:
+        self._native = self.kernels.native.Stack(self.kernels.library, self._native_shape, layers)
         self._native.set_final_norm(self._norm(self.final_norm))
         self._native.set_ends(*self._embeddings(), self.kernels.matrices(self.head))
+
+    def _expansion(self, parts: LayerParts) -> tuple[Panels, Panels]:
+        """Return what makes a head's keys, and its values, in the format of the cache."""
+        kind: WeightKind = "float32" if self.cache_dtype == torch.float32 else "bfloat16"
+        keys_HNC = unpack(parts.keys).transpose(1, 2)
+        values = parts.values
+        if values.kind != kind:
+            values = pack(unpack(values), kind, self.kernels)
+        expansion = pack(keys_HNC, kind, self.kernels), values
+        self._kept += [panels.data_HnB for panels in expansion]
+        return expansion
 
     def bytes_read(self, layers: range) -> int:
         """Return how many bytes of weights one row needs that visits all its slots' experts."""
@@ -263,6 +296,7 @@ class NativeStack:
             FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
             A * Z,
             Z,
+            step.may_expand and self.can_expand,
             experts.data_ptr(),
             weights.data_ptr(),
             is_used.data_ptr(),

@@ -48,19 +48,24 @@ class Matrix {
  public:
   Matrix(Random& random, Format format, int64_t number, int64_t outputs, int64_t depth,
          bool is_gate_up = false)
-      : format_(format),
-        number_(number),
-        outputs_(outputs),
-        depth_(depth),
-        is_gate_up_(is_gate_up),
-        num_panels_(is_gate_up ? divide_up(outputs, PANEL) * 2 : num_panels(outputs)),
-        bytes_(number * num_panels_ / STRIP * strip_bytes(format, depth)),
-        values_(number * num_panels_ * PANEL * depth) {
+      : Matrix(format, number, outputs, depth, is_gate_up) {
     for (int64_t h = 0; h < number; ++h) {
       for (int64_t n = 0; n < num_panels_ * PANEL; ++n) {
         if (is_there(n)) fill(random, h, n);
       }
     }
+  }
+
+  // The numbers value(matrix, output, input), in a format without codes.
+  template <class Value>
+  static Matrix of(Format format, int64_t number, int64_t outputs, int64_t depth, Value value) {
+    Matrix made(format, number, outputs, depth, false);
+    for (int64_t h = 0; h < number; ++h) {
+      for (int64_t n = 0; n < outputs; ++n) {
+        for (int64_t d = 0; d < depth; ++d) made.put(h, n, d, value(h, n, d));
+      }
+    }
+    return made;
   }
 
   Matrices view(const float* bias = nullptr) const {
@@ -73,6 +78,32 @@ class Matrix {
   }
 
  private:
+  Matrix(Format format, int64_t number, int64_t outputs, int64_t depth, bool is_gate_up)
+      : format_(format),
+        number_(number),
+        outputs_(outputs),
+        depth_(depth),
+        is_gate_up_(is_gate_up),
+        num_panels_(is_gate_up ? divide_up(outputs, PANEL) * 2 : num_panels(outputs)),
+        bytes_(number * num_panels_ / STRIP * strip_bytes(format, depth)),
+        values_(number * num_panels_ * PANEL * depth) {}
+
+  char* strip(int64_t h, int64_t n) {
+    return bytes_.data() + (h * num_panels_ + n / PANEL) / STRIP * strip_bytes(format_, depth_);
+  }
+
+  void put(int64_t h, int64_t n, int64_t d, float value) {
+    float& kept = values_[(h * num_panels_ * PANEL + n) * depth_ + d];
+    const int64_t column = n % (STRIP * PANEL);
+    if (format_ == Format::float32) {
+      kept = value;
+      add_bits(strip(h, n), d, column, bits_of(value));
+    } else {
+      kept = from_bits(to_bfloat16(value) << 16);
+      add_bits(strip(h, n), d / 2, column, to_bfloat16(value) << (d % 2 * 16));
+    }
+  }
+
   // Panels are filled up with outputs that are not there.
   bool is_there(int64_t n) const {
     const int64_t panel = is_gate_up_ ? n / PANEL / 2 : n / PANEL;
@@ -80,22 +111,12 @@ class Matrix {
   }
 
   void fill(Random& random, int64_t h, int64_t n) {
-    char* strip = bytes_.data() +
-                  (h * num_panels_ + n / PANEL) / STRIP * strip_bytes(format_, depth_);
-    const int64_t column = n % (STRIP * PANEL);
-    float* values = values_.data() + (h * num_panels_ * PANEL + n) * depth_;
     const float size = 1.0f / std::sqrt(static_cast<float>(depth_));
-    if (is_quantized(format_)) return fill_codes(random, strip, column, size, values);
-    for (int64_t d = 0; d < depth_; ++d) {
-      const float value = random.normal() * size;
-      if (format_ == Format::float32) {
-        values[d] = value;
-        add_bits(strip, d, column, bits_of(value));
-      } else {
-        values[d] = from_bits(to_bfloat16(value) << 16);
-        add_bits(strip, d / 2, column, to_bfloat16(value) << (d % 2 * 16));
-      }
+    if (is_quantized(format_)) {
+      float* values = values_.data() + (h * num_panels_ * PANEL + n) * depth_;
+      return fill_codes(random, strip(h, n), n % (STRIP * PANEL), size, values);
     }
+    for (int64_t d = 0; d < depth_; ++d) put(h, n, d, random.normal() * size);
   }
 
   void fill_codes(Random& random, char* strip, int64_t column, float size, float* values) {

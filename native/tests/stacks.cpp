@@ -70,6 +70,20 @@ class Model {
                   matrix(1, vocabulary, sizes_.hidden)});
     return own;
   }
+  // Gives all layers what expands their latents: the numbers of their keys and values.
+  void expand(Format cache_format) {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Matrix &keys = *keys_[i], &values = *values_[i];
+      matrices_.push_back(Matrix::of(
+          cache_format, sizes_.heads, sizes_.nope, sizes_.latent,
+          [&](int64_t h, int64_t n, int64_t d) { return keys.row(h, d)[n]; }));
+      layers_[i].expanded_keys = matrices_.back().view();
+      matrices_.push_back(Matrix::of(
+          cache_format, sizes_.heads, sizes_.value, sizes_.latent,
+          [&](int64_t h, int64_t n, int64_t d) { return values.row(h, n)[d]; }));
+      layers_[i].expanded_values = matrices_.back().view();
+    }
+  }
   const Shape& shape() const { return shape_; }
   Norm final_norm() { return norm(sizes_.hidden); }
 
@@ -105,7 +119,9 @@ class Model {
     layer.latent = matrix(1, s.latent + s.rotary, s.hidden);
     layer.latent_norm = norm(s.latent);
     layer.keys = matrix(s.heads, s.latent, s.nope);
+    keys_.push_back(&matrices_.back());
     layer.values = matrix(s.heads, s.value, s.latent);
+    values_.push_back(&matrices_.back());
     layer.keys.bias = layer.values.bias = nullptr;
     layer.out = matrix(1, s.hidden, s.heads * s.value);
     layer.post_norm = norm(s.hidden);
@@ -126,6 +142,8 @@ class Model {
   Shape shape_{};
   std::vector<float> frequencies_;
   std::deque<Matrix> matrices_;
+  // Of each layer, among those.
+  std::vector<const Matrix*> keys_, values_;
   std::deque<std::vector<float>> numbers_;
   std::vector<Layer> layers_;
 };
@@ -154,7 +172,7 @@ class Batch {
 
   // Sends rows through all layers, in place.
   void run(const Named& set, Norm final_norm, const std::vector<Rows>& parts,
-           std::vector<float>& x, int num_threads) {
+           std::vector<float>& x, int num_threads, bool may_expand = false) {
     std::vector<int64_t> positions, slots;
     std::vector<float> fractions;
     std::vector<Sequence> sequences;
@@ -177,7 +195,8 @@ class Batch {
     const Stack stack = model_.stack();
     set.kernels->run(stack, {0, 2, x.data(), nullptr, rows, positions.data(), slots.data(), fractions.data(),
                              sequences.data(), static_cast<int64_t>(sequences.size()),
-                             pages_.data(), format_, num_slots_, BLOCK, choices, final_norm},
+                             pages_.data(), format_, num_slots_, BLOCK, choices, may_expand,
+                             final_norm},
                      workspace_, num_threads);
     for (int64_t t = 0; t < rows; ++t) {
       int64_t* row = experts.data() + t * model_.shape().num_slots;
@@ -227,6 +246,16 @@ std::vector<float> check_company(const Named& set, Model& model, Format cache_fo
   return together;
 }
 
+// How far some numbers are from others, as a share of those.
+double distance(const std::vector<float>& found, const std::vector<float>& expected, size_t number) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < number; ++i) {
+    error += std::pow(found[i] - expected[i], 2);
+    size += std::pow(expected[i], 2);
+  }
+  return std::sqrt(error / size);
+}
+
 void check_sizes(const Sizes& sizes, const std::vector<int64_t>& lengths) {
   for (Format format : FORMATS) {
     const Format cache_format = format == Format::float32 ? Format::float32 : Format::bfloat16;
@@ -237,15 +266,41 @@ void check_sizes(const Sizes& sizes, const std::vector<int64_t>& lengths) {
       require(std::all_of(found.begin(), found.end(), [](float a) { return std::isfinite(a); }),
               std::string(set.name) + ": a number is none");
       if (first.empty()) first = found;
-      double error = 0.0, size = 0.0;
-      for (size_t i = 0; i < found.size(); ++i) {
-        error += std::pow(found[i] - first[i], 2);
-        size += std::pow(first[i], 2);
-      }
       // Roundings that fall to the other side now and then choose another expert.
-      require(std::sqrt(error / size) < (format == Format::float32 ? 1e-3 : 0.1),
+      require(distance(found, first, found.size()) < (format == Format::float32 ? 1e-3 : 0.1),
               std::string(set.name) + ": another result than portable");
     }
+  }
+}
+
+// A prompt whose latents are expanded, in one piece and in two, beside an answer that is not.
+void check_expanded(const Sizes& sizes, Format format) {
+  const Format cache_format = format == Format::float32 ? Format::float32 : Format::bfloat16;
+  const int64_t prompt = 530, answer = 3, rows = prompt + answer;
+  for (const Named& set : runnable_kernels()) {
+    Model model(sizes, format);
+    model.expand(cache_format);
+    const int64_t hidden = model.shape().hidden;
+    const Norm norm = model.final_norm();
+    const std::vector<float> x = Random().normals(rows * hidden);
+    const auto claim = [&](const char* what) { return std::string(set.name) + what; };
+    std::vector<float> absorbed = x, expanded = x;
+    const std::vector<Batch::Rows> both{{0, 0, prompt}, {1, 0, answer}};
+    Batch(model, cache_format, {prompt, answer}).run(set, norm, both, absorbed, 2);
+    Batch(model, cache_format, {prompt, answer}).run(set, norm, both, expanded, 2, true);
+    const int64_t own = prompt * hidden;
+    require(same_bits(absorbed.data() + own, expanded.data() + own, answer * hidden),
+            claim(": an answer's bits beside an expanded prompt"));
+    require(!same_bits(absorbed.data(), expanded.data(), own), claim(": nothing was expanded"));
+    Batch pieces(model, cache_format, {prompt, answer});
+    std::vector<float> first(x.begin(), x.begin() + 300 * hidden);
+    std::vector<float> second(x.begin() + 300 * hidden, x.begin() + own);
+    pieces.run(set, norm, {{0, 0, 300}}, first, 1, true);
+    pieces.run(set, norm, {{0, 300, prompt}}, second, 1, true);
+    first.insert(first.end(), second.begin(), second.end());
+    const double most = format == Format::float32 ? 1e-3 : 0.1;
+    require(distance(expanded, absorbed, own) < most, claim(": an expanded prompt is another"));
+    require(distance(first, absorbed, own) < most, claim(": an expanded prompt in pieces is another"));
   }
 }
 
@@ -285,7 +340,7 @@ class Burst {
     std::vector<Pick> picks(num_steps * ROWS);
     const StepParts parts{
         to(x_), ROWS, to(positions_), to(slots_), 0, to(sequences_), ROWS, to(tables_), to(pages_),
-        static_cast<int>(Format::float32), ROWS * BLOCKS * BLOCK, BLOCK, to(experts), to(weights),
+        static_cast<int>(Format::float32), ROWS * BLOCKS * BLOCK, BLOCK, false, to(experts), to(weights),
         to(is_used)};
     const int64_t num_run =
         stack_.decode(2, num_steps, parts, answers, logits_.data(), picks.data(), num_threads);
@@ -349,6 +404,10 @@ void check_stacks() {
   check_sizes(ODD, {1, 7, 530, 65});
   check_sizes(LARGE, {9, 40});
   check_sizes(TILED, {1, 7, 530, 65});
+  for (Format format : FORMATS) {
+    check_expanded(ODD, format);
+    check_expanded(TILED, format);
+  }
   check_bursts(ODD);
   check_bursts(TILED);
 }

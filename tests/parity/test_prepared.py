@@ -10,6 +10,7 @@ from moestro.model.model import Transformer
 from moestro.model.prepare import prepare
 from moestro.ops.choose import choose_kernels
 from moestro.ops.kernels import Kernels, TorchKernels
+from moestro.ops.native import NativeKernels
 from moestro.ops.panels import WeightKind
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
 from tests.parity.test_engine import MODEL, SAMPLED, ask, bits, build, crowd, run
@@ -77,6 +78,22 @@ def test_a_prepared_engine_gives_the_same_bits_in_any_company() -> None:
         alone = run(build(model), [request])[request.id, 0]
         beside = run(build(model), [*crowd(12), request], every=2)[request.id, 0]
         assert bits(alone) == bits(beside)
+
+
+@pytest.mark.skipif(not isinstance(KERNELS[-1], NativeKernels), reason="no native kernels")
+def test_only_where_bits_are_free_a_long_prompt_is_expanded() -> None:
+    answers = []
+    for is_batch_invariant in (True, False):
+        model = prepared(MODEL, KERNELS[-1])
+        engine = build(model, is_batch_invariant=is_batch_invariant)
+        assert model.stack is not None
+        assert model.stack.can_expand is not is_batch_invariant
+        tokens = run(engine, [ask("long", length=200)])["long", 0]
+        answers.append([(new.score.token_id, new.score.logprob) for new in tokens])
+    same, free = (zip(*answer, strict=True) for answer in answers)
+    assert next(same) == next(free)
+    assert list(next(same)) == pytest.approx(list(next(free)), abs=1e-3)
+    assert answers[0] != answers[1]
 
 
 def test_a_prepared_batch_needs_no_filling_up() -> None:

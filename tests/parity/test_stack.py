@@ -57,7 +57,10 @@ class Pages:
         self.tables = order.view(num_sequences, -1)
 
     def step(
-        self, parts: Sequence[tuple[int, int, int]], fractions_T: Tensor | None = None
+        self,
+        parts: Sequence[tuple[int, int, int]],
+        fractions_T: Tensor | None = None,
+        may_expand: bool = False,
     ) -> StackStep:
         """Lay out rows `start` to `end` of some sequences."""
         positions, slots, sequences = [], [], []
@@ -74,6 +77,7 @@ class Pages:
             torch.tensor(sequences),
             self.tables.flatten(),
             self.pages_LAZW,
+            may_expand,
         )
 
 
@@ -198,6 +202,47 @@ def test_decoding_continues_from_the_pages(kernels: NativeKernels) -> None:
             expected_TD = model(tokens_BS[:, first:last], cache=cache)[0]
             found_TD = run(other, tokens_BS[0, first:last], pages.step([(0, first, last)]))
             torch.testing.assert_close(found_TD, expected_TD, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [*CONFIGS, TILED])
+def test_an_expanded_prompt_equals_the_modules(
+    kernels: NativeKernels, changes: dict[str, object]
+) -> None:
+    config = tiny_config(**changes)
+    model = random_model(config)
+    other = native(model, kernels, "float32")
+    assert other.stack is not None
+    other.stack.expand_prompts()
+    tokens_BS = random_tokens(config, 1, 400)
+    pages, cache = Pages(other.stack, config, 1), ContiguousCache(config, 400)
+    # A prompt in two pieces, and an answer's token behind it.
+    with torch.no_grad():
+        for first, last in ((0, 290), (290, 399), (399, 400)):
+            expected_TD = model(tokens_BS[:, first:last], cache=cache)[0]
+            step = pages.step([(0, first, last)], may_expand=True)
+            found_TD = run(other, tokens_BS[0, first:last], step)
+            torch.testing.assert_close(found_TD, expected_TD, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("changes", [{"q_lora_rank": 12}, TILED])
+def test_only_a_long_prompt_is_expanded_and_stays_close(
+    kernels: NativeKernels, kind: WeightKind, changes: dict[str, int]
+) -> None:
+    config = tiny_config(**changes)
+    model = native(random_model(config), kernels, kind)
+    assert model.stack is not None
+    model.stack.expand_prompts()
+    tokens, found = random_tokens(config, 1, 304)[0], []
+    parts = [(0, 0, 300), (1, 0, 1), (2, 0, 3)]
+    with torch.no_grad():
+        for may_expand in (False, True):
+            pages = Pages(model.stack, config, 4)
+            found.append(run(model, tokens, pages.step(parts, may_expand=may_expand)))
+    absorbed_TD, expanded_TD = found
+    assert torch.equal(absorbed_TD[300:], expanded_TD[300:])
+    error = (expanded_TD - absorbed_TD)[:300].norm() / absorbed_TD[:300].norm()
+    assert 0 < error < 0.05
 
 
 def test_more_groups_and_rotary_numbers_than_any_model_has(kernels: NativeKernels) -> None:
