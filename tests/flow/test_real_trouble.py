@@ -96,12 +96,16 @@ def test_under_load_automatic_budgets_fall_in_declared_steps_and_come_back(
     granted: list[tuple[float, float]] = []
 
     async def ask_on(client: openai.AsyncOpenAI, number: int) -> None:
-        """Ask again and again until somebody was granted the least, and the metrics say so."""
+        """Ask again and again until somebody was granted the least, and the metrics say so.
+
+        An answer takes the engine longer than asking takes all clients together, or the queue
+        would be empty now and then.
+        """
         while LEVELS[-1] not in seen or all(level != LEVELS[-1] for level, _ in granted):
             raw = await client.completions.with_raw_response.create(
                 model=NAME,
                 prompt=f"def {number}",
-                max_tokens=100,
+                max_tokens=1500,
                 extra_body={"experts": "auto", "ignore_eos": True},
             )
             usage = raw.parse().usage
