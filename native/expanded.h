@@ -56,11 +56,11 @@ class Expanded {
     const int64_t rows = sequence.num_rows, first_row = sequence.first_row;
     for (int64_t r = 0; r < rows; ++r) {
       put_query(first_row + r, room.query);
-      const int64_t tile = r / TASK_QUERIES, tile_rows = smaller(TASK_QUERIES, rows - tile * TASK_QUERIES);
-      const int64_t lanes = round_up(tile_rows, PANEL);
-      uint32_t* words = room.queries + tile * TASK_QUERIES * room.key_words;
-      if (r % TASK_QUERIES == 0) std::memset(words, 0, sizeof(uint32_t) * lanes * room.key_words);
-      put_row<Isa>(room.query, cached_.format, shape_.query_width(), r % TASK_QUERIES,
+      const int64_t place = r % TASK_QUERIES, first = r - place;
+      const int64_t lanes = round_up(smaller(TASK_QUERIES, rows - first), PANEL);
+      uint32_t* words = room.queries + first * room.key_words;
+      if (place == 0) std::memset(words, 0, sizeof(uint32_t) * lanes * room.key_words);
+      put_row<Isa>(room.query, cached_.format, shape_.query_width(), place,
                    {words, nullptr, nullptr, lanes});
       room.parts[r] = {NOTHING, 0.0f};
     }
