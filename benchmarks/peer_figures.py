@@ -13,6 +13,8 @@ Result = dict[str, Any]
 Measured = Callable[[Result], float | None]
 # Of formats and other programs, the best one counts.
 _LLAMA = ("llama.cpp Q4_0", "llama.cpp Q4_K_M", "llama.cpp Q8_0", "llama.cpp BF16")
+# What is added to the name of a task in which our bits may depend on company, like all peers'.
+FREE = ", free bits"
 _OURS = ("moestro int4", "moestro int8", "moestro bf16")
 
 
@@ -111,7 +113,7 @@ def _figures(result: Result) -> Iterator[tuple[str, tuple[Any, ...], float | Non
         (None, 0.75, None),
         _share(result, eight),
     )
-    for end in ("", ", free bits"):
+    for end in ("", FREE):
         ours, theirs = (
             _best(result, peers, f"{fill}{each}") for peers, each in ((_OURS, end), (_LLAMA, ""))
         )

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from experiment import write_result
 from peer_bytes import count_bytes
-from peer_figures import print_figures, print_peers
+from peer_figures import FREE, print_figures, print_peers
 from peer_models import (
     model_bytes,
     model_config,
@@ -39,8 +39,6 @@ PRESETS = ("small", "mid", "moonlight")
 # Steps of a decode: about a second for the fastest.
 STEPS = {"small": 128, "mid": 32, "moonlight": 16}
 FORMATS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",), "bf16": ("BF16",)}
-# What is added to the name of a task in which our bits may depend on company, like all peers'.
-FREE = ", free bits"
 # A model this big is measured at 4 bits alone: nothing else fits.
 BIG_BYTES = 20e9
 _SHARE_OF_MEMORY = 0.8

@@ -355,8 +355,6 @@ void bind_parts(nb::module_& m) {
       .def_rw("latent_norm", &Layer::latent_norm)
       .def_rw("keys", &Layer::keys)
       .def_rw("values", &Layer::values)
-      .def_rw("expanded_keys", &Layer::expanded_keys)
-      .def_rw("expanded_values", &Layer::expanded_values)
       .def_rw("out", &Layer::out)
       .def_rw("post_norm", &Layer::post_norm)
       .def_rw("gate", &Layer::gate)
@@ -420,6 +418,7 @@ NB_MODULE(_native, m) {
            [](OwnStack& self, Address embeddings, int format, const Matrices& head) {
              self.set_ends({at<const char>(embeddings), static_cast<Format>(format), head});
            })
+      .def("set_expansion", &OwnStack::set_expansion)
       .def("decode", &decode)
       .def("run", &OwnStack::run, nb::call_guard<nb::gil_scoped_release>());
 }

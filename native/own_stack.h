@@ -80,6 +80,12 @@ class OwnStack {
 
   void set_ends(const Ends& ends) { ends_ = ends; }
 
+  // Gives a layer what expands its latents.
+  void set_expansion(int64_t layer, const Matrices& keys, const Matrices& values) {
+    layers_.at(layer).expanded_keys = keys;
+    layers_.at(layer).expanded_values = values;
+  }
+
   void run(int64_t first_layer, int64_t last_layer, const StepParts& parts, Address hidden,
            bool has_final_norm, int num_threads) const {
     std::vector<Sequence> sequences;
@@ -184,7 +190,7 @@ class OwnStack {
   }
 
   const Kernels& kernels_;
-  const std::vector<Layer> layers_;
+  std::vector<Layer> layers_;
   const Stack stack_;
   Norm final_norm_;
   Ends ends_{};

@@ -76,20 +76,28 @@ def find_stack_fault(kernels: NativeKernels) -> str | None:
     model = Transformer(_CHECKED).eval()
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    num_tokens = 7
+    # Enough for a prompt to be expanded.
+    num_tokens, block_size = 23, 4
     tokens_BT = torch.randint(_CHECKED.vocab_size, (1, num_tokens), generator=generator)
     expected_TD = model(tokens_BT)[0]
     _pack_all(model, kernels, partial(_pack_parameter, model, kernels, kind="float32"))
-    positions_T, found_TD = torch.arange(num_tokens), model.embed(tokens_BT[0])
+    stack, positions_T = build_stack(model, kernels), torch.arange(num_tokens)
+    stack.expand_prompts()
     width = _CHECKED.kv_lora_rank + _CHECKED.qk_rope_head_dim
-    step = StackStep(
-        positions_T, positions_T, None, torch.tensor([[0, num_tokens, 0]]), torch.arange(2),
-        torch.zeros(_CHECKED.num_hidden_layers, 2, 4, width),
-    )  # fmt: skip
-    build_stack(model, kernels).run(found_TD, range(_CHECKED.num_hidden_layers), step, True)
-    worst = float((found_TD - expected_TD).abs().max() / expected_TD.abs().max())
-    # Not "worst > tolerance": a NaN must count as a fault.
-    return None if worst <= _TOLERANCE else f"off by {worst:.1e} of the largest number"
+    num_blocks, num_layers = -(-num_tokens // block_size), _CHECKED.num_hidden_layers
+    for may_expand in (False, True):
+        found_TD = model.embed(tokens_BT[0])
+        step = StackStep(
+            positions_T, positions_T, None, torch.tensor([[0, num_tokens, 0]]),
+            torch.arange(num_blocks), torch.zeros(num_layers, num_blocks, block_size, width),
+            may_expand,
+        )  # fmt: skip
+        stack.run(found_TD, range(num_layers), step, True)
+        worst = float((found_TD - expected_TD).abs().max() / expected_TD.abs().max())
+        # Not "worst > tolerance": a NaN must count as a fault.
+        if not worst <= _TOLERANCE:
+            return f"off by {worst:.1e} of the largest number"
+    return None
 
 
 def _pack_all(model: Transformer, kernels: Kernels, pack: PackWeights) -> None:

@@ -136,7 +136,6 @@ class NativeStack:
     cache_dtype: torch.dtype
     can_expand: bool = field(init=False, default=False)
     _native: Any = field(init=False)
-    _native_shape: Any = field(init=False)
     # How many sparse layers there are before each.
     _num_sparse: list[int] = field(init=False)
     # What C++ has addresses of.
@@ -153,27 +152,19 @@ class NativeStack:
         shape.frequencies = self._address(self.frequencies_P)
         shape.num_fractions = 0 if self.fractions_N is None else len(self.fractions_N)
         shape.fractions = self._address(self.fractions_N)
-        self._native_shape = shape
-        self._describe([self._layer(parts) for parts in self.layers])
+        layers = [self._layer(parts) for parts in self.layers]
+        self._native = native.Stack(self.kernels.library, shape, layers)
+        self._native.set_final_norm(self._norm(self.final_norm))
+        self._native.set_ends(*self._embeddings(), self.kernels.matrices(self.head))
 
     def expand_prompts(self) -> None:
         """Hold what expands latents to keys and values beside what is there already."""
         if self.can_expand:
             return
-        layers = []
-        for parts in self.layers:
-            layer = self._layer(parts)
-            keys, values = self._expansion(parts)
-            layer.expanded_keys = self.kernels.matrices(keys)
-            layer.expanded_values = self.kernels.matrices(values)
-            layers.append(layer)
-        self._describe(layers)
+        for index, parts in enumerate(self.layers):
+            keys, values = map(self.kernels.matrices, self._expansion(parts))
+            self._native.set_expansion(index, keys, values)
         self.can_expand = True
-
-    def _describe(self, layers: Sequence[Any]) -> None:
-        self._native = self.kernels.native.Stack(self.kernels.library, self._native_shape, layers)
-        self._native.set_final_norm(self._norm(self.final_norm))
-        self._native.set_ends(*self._embeddings(), self.kernels.matrices(self.head))
 
     def _expansion(self, parts: LayerParts) -> tuple[Panels, Panels]:
         """Return what makes a head's keys, and its values, in the format of the cache."""

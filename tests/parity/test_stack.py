@@ -222,6 +222,9 @@ def test_an_expanded_prompt_equals_the_modules(
             step = pages.step([(0, first, last)], may_expand=True)
             found_TD = run(other, tokens_BS[0, first:last], step)
             torch.testing.assert_close(found_TD, expected_TD, atol=2e-4, rtol=2e-4)
+        absorbed_TD = run(other, tokens_BS[0, :290], pages.step([(0, 0, 290)]))
+        step = pages.step([(0, 0, 290)], may_expand=True)
+        assert not torch.equal(absorbed_TD, run(other, tokens_BS[0, :290], step))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
