@@ -248,7 +248,7 @@ class BackwardHead : HeadWork<Isa> {
   // sums += left^T right, for a block's rows.
   void add_product(const uint16_t* left, int64_t left_width, int64_t rows, const uint16_t* right,
                    int64_t right_width, float* sums) {
-    pack_columns<Isa>(left, left_width, rows, rows / 2, turned_);
+    pack_columns<Isa>(left, left_width, left_width, rows, rows / 2, turned_);
     const Bands<Isa> factors = pack_all_rows<Isa>(right, right_width, rows, factors_);
     multiply_bands<Isa>(WordRows{turned_, rows / 2}, left_width, factors,
                         [&](int64_t row, int64_t column, Lanes more) {

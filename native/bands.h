@@ -190,19 +190,19 @@ Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows
   return bands;
 }
 
-// Turns rows taken by twos into columns: `to` has a row of words for each column, `step` apart. The
-// left factor of a sum over rows; their number is a multiple of ROW_MULTIPLE.
+// Turns rows taken by twos, `row_step` apart, into columns: `to` has a row of words for each column,
+// `step` apart. The left factor of a sum over rows; their number is a multiple of ROW_MULTIPLE.
 template <class Isa>
-void pack_columns(const uint16_t* rows, int64_t num_columns, int64_t num_rows, int64_t step,
-                  uint32_t* to) {
+void pack_columns(const uint16_t* rows, int64_t row_step, int64_t num_columns, int64_t num_rows,
+                  int64_t step, uint32_t* to) {
   alignas(64) uint32_t words[PANEL][PANEL];
   const uint32_t* lines[PANEL];
   for (int64_t w = 0; w < PANEL; ++w) lines[w] = words[w];
   for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
     for (int64_t c = 0; c < num_columns; c += PANEL) {
       for (int64_t w = 0; w < PANEL; ++w) {
-        const uint16_t* even = rows + (first + 2 * w) * num_columns + c;
-        Isa::interleave(even, even + num_columns, words[w]);
+        const uint16_t* even = rows + (first + 2 * w) * row_step + c;
+        Isa::interleave(even, even + row_step, words[w]);
       }
       Isa::transpose(lines, 0, step, to + c * step + first / 2);
     }

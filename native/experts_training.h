@@ -217,7 +217,7 @@ struct PairColumns : PairFactor {
     return {expert(e) + first * pairs.num_words(e), pairs.num_words(e)};
   }
   void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
-    pack_columns<Isa>(rows, num_columns, round_up(block.num_pairs, ROW_MULTIPLE),
+    pack_columns<Isa>(rows, num_columns, num_columns, round_up(block.num_pairs, ROW_MULTIPLE),
                       pairs.num_words(block.expert), expert(block.expert) + first_word(block));
   }
 };

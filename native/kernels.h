@@ -168,7 +168,7 @@ struct Kernels {
   void (*backward_norm)(const NormRows&, const uint16_t* dy, uint16_t* dx, float* dweight,
                         Workspace&, int num_threads);
   void (*rotate)(const Rotation&, Workspace&, int num_threads);
-  void (*differentiate_nats)(const LossRows&, Workspace&, int num_threads);
+  void (*differentiate_loss)(const LossRows&, Workspace&, int num_threads);
   void (*forward_gate)(const GateForward&, Workspace&, int num_threads);
   void (*backward_gate)(const GateBackward&, Workspace&, int num_threads);
   float (*differentiate_balance)(const BalanceRows&, Workspace&, int num_threads);

@@ -176,11 +176,14 @@ class Library {
                     workspace(), num_threads);
   }
 
-  void differentiate_nats(Address logits, Address targets, int64_t num_rows, int64_t vocabulary,
-                          Address nats, int num_threads) const {
-    kernels_.differentiate_nats({at<uint16_t>(logits), at<const int64_t>(targets), num_rows,
-                                 vocabulary, at<float>(nats)},
-                                workspace(), num_threads);
+  void differentiate_loss(Address x, Address head, Address targets, Address weights,
+                          int64_t num_rows, int64_t width, int64_t vocabulary, Address nats,
+                          Address dx, Address dhead, int num_threads) const {
+    kernels_.differentiate_loss(
+        {at<const uint16_t>(x), at<const uint16_t>(head), at<const int64_t>(targets),
+         at<const float>(weights), num_rows, width, vocabulary, at<float>(nats), at<uint16_t>(dx),
+         at<float>(dhead)},
+        workspace(), num_threads);
   }
 
   void forward_gate(const GateRows& gate, Address logits, Address scores, Address selection,
@@ -406,7 +409,7 @@ NB_MODULE(_native, m) {
            nb::call_guard<nb::gil_scoped_release>())
       .def("pick_tokens", &Library::pick_tokens)
       .def("orthogonalize", &Library::orthogonalize, nb::call_guard<nb::gil_scoped_release>())
-      .def("differentiate_nats", &Library::differentiate_nats,
+      .def("differentiate_loss", &Library::differentiate_loss,
            nb::call_guard<nb::gil_scoped_release>());
   nb::class_<OwnStack>(m, "Stack")
       .def("__init__", [](OwnStack* self, const Library& library, const Shape& shape,

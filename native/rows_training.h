@@ -1,4 +1,4 @@
-// What training does with each row by itself: norms, rotary positions, and the loss's gradient.
+// What training does with each row by itself: norms and rotary positions.
 // Sums over rows go through sums of fixed pieces, in order: no result depends on threads.
 // Next: kernels.h.
 
@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 
 #include "numbers.h"
 #include "team.h"
@@ -133,45 +132,6 @@ void rotate(const Rotation& rotation, Workspace&, int num_threads) {
             y[place + (rotation.is_inverse ? other : pairs)] = second_out[i];
           }
         }
-      }
-    });
-  });
-}
-
-// Turns logits into the gradients of their nats, in place.
-template <class Isa>
-void differentiate_nats(const LossRows& rows, Workspace& workspace, int num_threads) {
-  const int64_t width = rows.vocabulary;
-  for (int64_t t = 0; t < rows.num_rows; ++t) {
-    if (rows.targets[t] < 0 || rows.targets[t] >= width) throw std::out_of_range("no such token");
-  }
-  workspace.reset();
-  float* buffers = workspace.take<float>(num_threads * width);
-  run_team(num_threads, [&](Team& team) {
-    float* shares = buffers + team.rank() * width;
-    each_row(team, rows.num_rows, [&](int64_t t, int64_t) {
-      uint16_t* logits = rows.logits + t * width;
-      const int64_t target = rows.targets[t];
-      const float goal = from_bfloat16(logits[target]);
-      auto most = Isa::load_bfloat16(logits);
-      for (int64_t c = PANEL; c < width; c += PANEL) {
-        most = Isa::larger(most, Isa::load_bfloat16(logits + c));
-      }
-      const float largest = Isa::largest(most);
-      auto total = Isa::fill(0.0f);
-      for (int64_t c = 0; c < width; c += PANEL) {
-        const auto below = Isa::add(Isa::load_bfloat16(logits + c), Isa::fill(-largest));
-        const auto share = exponential<Isa>(below);
-        total = Isa::add(total, share);
-        Isa::store(share, shares + c);
-      }
-      const float sum = Isa::sum(total);
-      rows.nats[t] = std::log(sum) + largest - goal;
-      // The gradient is the share, less 1 for the target.
-      shares[target] -= sum;
-      const auto inverse = Isa::fill(1.0f / sum);
-      for (int64_t c = 0; c < width; c += PANEL) {
-        Isa::store_bfloat16(Isa::multiply(Isa::load(shares + c), inverse), logits + c);
       }
     });
   });

@@ -5,6 +5,7 @@
 #include "attention_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
+#include "loss_training.h"
 #include "orthogonalize.h"
 #include "packing.h"
 #include "pick.h"
@@ -20,7 +21,7 @@ constexpr Kernels table() {
           fill_sigmoids<Isa>,      run<Isa>,               forward_experts<Isa>,
           backward_experts<Isa>,   forward_attention<Isa>, backward_attention<Isa>,
           forward_norm<Isa>,       backward_norm<Isa>,     rotate<Isa>,
-          differentiate_nats<Isa>, forward_gate<Isa>,      backward_gate<Isa>,
+          differentiate_loss<Isa>, forward_gate<Isa>,      backward_gate<Isa>,
           differentiate_balance<Isa>, pick_tokens<Isa>, orthogonalize<Isa>};
 }
 

@@ -1,5 +1,5 @@
 // What the kernels of training take and give: bfloat16 as torch has it, sums in float32.
-// Next: bands.h, then experts_training.h, attention_training.h and rows_training.h.
+// Next: bands.h, then experts_training.h, attention_training.h, loss_training.h and rows_training.h.
 //
 // Every number is summed by one thread in one order, whatever the number of threads.
 
@@ -168,13 +168,17 @@ struct Orthogonals {
   uint16_t* y;
 };
 
-// Logits that become gradients, and the nats of each row's target.
+// Rows before the head (vocabulary, width), the tokens that they should have told, and what each
+// counts: their nats, and the gradients of the sum of nats times weights.
 struct LossRows {
-  uint16_t* logits;
+  const uint16_t* x;
+  const uint16_t* head;
   const int64_t* targets;
-  int64_t num_rows;
-  int64_t vocabulary;
+  const float* weights;
+  int64_t num_rows, width, vocabulary;
   float* nats;
+  uint16_t* dx;
+  float* dhead;
 };
 
 }  // namespace moestro

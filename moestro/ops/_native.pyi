@@ -211,13 +211,18 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
-    def differentiate_nats(
+    def differentiate_loss(
         self,
-        logits: int,
+        x: int,
+        head: int,
         targets: int,
+        weights: int,
         num_rows: int,
+        width: int,
         vocabulary: int,
         nats: int,
+        dx: int,
+        dhead: int,
         num_threads: int,
         /,
     ) -> None: ...

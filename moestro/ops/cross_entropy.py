@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.native import WIDTH_MULTIPLE
 
 CHUNK_TOKENS = 512
 # Softmax goes through float32 in pieces that stay in the processor's cache.
 _PIECE_ELEMENTS = 1 << 19
-# The native kernel takes whole panels of the vocabulary.
-_MULTIPLE = 16
 
 
 def linear_cross_entropy(
@@ -46,37 +45,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
     ) -> tuple[Tensor, Tensor]:
-        T, V = x_TD.shape[0], head_VD.shape[0]
-        nats_T = torch.empty_like(weights_T)
-        dx_TD = torch.empty_like(x_TD)
-        # float32: thousands of chunks' worth of small terms are summed here.
-        dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32)
-        # One array for all chunks: fresh memory costs more than the product that fills it.
-        logits_CV = x_TD.new_empty(min(T, CHUNK_TOKENS), V)
-        part_VD = torch.empty_like(head_VD)
-        for start in range(0, T, CHUNK_TOKENS):
-            rows = slice(start, min(T, start + CHUNK_TOKENS))
-            logits_NV = torch.mm(x_TD[rows], head_VD.T, out=logits_CV[: rows.stop - start])
-            nats_T[rows] = _to_gradients(logits_NV, targets_T[rows])
-            weight_N1 = weights_T[rows, None].to(x_TD.dtype)
-            torch.mm(logits_NV, head_VD, out=dx_TD[rows]).mul_(weight_N1)
-            dhead_VD += torch.mm(logits_NV.T, x_TD[rows] * weight_N1, out=part_VD)
-        ctx.save_for_backward(dx_TD, dhead_VD.to(head_VD.dtype))
+        kernels = native_for(x_TD, torch.bfloat16)
+        is_whole = all(number % WIDTH_MULTIPLE == 0 for number in head_VD.shape)
+        differentiate = kernels.differentiate_loss if kernels and is_whole else _differentiate
+        nats_T, dx_TD, dhead_VD = differentiate(x_TD, head_VD, targets_T, weights_T)
+        ctx.save_for_backward(dx_TD, dhead_VD)
         ctx.mark_non_differentiable(nats_T)
         return (nats_T * weights_T).sum(), nats_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dx_TD, dhead_VD = ctx.saved_tensors
-        return dx_TD * grads[0].to(dx_TD.dtype), dhead_VD * grads[0].to(dhead_VD.dtype), None, None
+        # Both without a pass over either where nothing scales the loss, as is most common.
+        if grads[0] != 1:
+            dx_TD, dhead_VD = dx_TD * grads[0].to(dx_TD.dtype), dhead_VD * grads[0]
+        return dx_TD, dhead_VD.to(dx_TD.dtype), None, None
+
+
+def _differentiate(
+    x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    T, V = x_TD.shape[0], head_VD.shape[0]
+    nats_T, dx_TD = torch.empty_like(weights_T), torch.empty_like(x_TD)
+    # float32: thousands of chunks' worth of small terms are summed here.
+    dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32)
+    # One array for all chunks: fresh memory costs more than the product that fills it.
+    logits_CV = x_TD.new_empty(min(T, CHUNK_TOKENS), V)
+    part_VD = torch.empty_like(head_VD)
+    for start in range(0, T, CHUNK_TOKENS):
+        rows = slice(start, min(T, start + CHUNK_TOKENS))
+        logits_NV = torch.mm(x_TD[rows], head_VD.T, out=logits_CV[: rows.stop - start])
+        nats_T[rows] = _to_gradients(logits_NV, targets_T[rows])
+        weight_N1 = weights_T[rows, None].to(x_TD.dtype)
+        torch.mm(logits_NV, head_VD, out=dx_TD[rows]).mul_(weight_N1)
+        dhead_VD += torch.mm(logits_NV.T, x_TD[rows] * weight_N1, out=part_VD)
+    return nats_T, dx_TD, dhead_VD
 
 
 def _to_gradients(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """Turn logits into the gradients of their nats, in place, and return nats_N."""
     N, V = logits_NV.shape
-    kernels = native_for(logits_NV, torch.bfloat16)
-    if kernels is not None and V % _MULTIPLE == 0:
-        return kernels.differentiate_nats(logits_NV, targets_N)
     size = max(1, _PIECE_ELEMENTS // V)
     nats_N = torch.empty(N, device=logits_NV.device)
     float_MV, softmax_MV = torch.empty(2, min(size, N), V, device=logits_NV.device)

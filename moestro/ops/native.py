@@ -153,23 +153,34 @@ class NativeKernels:
         )
         return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
 
-    def differentiate_nats(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        """Turn bfloat16 logits into the gradients of their nats, in place, and return nats_N."""
-        N, V = logits_NV.shape
-        assert logits_NV.dtype == torch.bfloat16
-        assert logits_NV.is_contiguous()
-        targets_N = _plain(targets_N, torch.int64)
-        assert targets_N.shape == (N,)
-        nats_N = torch.empty(N)
-        self.library.differentiate_nats(
-            logits_NV.data_ptr(),
-            targets_N.data_ptr(),
-            N,
+    def differentiate_loss(
+        self, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return nats_T and the gradients of sum(weights * nats): dx_TD, and dhead_VD in float32.
+
+        Rows and head are bfloat16; IndexError tells of a target beyond the vocabulary.
+        """
+        x_TD, head_VD = _plain(x_TD, torch.bfloat16), _plain(head_VD, torch.bfloat16)
+        targets_T, weights_T = _plain(targets_T, torch.int64), _plain(weights_T, torch.float32)
+        (T, D), V = x_TD.shape, len(head_VD)
+        assert head_VD.shape == (V, D)
+        assert targets_T.shape == weights_T.shape == (T,)
+        assert D % WIDTH_MULTIPLE == 0 == V % WIDTH_MULTIPLE
+        nats_T, dx_TD, dhead_VD = torch.empty(T), torch.empty_like(x_TD), torch.empty(V, D)
+        self.library.differentiate_loss(
+            x_TD.data_ptr(),
+            head_VD.data_ptr(),
+            targets_T.data_ptr(),
+            weights_T.data_ptr(),
+            T,
+            D,
             V,
-            nats_N.data_ptr(),
+            nats_T.data_ptr(),
+            dx_TD.data_ptr(),
+            dhead_VD.data_ptr(),
             torch.get_num_threads(),
         )
-        return nats_N
+        return nats_T, dx_TD, dhead_VD
 
     def sigmoid(self, x: Tensor) -> Tensor:
         """Fill with sigmoids on the caller's thread: they are few."""

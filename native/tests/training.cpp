@@ -122,15 +122,11 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   const int64_t size = shape.rows * shape.width, turned = shape.rows * shape.heads * 2 * shape.pairs;
   const std::vector<float> weight = random.normals(shape.width);
   const Halves x = halves(random, size, 1.0f), dy = halves(random, size, 1.0f);
-  Halves y(size), dx(size), logits = halves(random, size, 3.0f);
-  std::vector<float> dweight(shape.width), nats(shape.rows);
+  Halves y(size), dx(size);
+  std::vector<float> dweight(shape.width);
   const NormRows norm{x.data(), shape.width, shape.rows, shape.width, weight.data(), 1e-6f};
   kernels.forward_norm(norm, y.data(), workspace, threads);
   kernels.backward_norm(norm, dy.data(), dx.data(), dweight.data(), workspace, threads);
-  std::vector<int64_t> targets;
-  for (int64_t t = 0; t < shape.rows; ++t) targets.push_back(random.below(shape.width));
-  kernels.differentiate_nats({logits.data(), targets.data(), shape.rows, shape.width, nats.data()},
-                             workspace, threads);
   Halves heads = halves(random, turned, 1.0f), rotated(turned), back(turned);
   const int64_t length = 13, row = shape.heads * 2 * shape.pairs;
   const std::vector<float> cosines = random.normals(length * shape.pairs);
@@ -142,8 +138,32 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   rotation.y = back.data();
   kernels.rotate(rotation, workspace, threads);
   Results results = dweight;
-  append(results, nats);
-  for (const Halves* each : {&y, &dx, &logits, &rotated, &back}) append(results, floats(*each));
+  for (const Halves* each : {&y, &dx, &rotated, &back}) append(results, floats(*each));
+  return results;
+}
+
+struct LossShape {
+  int64_t rows, width, vocabulary;
+};
+constexpr LossShape LOSSES[] = {{0, 32, 32}, {1, 32, 96}, {45, 96, 160}, {530, 32, 64}};
+
+Results run_loss(const Kernels& kernels, const LossShape& shape, int threads) {
+  Random random;
+  Workspace workspace;
+  const Halves x = halves(random, shape.rows * shape.width, 1.0f);
+  const Halves head = halves(random, shape.vocabulary * shape.width, 0.3f);
+  const std::vector<float> weights = random.normals(shape.rows);
+  std::vector<int64_t> targets;
+  for (int64_t t = 0; t < shape.rows; ++t) targets.push_back(random.below(shape.vocabulary));
+  Halves dx(x.size());
+  std::vector<float> nats(shape.rows), dhead(head.size());
+  kernels.differentiate_loss({x.data(), head.data(), targets.data(), weights.data(), shape.rows,
+                              shape.width, shape.vocabulary, nats.data(), dx.data(),
+                              dhead.data()},
+                             workspace, threads);
+  Results results = nats;
+  append(results, dhead);
+  append(results, floats(dx));
   return results;
 }
 
@@ -241,6 +261,7 @@ void check_training() {
     check_pass(run_attention, shape, "attention in training");
   }
   for (const RowShape& shape : ROWS) check_pass(run_rows, shape, "rows in training");
+  for (const LossShape& shape : LOSSES) check_pass(run_loss, shape, "a head's loss");
   for (const GateShape& shape : GATES) check_pass(run_gate, shape, "a gate in training");
 }
 

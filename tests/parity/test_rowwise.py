@@ -99,7 +99,9 @@ def test_losses_equal_torchs(kernels: NativeKernels) -> None:
 
 def test_a_token_that_is_not_in_the_vocabulary_is_refused(kernels: NativeKernels) -> None:
     with pytest.raises(IndexError, match="no such token"):
-        kernels.differentiate_nats(draw(2, 32), torch.tensor([1, 32]))
+        kernels.differentiate_loss(
+            draw(2, 32), draw(32, 32), torch.tensor([1, 32]), torch.ones(2)
+        )
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
