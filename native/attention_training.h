@@ -248,9 +248,10 @@ class BackwardHead : HeadWork<Isa> {
   // sums += left^T right, for a block's rows.
   void add_product(const uint16_t* left, int64_t left_width, int64_t rows, const uint16_t* right,
                    int64_t right_width, float* sums) {
-    pack_columns<Isa>(left, left_width, left_width, rows, rows / 2, turned_);
+    const ColumnFactor<Isa> columns{turned_, left_width, rows / 2};
+    columns.put(left, left_width, rows, 0);
     const Bands<Isa> factors = pack_all_rows<Isa>(right, right_width, rows, factors_);
-    multiply_bands<Isa>(WordRows{turned_, rows / 2}, left_width, factors,
+    multiply_bands<Isa>(columns.from(0), left_width, factors,
                         [&](int64_t row, int64_t column, Lanes more) {
                           float* to = sums + row * right_width + column;
                           Isa::store(Isa::add(Isa::load(to), more), to);

@@ -55,8 +55,15 @@ struct WordRows {
   const uint32_t* at(int64_t r, int64_t w) const { return words + r * step + w; }
 };
 
-template <class Isa, int PANELS, class Emit>
-void multiply_tile(const WordRows& left, int64_t first_row, const uint32_t* band, int64_t num_words,
+// Columns of words, `step` apart from word to word: the left side of a sum over rows.
+struct WordColumns {
+  const uint32_t* words;
+  int64_t step;
+  const uint32_t* at(int64_t c, int64_t w) const { return words + w * step + c; }
+};
+
+template <class Isa, int PANELS, class Left, class Emit>
+void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, int64_t num_words,
                    int64_t num_rows, Emit& emit) {
   typename Isa::Lanes sums[TILE_ROWS][PANELS];
 #pragma GCC unroll 16
@@ -103,8 +110,8 @@ void multiply_tiled(const WordRows& left, const uint32_t* band, int64_t num_pane
 // Multiplies rows by the first words of one band and calls emit(row, column in the band, sixteen
 // outputs). Rows are read in whole tiles: behind the last there must be memory for as many as fill
 // one up.
-template <class Isa, class Emit>
-void multiply_band(const WordRows& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
+template <class Isa, class Left, class Emit>
+void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, int64_t b,
                    int64_t words, Emit emit) {
   static_assert(Isa::BAND_PANELS <= 3, "one case for each number of panels");
   const uint32_t* band = right.band(b);
@@ -126,8 +133,8 @@ void multiply_band(const WordRows& left, int64_t num_rows, const Bands<Isa>& rig
 }
 
 // The same for the bands of the first columns, with the column in the whole matrix.
-template <class Isa, class Emit>
-void multiply_bands(const WordRows& left, int64_t num_rows, const Bands<Isa>& right,
+template <class Isa, class Left, class Emit>
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
                     int64_t num_columns, int64_t words, Emit emit) {
   for (int64_t b = 0; b < right.plan.number && right.plan.first(b) < num_columns; ++b) {
     const int64_t first = right.plan.first(b);
@@ -138,8 +145,8 @@ void multiply_bands(const WordRows& left, int64_t num_rows, const Bands<Isa>& ri
   }
 }
 
-template <class Isa, class Emit>
-void multiply_bands(const WordRows& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
+template <class Isa, class Left, class Emit>
+void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
   multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
 }
 
@@ -190,24 +197,51 @@ Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows
   return bands;
 }
 
-// Turns rows taken by twos, `row_step` apart, into columns: `to` has a row of words for each column,
-// `step` apart. The left factor of a sum over rows; their number is a multiple of ROW_MULTIPLE.
+// The left factor of a sum over rows, which are taken by twos: a word of each column for each two.
+// A processor's tiles want a column's words side by side, all else a word's columns.
 template <class Isa>
-void pack_columns(const uint16_t* rows, int64_t row_step, int64_t num_columns, int64_t num_rows,
-                  int64_t step, uint32_t* to) {
-  alignas(64) uint32_t words[PANEL][PANEL];
-  const uint32_t* lines[PANEL];
-  for (int64_t w = 0; w < PANEL; ++w) lines[w] = words[w];
-  for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
-    for (int64_t c = 0; c < num_columns; c += PANEL) {
-      for (int64_t w = 0; w < PANEL; ++w) {
-        const uint16_t* even = rows + (first + 2 * w) * row_step + c;
-        Isa::interleave(even, even + row_step, words[w]);
+struct ColumnFactor {
+  uint32_t* words;
+  int64_t num_columns;
+  int64_t num_words;
+
+  // Takes rows, `row_step` apart, as words from `first_word` on; their number is a multiple of
+  // ROW_MULTIPLE.
+  void put(const uint16_t* rows, int64_t row_step, int64_t num_rows, int64_t first_word) const {
+    if constexpr (Isa::HAS_TILES) return turn(rows, row_step, num_rows, words + first_word);
+    uint32_t* to = words + first_word * num_columns;
+    for (int64_t r = 0; r < num_rows; r += 2, rows += 2 * row_step, to += num_columns) {
+      for (int64_t c = 0; c < num_columns; c += PANEL) {
+        Isa::interleave(rows + c, rows + row_step + c, to + c);
       }
-      Isa::transpose(lines, 0, step, to + c * step + first / 2);
     }
   }
-}
+
+  // Columns from one on, as rows of a product.
+  auto from(int64_t column) const {
+    if constexpr (Isa::HAS_TILES) {
+      return WordRows{words + column * num_words, num_words};
+    } else {
+      return WordColumns{words + column, num_columns};
+    }
+  }
+
+ private:
+  void turn(const uint16_t* rows, int64_t row_step, int64_t num_rows, uint32_t* to) const {
+    alignas(64) uint32_t block[PANEL][PANEL];
+    const uint32_t* lines[PANEL];
+    for (int64_t w = 0; w < PANEL; ++w) lines[w] = block[w];
+    for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
+      for (int64_t c = 0; c < num_columns; c += PANEL) {
+        for (int64_t w = 0; w < PANEL; ++w) {
+          const uint16_t* even = rows + (first + 2 * w) * row_step + c;
+          Isa::interleave(even, even + row_step, block[w]);
+        }
+        Isa::transpose(lines, 0, num_words, to + c * num_words + first / 2);
+      }
+    }
+  }
+};
 
 inline WordRows by_rows(const uint16_t* rows, int64_t width) {
   return {reinterpret_cast<const uint32_t*>(rows), width / 2};

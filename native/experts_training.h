@@ -208,17 +208,15 @@ struct PairBands : PairFactor {
   }
 };
 
-// The left one, a row of words for each column.
+// The left one, in columns.
 template <class Isa>
 struct PairColumns : PairFactor {
   using PairFactor::PairFactor;
 
-  WordRows columns(int64_t e, int64_t first) const {
-    return {expert(e) + first * pairs.num_words(e), pairs.num_words(e)};
-  }
+  ColumnFactor<Isa> columns(int64_t e) const { return {expert(e), num_columns, pairs.num_words(e)}; }
   void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
-    pack_columns<Isa>(rows, num_columns, num_columns, round_up(block.num_pairs, ROW_MULTIPLE),
-                      pairs.num_words(block.expert), expert(block.expert) + first_word(block));
+    columns(block.expert)
+        .put(rows, num_columns, round_up(block.num_pairs, ROW_MULTIPLE), first_word(block));
   }
 };
 
@@ -241,7 +239,7 @@ struct MatrixGradient {
     uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
     to += right_plan.first(b);
     const Bands<Isa> factors = right.bands(expert);
-    multiply_band<Isa>(left.columns(expert, left_plan.first(a)), rows, factors, b,
+    multiply_band<Isa>(left.columns(expert).from(left_plan.first(a)), rows, factors, b,
                        factors.num_words,
                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
                          Isa::store_bfloat16(sums, to + row * columns + column);

@@ -122,10 +122,10 @@ class HeadLoss {
   // Adds a chunk's part of the gradients of some tokens' rows of the head.
   void sum_rows(int64_t token, const Bands<Isa>& x, bool is_first, int rank) {
     const int64_t count = smaller(LOSS_TOKENS, vocabulary_ - token), words = x.num_words;
-    uint32_t* turned = turned_ + rank * LOSS_CHUNK / 2 * LOSS_TOKENS;
-    pack_columns<Isa>(dlogits_ + token, step_, count, 2 * words, words, turned);
+    const ColumnFactor<Isa> dlogits{turned_ + rank * LOSS_CHUNK / 2 * LOSS_TOKENS, count, words};
+    dlogits.put(dlogits_ + token, step_, 2 * words, 0);
     float* to = pass_.dhead + token * width_;
-    multiply_bands<Isa>(WordRows{turned, words}, count, x,
+    multiply_bands<Isa>(dlogits.from(0), count, x,
                         [&](int64_t r, int64_t column, Lanes sums) {
                           float* sum = to + r * width_ + column;
                           Isa::store(is_first ? sums : Isa::add(Isa::load(sum), sums), sum);

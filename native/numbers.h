@@ -10,7 +10,7 @@ namespace moestro::MOESTRO_ISA {
 
 // exp(x) = 2^n exp(r) with |r| <= ln(2) / 2; the coefficients are Taylor's, which suffice there.
 template <class Isa>
-typename Isa::Lanes exponential(typename Isa::Lanes x) {
+[[gnu::always_inline]] inline typename Isa::Lanes exponential(typename Isa::Lanes x) {
   using Lanes = typename Isa::Lanes;
   // Beyond these the power of two would leave its field; NaN takes the bound, and silu restores it.
   x = Isa::larger(Isa::smaller(x, Isa::fill(88.0f)), Isa::fill(-87.0f));
