@@ -162,17 +162,17 @@ class Library {
     kernels_.forward_norm(norm, at<uint16_t>(y), workspace(), num_threads);
   }
 
-  void backward_norm(const NormRows& norm, Address dy, Address dx, Address dweight,
-                     int num_threads) const {
-    kernels_.backward_norm(norm, at<const uint16_t>(dy), at<uint16_t>(dx), at<float>(dweight),
-                           workspace(), num_threads);
+  void backward_norm(const NormRows& norm, Address dy, Address dx, int64_t dx_step,
+                     Address dweight, int num_threads) const {
+    kernels_.backward_norm(norm, at<const uint16_t>(dy), at<uint16_t>(dx), dx_step,
+                           at<float>(dweight), workspace(), num_threads);
   }
 
   void rotate(const HeadRows& x, int64_t num_rows, int64_t length, int64_t num_heads,
               int64_t num_pairs, Address cosines, Address sines, bool is_interleaved,
-              bool is_inverse, Address y, int num_threads) const {
+              bool is_inverse, const HeadRows& y, int num_threads) const {
     kernels_.rotate({x, num_rows, length, num_heads, num_pairs, at<const float>(cosines),
-                     at<const float>(sines), is_interleaved, is_inverse, at<uint16_t>(y)},
+                     at<const float>(sines), is_interleaved, is_inverse, y},
                     workspace(), num_threads);
   }
 

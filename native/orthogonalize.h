@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,13 @@
 #include "rows_training.h"
 
 namespace moestro::MOESTRO_ISA {
+
+inline float from_bfloat16(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
+}
 
 // One thread's iteration on one matrix after the other, and the memory for it.
 template <class Isa>

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "numbers.h"
 #include "team.h"
@@ -57,8 +56,8 @@ void forward_norm(const NormRows& norm, uint16_t* y, Workspace&, int num_threads
 
 // With n = x r: dx = r (w dy - n mean(w dy n)), and dw is the sum of dy n over rows.
 template <class Isa>
-void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, float* dweight,
-                   Workspace& workspace, int num_threads) {
+void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, int64_t dx_step,
+                   float* dweight, Workspace& workspace, int num_threads) {
   workspace.reset();
   const int64_t width = norm.width, pieces = divide_up(norm.num_rows, PIECE_ROWS);
   float* sums = workspace.take<float>(pieces * width);
@@ -82,7 +81,7 @@ void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, float
         const auto weighed =
             Isa::multiply(Isa::load_bfloat16(g + c), Isa::load(norm.weight + c));
         const auto change = Isa::multiply_add(normed, mean, weighed);
-        Isa::store_bfloat16(Isa::multiply(change, scale), dx + t * width + c);
+        Isa::store_bfloat16(Isa::multiply(change, scale), dx + t * dx_step + c);
       }
     });
   });
@@ -92,45 +91,67 @@ void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, float
   }
 }
 
-inline float from_bfloat16(uint16_t bits) {
-  const uint32_t word = static_cast<uint32_t>(bits) << 16;
-  float out;
-  std::memcpy(&out, &word, sizeof out);
-  return out;
-}
+// Sixteen pairs of a row, or as many as are left: the numbers that turn with each other.
+template <class Isa>
+struct RotaryPairs {
+  typename Isa::Lanes first, second;
+
+  // From neighbors or from two places, `step` apart from pair to pair.
+  static RotaryPairs load(const uint16_t* first, const uint16_t* second, int64_t step, int64_t count) {
+    uint16_t a[PANEL] = {}, b[PANEL] = {};
+    for (int64_t i = 0; i < count; ++i) {
+      a[i] = first[i * step];
+      b[i] = second[i * step];
+    }
+    return {Isa::load_bfloat16(a), Isa::load_bfloat16(b)};
+  }
+
+  void store(uint16_t* to_first, uint16_t* to_second, int64_t step, int64_t count) const {
+    uint16_t a[PANEL], b[PANEL];
+    Isa::store_bfloat16(first, a);
+    Isa::store_bfloat16(second, b);
+    for (int64_t i = 0; i < count; ++i) {
+      to_first[i * step] = a[i];
+      to_second[i * step] = b[i];
+    }
+  }
+
+  RotaryPairs turned(typename Isa::Lanes cosine, typename Isa::Lanes sine) const {
+    const auto minus = Isa::multiply(sine, Isa::fill(-1.0f));
+    return {Isa::add(Isa::multiply(first, cosine), Isa::multiply(second, minus)),
+            Isa::add(Isa::multiply(second, cosine), Isa::multiply(first, sine))};
+  }
+};
 
 // Rotates pairs; the way back, from halves to pairs as they were, is the inverse rotation.
 template <class Isa>
 void rotate(const Rotation& rotation, Workspace&, int num_threads) {
-  const int64_t pairs = rotation.num_pairs, heads = rotation.num_heads;
-  const int64_t step = rotation.is_interleaved ? 2 : 1;
-  const int64_t other = rotation.is_interleaved ? 1 : pairs;
+  const int64_t pairs = rotation.num_pairs;
+  // Where pairs lie in a head's row: as they come, and in halves.
+  struct Places {
+    int64_t step, second;
+  };
+  const Places given = rotation.is_interleaved ? Places{2, 1} : Places{1, pairs};
+  const Places halves{1, pairs};
+  const bool is_inverse = rotation.is_inverse;
+  const Places from = is_inverse ? halves : given, to = is_inverse ? given : halves;
   run_team(num_threads, [&](Team& team) {
     each_row(team, rotation.num_rows, [&](int64_t t, int64_t) {
       const float* cosines = rotation.cosines + t % rotation.length * pairs;
       const float* sines = rotation.sines + t % rotation.length * pairs;
-      for (int64_t h = 0; h < heads; ++h) {
-        const uint16_t* x = rotation.x.data + t * rotation.x.row_step + h * rotation.x.head_step;
-        uint16_t* y = rotation.y + (t * heads + h) * 2 * pairs;
-        for (int64_t p = 0; p < pairs; p += PANEL) {
-          float first[PANEL] = {}, second[PANEL] = {};
-          uint16_t first_out[PANEL], second_out[PANEL];
-          const int64_t count = smaller(PANEL, pairs - p);
-          for (int64_t i = 0; i < count; ++i) {
-            const int64_t place = rotation.is_inverse ? p + i : (p + i) * step;
-            const float a = from_bfloat16(x[place]);
-            const float b = from_bfloat16(x[place + (rotation.is_inverse ? pairs : other)]);
-            const float sine = rotation.is_inverse ? -sines[p + i] : sines[p + i];
-            first[i] = a * cosines[p + i] - b * sine;
-            second[i] = b * cosines[p + i] + a * sine;
-          }
-          Isa::store_bfloat16(Isa::load(first), first_out);
-          Isa::store_bfloat16(Isa::load(second), second_out);
-          for (int64_t i = 0; i < count; ++i) {
-            const int64_t place = rotation.is_inverse ? (p + i) * step : p + i;
-            y[place] = first_out[i];
-            y[place + (rotation.is_inverse ? other : pairs)] = second_out[i];
-          }
+      for (int64_t p = 0; p < pairs; p += PANEL) {
+        const int64_t count = smaller(PANEL, pairs - p);
+        float cosine[PANEL] = {}, sine[PANEL] = {};
+        for (int64_t i = 0; i < count; ++i) {
+          cosine[i] = cosines[p + i];
+          sine[i] = is_inverse ? -sines[p + i] : sines[p + i];
+        }
+        const auto cos = Isa::load(cosine), sin = Isa::load(sine);
+        for (int64_t h = 0; h < rotation.num_heads; ++h) {
+          const uint16_t* x = rotation.x.row(t, h) + p * from.step;
+          uint16_t* y = rotation.y.row(t, h) + p * to.step;
+          const auto pairs_given = RotaryPairs<Isa>::load(x, x + from.second, from.step, count);
+          pairs_given.turned(cos, sin).store(y, y + to.second, to.step, count);
         }
       }
     });

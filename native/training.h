@@ -61,6 +61,8 @@ struct HeadRows {
   uint16_t* data;
   int64_t row_step;
   int64_t head_step;
+
+  uint16_t* row(int64_t t, int64_t head) const { return data + t * row_step + head * head_step; }
 };
 
 // Queries and keys in two parts, the second with their position; keys share it among heads.
@@ -97,7 +99,7 @@ struct NormRows {
 };
 
 // Heads' rows of sequences of one length, rotated by their position: pairs that are neighbors or half
-// a width apart become first and second halves, side by side in `y`. The inverse undoes it.
+// a width apart become first and second halves. The inverse undoes it.
 struct Rotation {
   HeadRows x;
   int64_t num_rows;
@@ -108,7 +110,7 @@ struct Rotation {
   const float* sines;
   bool is_interleaved;
   bool is_inverse;
-  uint16_t* y;
+  HeadRows y;
 };
 
 // Rows and a gate's float32 weights (experts, width); logits are (rows, experts). `bias` is null where

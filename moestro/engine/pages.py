@@ -15,8 +15,9 @@ from torch import Tensor
 
 from moestro.model.config import ModelConfig
 from moestro.ops.expansion import Expansion
-from moestro.ops.latent import AttentionPath, Latents, Query
+from moestro.ops.latent import AttentionPath
 from moestro.ops.paged import Group, paged
+from moestro.ops.projected import Projected
 
 
 class Pages:
@@ -67,16 +68,16 @@ class PagedCache:
         return self._positions_T
 
     def attend(
-        self, layer: int, query: Query, new: Latents, up: Expansion, path: AttentionPath
+        self, layer: int, projected: Projected, up: Expansion, path: AttentionPath
     ) -> Tensor:
         """Write the new latents to their slots and attend, always along the absorbed path.
 
         One path for prompts and answers alike, so that a token's bits do not depend on how it came.
         """
-        pages_AZW = self._pages.pages_LAZW[layer]
+        pages_AZW, new = self._pages.pages_LAZW[layer], projected.latents()
         new_TW = torch.cat([new.latent_BKC[0], new.rope_BKR[0]], dim=-1)
         pages_AZW.view(-1, new_TW.shape[-1]).index_copy_(0, self._slots_T, new_TW)
-        return paged(query, pages_AZW, self._groups, up, self._row_multiple)[None]
+        return paged(projected.query(), pages_AZW, self._groups, up, self._row_multiple)[None]
 
     def advance(self, num_tokens: int) -> None:
         """Keep nothing: the scheduler counts."""

@@ -1,10 +1,9 @@
 """Multi-head latent attention: compress, cache, attend (arXiv 2412.19437, eq. 1-11).
 
 Only the latent and its rotated part reach the cache.
-Next: ops/latent.py for the two ways to attend.
+Next: ops/projected.py for what lies between, ops/latent.py for the two ways to attend.
 
-Shapes: B sequences, S tokens, D width, H heads, N / R query widths without / with rotary position,
-Q = N + R, V value width, C latent width, E = N + V.
+Shapes: B sequences, S tokens, D width, H heads, V value width, C latent width.
 """
 
 from torch import Tensor, nn
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from moestro.model.config import ModelConfig
 from moestro.model.context import Context
 from moestro.model.linear import Linear, RMSNorm
-from moestro.ops import latent, rope
+from moestro.ops import rope
 from moestro.ops.expansion import Expansion, PackedExpansion
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.panels import PackWeights
+from moestro.ops.projected import Projected, Rotary
 
 
 class Attention(nn.Module):
@@ -45,20 +45,16 @@ class Attention(nn.Module):
         """Attend to all tokens up to each one's own."""
         B, S, _ = x_BSD.shape
         config = self.config
-        C, R = config.kv_lora_rank, config.qk_rope_head_dim
-        query_BSHQ = self._query(x_BSD).view(B, S, -1, config.qk_head_dim)
-        nope_BSHN, rope_BSHR = query_BSHQ.split([config.qk_nope_head_dim, R], dim=-1)
-        latent_BSC, rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split([C, R], dim=-1)
-        cos_SP, sin_SP = context.cos_SP, context.sin_SP
-        rope_BSHR = rope.rotate(rope_BSHR, cos_SP[:, None], sin_SP[:, None], config.rope_interleave)
-        rope_BSR = rope.rotate(rope_BSR, cos_SP, sin_SP, config.rope_interleave)
-        out_BSHV = context.cache.attend(
-            self.layer,
-            latent.Query(nope_BSHN, rope_BSHR, self.scale),
-            latent.Latents(self.kv_a_layernorm(latent_BSC), rope_BSR),
-            Expansion(None if self.packed_up else self._up(), self.packed_up),
-            context.path,
+        projected = Projected(
+            self._query(x_BSD).view(B, S, -1, config.qk_head_dim),
+            self.kv_a_proj_with_mqa(x_BSD),
+            self.kv_a_layernorm.weight,
+            self.kv_a_layernorm.eps,
+            Rotary(context.cos_SP, context.sin_SP, config.rope_interleave),
+            self.scale,
         )
+        up = Expansion(None if self.packed_up else self._up(), self.packed_up)
+        out_BSHV = context.cache.attend(self.layer, projected, up, context.path)
         out_BSD: Tensor = self.o_proj(out_BSHV.reshape(B, S, -1))
         return out_BSD
 

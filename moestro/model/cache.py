@@ -14,7 +14,8 @@ from torch import Tensor
 
 from moestro.model.config import ModelConfig
 from moestro.ops.expansion import Expansion
-from moestro.ops.latent import AttentionPath, Latents, Query, attend
+from moestro.ops.latent import AttentionPath, attend, attend_alone
+from moestro.ops.projected import Latents, Projected
 
 
 class Cache(Protocol):
@@ -24,7 +25,7 @@ class Cache(Protocol):
         """Return the positions_S of the new tokens in their sequences."""
 
     def attend(
-        self, layer: int, query: Query, new: Latents, up: Expansion, path: AttentionPath
+        self, layer: int, projected: Projected, up: Expansion, path: AttentionPath
     ) -> Tensor:
         """Store a layer's new latents and return out_BSHV of attending to all up to each one."""
 
@@ -40,10 +41,10 @@ class NoCache:
         return torch.arange(num_tokens, device=device)
 
     def attend(
-        self, layer: int, query: Query, new: Latents, up: Expansion, path: AttentionPath
+        self, layer: int, projected: Projected, up: Expansion, path: AttentionPath
     ) -> Tensor:
         """Attend to the new latents, which are all there are."""
-        return attend(query, new, up.matrix(new.latent_BKC.dtype), path)
+        return attend_alone(projected, up.matrix(projected.query_BSHQ.dtype), path)
 
     def advance(self, num_tokens: int) -> None:
         """Keep nothing."""
@@ -67,15 +68,16 @@ class ContiguousCache:
         return torch.arange(self.length, self.length + num_tokens, device=device)
 
     def attend(
-        self, layer: int, query: Query, new: Latents, up: Expansion, path: AttentionPath
+        self, layer: int, projected: Projected, up: Expansion, path: AttentionPath
     ) -> Tensor:
         """Store a layer's new latents behind the old and attend to all of them."""
+        new = projected.latents()
         end = self.length + new.latent_BKC.shape[1]
         assert end <= self.capacity, f"cache of {self.capacity} tokens asked to hold {end}"
         self._latent_LBTC[layer, :, self.length : end] = new.latent_BKC
         self._rope_LBTR[layer, :, self.length : end] = new.rope_BKR
         keys = Latents(self._latent_LBTC[layer, :, :end], self._rope_LBTR[layer, :, :end])
-        return attend(query, keys, up.matrix(new.latent_BKC.dtype), path)
+        return attend(projected.query(), keys, up.matrix(new.latent_BKC.dtype), path)
 
     def advance(self, num_tokens: int) -> None:
         """Count the new tokens as stored, once every layer has seen them."""

@@ -194,7 +194,7 @@ class Library:
     ) -> None: ...
     def forward_norm(self, norm: NormRows, y: int, num_threads: int, /) -> None: ...
     def backward_norm(
-        self, norm: NormRows, dy: int, dx: int, dweight: int, num_threads: int, /
+        self, norm: NormRows, dy: int, dx: int, dx_step: int, dweight: int, num_threads: int, /
     ) -> None: ...
     def rotate(
         self,
@@ -207,7 +207,7 @@ class Library:
         sines: int,
         is_interleaved: bool,
         is_inverse: bool,
-        y: int,
+        y: HeadRows,
         num_threads: int,
         /,
     ) -> None: ...

@@ -1,11 +1,11 @@
-"""Causal attention in training, in one native call each way; knows heads, not layers.
+"""Attention of a whole pass in training: from projections to outputs, differentiated in one go.
 
-Takes keys and values as the latents' expansion leaves them and positions' parts apart, so that
-nothing is laid out anew. The twin is what `latent.naive` does without it. Next: latent.py,
-native/attention_training.h.
+The latent's norm, `kv_b_proj`, rotations and causal attention, whose gradients are written where
+the projections want them, so that nothing is split, laid out or added anew. The twin is what
+latent.py does step by step. Next: latent.py, native/attention_training.h.
 
-Shapes: B sequences, S tokens, H heads, N and R query widths without and with rotary position,
-V value width, E = N + V.
+Shapes: B sequences, S tokens, T = B * S, H heads, N and R query widths without and with rotary
+position, Q = N + R, V value width, E = N + V, C latent width, M = C + R.
 """
 
 from typing import Any
@@ -14,107 +14,144 @@ import torch
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.native import PANEL, WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.projected import Projected
+from moestro.ops.rowwise import head_rows, norm_rows, turn_rows
 
-# Panels of outputs, of which both parts of a query are made.
-_PART_MULTIPLE = 16
 # Scores of 64 queries of more keys than this leave a core's cache.
 _MOST_TOKENS = 4096
 
 
-def causal_kernels(
-    nope_BSHN: Tensor, rope_BSHR: Tensor, expanded_BSHE: Tensor
-) -> NativeKernels | None:
-    """Return the native kernels if they take queries and as many keys of these shapes."""
-    S, num_keys = nope_BSHN.shape[1], expanded_BSHE.shape[1]
-    N, R = nope_BSHN.shape[-1], rope_BSHR.shape[-1]
-    widths = (S, N + R, expanded_BSHE.shape[-1] - N)
-    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and num_keys == S
-    is_fitting = is_fitting and N % _PART_MULTIPLE == 0 and 0 < S <= _MOST_TOKENS
-    return native_for(nope_BSHN, torch.bfloat16) if is_fitting else None
+def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None:
+    """Return the native kernels if they take projections and a `kv_b_proj` of these shapes."""
+    query_BSHQ = projected.query_BSHQ
+    S, Q = query_BSHQ.shape[1], query_BSHQ.shape[-1]
+    N = Q - projected.rotary.width
+    widths = (S, Q, up_HEC.shape[1] - N)
+    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
+    is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
+    return native_for(query_BSHQ, torch.bfloat16) if is_fitting and 0 < S <= _MOST_TOKENS else None
 
 
-def attend_natively(
-    kernels: NativeKernels, query: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], scale: float
-) -> Tensor:
-    """Return out_BSHV of queries (nope_BSHN, rope_BSHR) and keys (expanded_BSHE, rope_BSR)."""
-    out_BSHV: Tensor = _Causal.apply(kernels, *query, *keys, scale)
+def attend_natively(kernels: NativeKernels, projected: Projected, up_HEC: Tensor) -> Tensor:
+    """Return out_BSHV, differentiable in projections, norm and `kv_b_proj` by heads."""
+    out_BSHV: Tensor = _Causal.apply(
+        kernels,
+        projected.query_BSHQ,
+        projected.compressed_BSM,
+        projected.norm_C,
+        up_HEC,
+        projected,
+    )
     return out_BSHV
 
 
 class _Causal(torch.autograd.Function):
+    """Beside what has gradients stands the whole, for what has none."""
+
     @staticmethod
     def forward(
         ctx: Any,
         kernels: NativeKernels,
-        nope_BSHN: Tensor,
-        rope_BSHR: Tensor,
-        expanded_BSHE: Tensor,
-        rope_BSR: Tensor,
-        scale: float,
+        query_BSHQ: Tensor,
+        compressed_BSM: Tensor,
+        norm_C: Tensor,
+        up_HEC: Tensor,
+        given: Projected,
     ) -> Tensor:
-        inputs = [_by_heads(part) for part in (nope_BSHN, rope_BSHR, expanded_BSHE, rope_BSR)]
-        B, S, H, N = inputs[0].shape
-        shape = kernels.native.AttentionShape(
-            B, S, H, N, rope_BSR.shape[-1], expanded_BSHE.shape[-1] - N, scale
-        )
-        out_BSHV = nope_BSHN.new_empty(B, S, H, expanded_BSHE.shape[-1] - N)
+        query_BSHQ, compressed_BSM = query_BSHQ.contiguous(), compressed_BSM.contiguous()
+        norm_C = norm_C.float().contiguous()
+        B, S, H, Q = query_BSHQ.shape
+        (_, E, C), rotary = up_HEC.shape, given.rotary
+        R = rotary.width
+        N = Q - R
+        assert compressed_BSM.shape == (B, S, C + R)
+        assert norm_C.shape == (C,)
+        assert compressed_BSM.dtype == up_HEC.dtype == torch.bfloat16
+        latent_TC = query_BSHQ.new_empty(B * S, C)
+        rows = norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, given.epsilon)
+        kernels.library.forward_norm(rows, latent_TC.data_ptr(), torch.get_num_threads())
+        expanded_BSHE = (latent_TC @ up_HEC.flatten(0, 1).T).view(B, S, H, E)
+        turned = [query_BSHQ.new_empty(B, S, heads, R) for heads in (H, 1)]
+        for to, part in zip(turned, _unturned(query_BSHQ, compressed_BSM, R), strict=True):
+            turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved)
+        shape = kernels.native.AttentionShape(B, S, H, N, R, E - N, given.scale)
+        out_BSHV = query_BSHQ.new_empty(B, S, H, E - N)
         log_totals_BHS = torch.empty(B, H, S)
         kernels.library.forward_attention(
             shape,
-            _parts(kernels, inputs),
-            _rows(kernels, out_BSHV),
+            _parts(kernels, query_BSHQ[..., :N], turned, expanded_BSHE),
+            head_rows(kernels, out_BSHV),
             log_totals_BHS.data_ptr(),
             torch.get_num_threads(),
         )
-        ctx.kernels, ctx.shape = kernels, shape
-        ctx.save_for_backward(*inputs, out_BSHV, log_totals_BHS)
+        ctx.kernels, ctx.shape, ctx.given = kernels, shape, given
+        ctx.save_for_backward(
+            query_BSHQ,
+            compressed_BSM,
+            norm_C,
+            up_HEC,
+            latent_TC,
+            expanded_BSHE,
+            *turned,
+            out_BSHV,
+            log_totals_BHS,
+        )
         return out_BSHV
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, out_BSHV, log_totals_BHS = ctx.saved_tensors
-        kernels = ctx.kernels
-        B, S, H, _ = out_BSHV.shape
-        R = inputs[3].shape[-1]
-        dout_BSHV = _by_heads(grads[0])
-        assert dout_BSHV.shape == out_BSHV.shape
-        gradients = [
-            torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs
-        ]
+        query_BSHQ, compressed_BSM, norm_C, up_HEC, latent_TC, expanded_BSHE, *rest = (
+            ctx.saved_tensors
+        )
+        *turned, out_BSHV, log_totals_BHS = rest
+        kernels, rotary = ctx.kernels, ctx.given.rotary
+        B, S, H, Q = query_BSHQ.shape
+        R, E = rotary.width, expanded_BSHE.shape[-1]
+        dout_BSHV = grads[0].to(torch.bfloat16).contiguous()
+        dquery_BSHQ, dcompressed_BSM = torch.empty_like(query_BSHQ), torch.empty_like(compressed_BSM)
+        dexpanded_BSHE = torch.empty_like(expanded_BSHE)
+        dturned = [torch.empty_like(part) for part in turned]
         dropes_BHSR = torch.empty(B, H, S, R)
         kernels.library.backward_attention(
             ctx.shape,
-            _parts(kernels, inputs),
-            _rows(kernels, out_BSHV),
-            _rows(kernels, dout_BSHV),
+            _parts(kernels, query_BSHQ[..., : Q - R], turned, expanded_BSHE),
+            head_rows(kernels, out_BSHV),
+            head_rows(kernels, dout_BSHV),
             log_totals_BHS.data_ptr(),
-            _parts(kernels, gradients),
+            _parts(kernels, dquery_BSHQ[..., : Q - R], dturned, dexpanded_BSHE),
             dropes_BHSR.data_ptr(),
             torch.get_num_threads(),
         )
-        dnope_BSHN, drope_BSHR, dexpanded_BSHE, drope_BS1R = gradients
-        return None, dnope_BSHN, drope_BSHR, dexpanded_BSHE, drope_BS1R[:, :, 0], None
+        for part, to in zip(dturned, _unturned(dquery_BSHQ, dcompressed_BSM, R), strict=True):
+            turn_rows(
+                kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True
+            )
+        dexpanded_TG = dexpanded_BSHE.view(B * S, H * E)
+        dlatent_TC = dexpanded_TG @ up_HEC.flatten(0, 1)
+        dup_HEC = (dexpanded_TG.T @ latent_TC).view_as(up_HEC)
+        dnorm_C = torch.empty(norm_C.shape)
+        kernels.library.backward_norm(
+            norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, ctx.given.epsilon),
+            dlatent_TC.data_ptr(),
+            dcompressed_BSM.data_ptr(),
+            dcompressed_BSM.shape[-1],
+            dnorm_C.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return None, dquery_BSHQ, dcompressed_BSM, dnorm_C, dup_HEC, None
 
 
-def _by_heads(part: Tensor) -> Tensor:
-    """Give a part the shape (B, S, H, width) and sequences that follow each other in memory."""
-    part = part[:, :, None] if part.dim() == 3 else part
-    B, S = part.shape[:2]
-    is_fitting = part.stride(-1) == 1 and (B == 1 or part.stride(0) == S * part.stride(1))
-    assert part.is_cpu
-    assert part.dtype == torch.bfloat16
-    return part if is_fitting else part.contiguous()
+def _unturned(query_BSHQ: Tensor, compressed_BSM: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return what positions turn: the last numbers of queries and of compressed rows."""
+    return query_BSHQ[..., -width:], compressed_BSM[:, :, None, -width:]
 
 
-def _parts(kernels: NativeKernels, inputs: list[Tensor]) -> Any:
-    nope_BSHN, rope_BSHR, expanded_BSHE, rope_BS1R = inputs
+def _parts(
+    kernels: NativeKernels, nope_BSHN: Tensor, turned: list[Tensor], expanded_BSHE: Tensor
+) -> Any:
+    rope_BSHR, rope_BS1R = turned
     key_BSHN, value_BSHV = expanded_BSHE.tensor_split([nope_BSHN.shape[-1]], dim=-1)
     parts = (nope_BSHN, rope_BSHR, key_BSHN, rope_BS1R, value_BSHV)
-    return kernels.native.AttentionParts(*(_rows(kernels, part) for part in parts))
+    return kernels.native.AttentionParts(*(head_rows(kernels, part) for part in parts))
 
-
-def _rows(kernels: NativeKernels, part_BSHW: Tensor) -> Any:
-    # Keys' only head of positions serves all.
-    head_step = part_BSHW.stride(2) if part_BSHW.shape[2] > 1 else 0
-    return kernels.native.HeadRows(part_BSHW.data_ptr(), part_BSHW.stride(1), head_step)

@@ -8,7 +8,6 @@ Shapes: B sequences, S queries, K keys (the last S of them are the queries' own 
 N and R query widths without and with rotary position, V value width, C latent width.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,35 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.causal import attend_natively, causal_kernels
+from moestro.ops.projected import Latents, Projected, Query
 from moestro.ops.scores import attend_whole, is_cheaper
 
 AttentionPath = Literal["auto", "naive", "absorbed"]
 
 
-@dataclass(frozen=True)
-class Query:
-    """What attends: the parts without and with rotary position, and the softmax scale."""
-
-    nope_BSHN: Tensor
-    rope_BSHR: Tensor
-    scale: float
-
-
-@dataclass(frozen=True)
-class Latents:
-    """What the cache holds for each key token: `latent_BKC` and its rotated part `rope_BKR`."""
-
-    latent_BKC: Tensor
-    rope_BKR: Tensor
+def attend_alone(projected: Projected, up_HEC: Tensor, path: AttentionPath) -> Tensor:
+    """Attend of tokens that see each other only, the first of their sequences; returns out_BSHV."""
+    S = projected.query_BSHQ.shape[1]
+    if not is_absorbed(path, S, S, up_HEC, projected.rotary.width):
+        kernels = causal_kernels(projected, up_HEC)
+        if kernels is not None:
+            return attend_natively(kernels, projected, up_HEC)
+    return attend(projected.query(), projected.latents(), up_HEC, path)
 
 
 def attend(query: Query, keys: Latents, up_HEC: Tensor, path: AttentionPath) -> Tensor:
     """Attend causally along a path, "auto" the one that multiplies less; returns out_BSHV."""
     S, K = query.nope_BSHN.shape[1], keys.latent_BKC.shape[1]
-    is_absorbed = path == "absorbed" or (
-        path == "auto" and is_absorbed_cheaper(S, K, up_HEC, keys.rope_BKR.shape[-1])
-    )
-    way = absorbed if is_absorbed else naive
+    way = absorbed if is_absorbed(path, S, K, up_HEC, keys.rope_BKR.shape[-1]) else naive
     return way(query.nope_BSHN, query.rope_BSHR, keys, up_HEC, query.scale)
 
 
@@ -59,10 +49,6 @@ def naive(
     H, E, C = up_HEC.shape
     N, R = nope_BSHN.shape[-1], rope_BSHR.shape[-1]
     expanded_BKHE = F.linear(keys.latent_BKC, up_HEC.reshape(H * E, C)).view(B, K, H, E)
-    kernels = causal_kernels(nope_BSHN, rope_BSHR, expanded_BKHE)
-    if kernels is not None:
-        query = nope_BSHN, rope_BSHR
-        return attend_natively(kernels, query, (expanded_BKHE, keys.rope_BKR), scale)
     key_BKHN, value_BKHV = expanded_BKHE.split([N, E - N], dim=-1)
     shared_BKHR = keys.rope_BKR[:, :, None].expand(B, K, H, R)
     query_BHSQ = torch.cat([nope_BSHN, rope_BSHR], dim=-1).transpose(1, 2)
@@ -89,8 +75,12 @@ def absorbed(
     return torch.einsum("bshc,hvc->bshv", mixed_BSHC, value_HVC)
 
 
-def is_absorbed_cheaper(num_queries: int, num_keys: int, up_HEC: Tensor, rope_dim: int) -> bool:
-    """Compare the two paths' multiplications for one sequence."""
+def is_absorbed(
+    path: AttentionPath, num_queries: int, num_keys: int, up_HEC: Tensor, rope_dim: int
+) -> bool:
+    """Say whether a path is the absorbed one; "auto" compares multiplications for one sequence."""
+    if path != "auto":
+        return path == "absorbed"
     H, E, C = up_HEC.shape
     pairs = num_queries * num_keys
     expand_and_attend = num_keys * H * E * C + pairs * H * (E + rope_dim)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.expansion import Expansion
-from moestro.ops.latent import Latents, Query, absorbed
+from moestro.ops.latent import absorbed
+from moestro.ops.projected import Latents, Query
 from moestro.ops.rows import round_up
 
 # Scores of this many queries and all heads at once: more would only fill memory.

@@ -13,16 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.native import NativeKernels
+from moestro.ops.native import PANEL, NativeKernels
 
-# Numbers of a panel.
-_MULTIPLE = 16
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / root(mean(x^2) + eps) over the last dimension, in the dtype of `x`."""
     kernels = native_for(x, torch.bfloat16)
-    if kernels is not None and x.shape[-1] % _MULTIPLE == 0:
+    if kernels is not None and x.shape[-1] % PANEL == 0:
         out: Tensor = _Norm.apply(kernels, x, weight_D, eps)
         return out
     # float32: a bfloat16 mean of squares is off by up to a percent.
@@ -45,7 +43,7 @@ class _Norm(torch.autograd.Function):
         x_TD, weight_D = _rows(x), weight_D.float().contiguous()
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         kernels.library.forward_norm(
-            _norm_rows(kernels, x_TD, weight_D, eps), out.data_ptr(), torch.get_num_threads()
+            norm_rows(kernels, x_TD, weight_D, eps), out.data_ptr(), torch.get_num_threads()
         )
         ctx.kernels, ctx.eps = kernels, eps
         ctx.save_for_backward(x_TD, weight_D)
@@ -57,9 +55,10 @@ class _Norm(torch.autograd.Function):
         dout = grads[0].to(torch.bfloat16).contiguous()
         dx, dweight_D = torch.empty_like(dout), torch.empty_like(weight_D)
         ctx.kernels.library.backward_norm(
-            _norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
+            norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
             dout.data_ptr(),
             dx.data_ptr(),
+            dx.shape[-1],
             dweight_D.data_ptr(),
             torch.get_num_threads(),
         )
@@ -98,14 +97,28 @@ def _rotate(
     is_inverse: bool,
 ) -> Tensor:
     B, S, H, R = x_BSHR.shape
-    x_THR = x_BSHR.reshape(B * S, H, R)
-    x_THR = x_THR if x_THR.stride(-1) == 1 else x_THR.contiguous()
-    cos_SP, sin_SP = (angle.float().contiguous() for angle in angles)
-    assert x_THR.dtype == torch.bfloat16
-    assert cos_SP.shape == sin_SP.shape == (S, R // 2)
+    x_BSHR = x_BSHR if _is_even(x_BSHR) else x_BSHR.contiguous()
     out_BSHR = torch.empty(B, S, H, R, dtype=torch.bfloat16)
+    turn_rows(kernels, x_BSHR, *angles, out_BSHR, is_interleaved, is_inverse)
+    return out_BSHR
+
+
+def turn_rows(
+    kernels: NativeKernels,
+    x_BSHR: Tensor,
+    cos_SP: Tensor,
+    sin_SP: Tensor,
+    out_BSHR: Tensor,
+    is_interleaved: bool,
+    is_inverse: bool = False,
+) -> None:
+    """Rotate heads' rows, or undo it, into rows that may lie in larger ones, as `x_BSHR`'s may."""
+    B, S, H, R = x_BSHR.shape
+    cos_SP, sin_SP = cos_SP.float().contiguous(), sin_SP.float().contiguous()
+    assert cos_SP.shape == sin_SP.shape == (S, R // 2)
+    assert x_BSHR.shape == out_BSHR.shape
     kernels.library.rotate(
-        kernels.native.HeadRows(x_THR.data_ptr(), x_THR.stride(0), x_THR.stride(1)),
+        head_rows(kernels, x_BSHR),
         B * S,
         S,
         H,
@@ -114,18 +127,39 @@ def _rotate(
         sin_SP.data_ptr(),
         is_interleaved,
         is_inverse,
-        out_BSHR.data_ptr(),
+        head_rows(kernels, out_BSHR),
         torch.get_num_threads(),
     )
-    return out_BSHR
+
+
+def head_rows(kernels: NativeKernels, part_BSHW: Tensor) -> Any:
+    """Describe heads' rows within larger ones to C++; the caller keeps them alive."""
+    assert part_BSHW.dtype == torch.bfloat16
+    assert _is_even(part_BSHW)
+    # A only head serves all, as keys' positions do.
+    head_step = part_BSHW.stride(2) if part_BSHW.shape[2] > 1 else 0
+    return kernels.native.HeadRows(part_BSHW.data_ptr(), part_BSHW.stride(1), head_step)
+
+
+def norm_rows(kernels: NativeKernels, x_TD: Tensor, weight_D: Tensor, eps: float) -> Any:
+    """Describe rows, whose first D numbers are normalized, to C++; the caller keeps them alive."""
+    D = len(weight_D)
+    assert x_TD.dtype == torch.bfloat16
+    assert x_TD.stride(1) == 1
+    assert x_TD.shape[1] >= D
+    assert weight_D.dtype == torch.float32
+    assert weight_D.is_contiguous()
+    return kernels.native.NormRows(
+        x_TD.data_ptr(), x_TD.stride(0), len(x_TD), D, weight_D.data_ptr(), eps
+    )
+
+
+def _is_even(x_BSHR: Tensor) -> bool:
+    """Whether rows are whole, and all tokens' equally far apart."""
+    B, S = x_BSHR.shape[:2]
+    return x_BSHR.stride(-1) == 1 and (B == 1 or x_BSHR.stride(0) == S * x_BSHR.stride(1))
 
 
 def _rows(x: Tensor) -> Tensor:
     x_TD = x.reshape(-1, x.shape[-1])
     return x_TD if x_TD.stride(-1) == 1 else x_TD.contiguous()
-
-
-def _norm_rows(kernels: NativeKernels, x_TD: Tensor, weight_D: Tensor, eps: float) -> Any:
-    T, D = x_TD.shape
-    assert weight_D.shape == (D,)
-    return kernels.native.NormRows(x_TD.data_ptr(), x_TD.stride(0), T, D, weight_D.data_ptr(), eps)

@@ -126,16 +126,18 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   std::vector<float> dweight(shape.width);
   const NormRows norm{x.data(), shape.width, shape.rows, shape.width, weight.data(), 1e-6f};
   kernels.forward_norm(norm, y.data(), workspace, threads);
-  kernels.backward_norm(norm, dy.data(), dx.data(), dweight.data(), workspace, threads);
+  kernels.backward_norm(norm, dy.data(), dx.data(), shape.width, dweight.data(), workspace,
+                        threads);
   Halves heads = halves(random, turned, 1.0f), rotated(turned), back(turned);
   const int64_t length = 13, row = shape.heads * 2 * shape.pairs;
   const std::vector<float> cosines = random.normals(length * shape.pairs);
   const std::vector<float> sines = random.normals(length * shape.pairs);
   Rotation rotation{{heads.data(), row, 2 * shape.pairs}, shape.rows, length, shape.heads,
-                    shape.pairs, cosines.data(), sines.data(), true, false, rotated.data()};
+                    shape.pairs, cosines.data(), sines.data(), true, false,
+                    {rotated.data(), row, 2 * shape.pairs}};
   kernels.rotate(rotation, workspace, threads);
   rotation.is_inverse = true;
-  rotation.y = back.data();
+  rotation.y = {back.data(), row, 2 * shape.pairs};
   kernels.rotate(rotation, workspace, threads);
   Results results = dweight;
   for (const Halves* each : {&y, &dx, &rotated, &back}) append(results, floats(*each));

@@ -1,19 +1,24 @@
-"""Native causal attention equals softmax over whole matrices, values and gradients.
+"""Native attention of a whole pass equals norms, rotations and softmax step by step in float64.
 
 Shapes: B sequences, S tokens, H heads, N and R query widths without and with rotary position,
-V value width, E = N + V.
+Q = N + R, V value width, E = N + V, C latent width, M = C + R.
 """
 
 import pytest
 import torch
 from torch import Tensor
 
+from moestro.ops import rope
 from moestro.ops.causal import attend_natively, causal_kernels
+from moestro.ops.latent import attend_alone
 from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.projected import Projected, Rotary
+from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
-# One block of 64 queries and several, the last one short; B, S, H, N, R, V.
-SHAPES = [(2, 64, 3, 16, 16, 32), (1, 160, 2, 32, 32, 64), (3, 32, 1, 16, 48, 32)]
+Shape = tuple[int, int, int, int, int, int, int]
+# One block of 64 queries and several, the last one short; B, S, H, N, R, V, C.
+SHAPES = [(2, 64, 3, 16, 16, 32, 48), (1, 160, 2, 32, 32, 64, 16), (3, 32, 1, 16, 48, 32, 32)]
 SCALE = 0.3
 # Queries, weights and results are rounded to bfloat16 on the way, each to 1 in 512.
 CLOSE = 0.01
@@ -24,54 +29,55 @@ def kernels(request: pytest.FixtureRequest) -> NativeKernels:
     return NativeKernels(request.param, load_native())
 
 
-def draw(shape: tuple[int, int, int, int, int, int]) -> list[Tensor]:
-    """Return nope_BSHN, rope_BSHR, expanded_BSHE, rope_BSR and the output's gradient."""
-    B, S, H, N, R, V = shape
+def draw(shape: Shape) -> list[Tensor]:
+    """Return query_BSHQ, compressed_BSM, norm_C, up_HEC and the output's gradient."""
+    B, S, H, N, R, V, C = shape
     generator = torch.Generator().manual_seed(0)
-    sizes = [(B, S, H, N), (B, S, H, R), (B, S, H, N + V), (B, S, R), (B, S, H, V)]
-    return [torch.randn(size, generator=generator).bfloat16() for size in sizes]
+    sizes = [(B, S, H, N + R), (B, S, C + R), (C,), (H, N + V, C), (B, S, H, V)]
+    parts = [torch.randn(size, generator=generator).bfloat16() for size in sizes]
+    parts[3] /= C**0.5
+    return parts
 
 
-def run(kernels: NativeKernels, parts: list[Tensor]) -> list[Tensor]:
-    """Return the output and the gradients of the four inputs."""
-    nope, rope, expanded, shared, toward = parts
-    leaves = [each.clone().requires_grad_() for each in (nope, rope, expanded, shared)]
-    out = attend_natively(kernels, (leaves[0], leaves[1]), (leaves[2], leaves[3]), SCALE)
-    out.backward(toward)
+def project(shape: Shape, parts: list[Tensor], is_interleaved: bool) -> Projected:
+    S, R = shape[1], shape[4]
+    angles = rope.angles(torch.arange(S), rope.frequencies(R, 10_000.0))
+    return Projected(parts[0], parts[1], parts[2], 1e-6, Rotary(*angles, is_interleaved), SCALE)
+
+
+def run(
+    kernels: NativeKernels | None, shape: Shape, parts: list[Tensor], is_interleaved: bool = True
+) -> list[Tensor]:
+    """Return the output and the gradients of the four inputs; without kernels, step by step."""
+    leaves = [each.clone().requires_grad_() for each in parts[:4]]
+    projected = project(shape, leaves, is_interleaved)
+    if kernels is None:
+        out = attend_alone(projected, leaves[3], "naive")
+    else:
+        out = attend_natively(kernels, projected, leaves[3])
+    out.backward(parts[4])
     return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-def run_exactly(parts: list[Tensor]) -> list[Tensor]:
-    leaves = [each.double().requires_grad_() for each in parts[:4]]
-    nope, rope, expanded, shared = leaves
-    B, S, H, N = nope.shape
-    shared_BSHR = shared[:, :, None].expand(B, S, H, shared.shape[-1])
-    query = torch.cat([nope, rope], dim=-1).transpose(1, 2)
-    key = torch.cat([expanded[..., :N], shared_BSHR], dim=-1).transpose(1, 2)
-    future_SS = torch.ones(S, S, dtype=torch.bool).triu(1)
-    weights = (query @ key.mT * SCALE).masked_fill(future_SS, -torch.inf).softmax(dim=-1)
-    out = (weights @ expanded[..., N:].transpose(1, 2)).transpose(1, 2)
-    out.backward(parts[4].double())
-    return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
+@pytest.mark.parametrize("is_interleaved", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_attention_equals_whole_matrices_in_values_and_gradients(
-    kernels: NativeKernels, shape: tuple[int, int, int, int, int, int]
+def test_attention_equals_its_steps_in_values_and_gradients(
+    kernels: NativeKernels, shape: Shape, is_interleaved: bool
 ) -> None:
     parts = draw(shape)
-    for found, expected in zip(run(kernels, parts), run_exactly(parts), strict=True):
-        assert float((found.double() - expected).norm() / expected.norm()) < CLOSE
+    found = run(kernels, shape, parts, is_interleaved)
+    # float64 goes through torch.
+    exact = run(None, shape, [part.double() for part in parts], is_interleaved)
+    for ours, expected in zip(found, exact, strict=True):
+        assert ours.shape == expected.shape
+        assert float((ours.double() - expected).norm() / expected.norm()) < CLOSE
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
-    parts, before, found = draw(SHAPES[1]), torch.get_num_threads(), []
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            found.append(run(kernels, parts))
-    finally:
-        torch.set_num_threads(before)
+    parts, found = draw(SHAPES[1]), []
+    for number in (1, 2, 3):
+        with threads(number):
+            found.append(run(kernels, SHAPES[1], parts))
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
@@ -79,25 +85,30 @@ def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> 
 def test_the_future_changes_nothing(kernels: NativeKernels) -> None:
     parts = draw(SHAPES[0])
     changed = [part.clone() for part in parts]
-    for part in changed:
+    for part in (changed[0], changed[1], changed[4]):
         part[:, 40:] += 1
-    first, second = run(kernels, parts)[0], run(kernels, changed)[0]
+    first, second = (run(kernels, SHAPES[0], each)[0] for each in (parts, changed))
     assert torch.equal(first[:, :40], second[:, :40])
     assert not torch.equal(first[:, 40:], second[:, 40:])
 
 
-def test_parts_of_larger_arrays_are_read_where_they_lie(kernels: NativeKernels) -> None:
+def test_parts_of_larger_arrays_are_taken(kernels: NativeKernels) -> None:
     parts = draw(SHAPES[0])
-    query = torch.cat(parts[:2], dim=-1)
-    latents = torch.cat([torch.ones(2, 64, 48).bfloat16(), parts[3]], dim=-1)
-    views = [query[..., :16], query[..., 16:], parts[2], latents[..., 48:]]
-    out = attend_natively(kernels, (views[0], views[1]), (views[2], views[3]), SCALE)
-    assert torch.equal(out, run(kernels, parts)[0])
+    wide = [torch.cat([part, part], dim=-1) for part in parts[:2]]
+    views = [wide[0][..., :32], wide[1][..., :64], *parts[2:]]
+    out = attend_natively(kernels, project(SHAPES[0], views, True), parts[3])
+    assert torch.equal(out, run(kernels, SHAPES[0], parts)[0])
 
 
 def test_only_what_the_kernels_take_goes_to_them() -> None:
-    nope, rope, expanded, *_ = draw(SHAPES[0])
-    assert causal_kernels(nope, rope, expanded) is not None
-    assert causal_kernels(nope.float(), rope.float(), expanded.float()) is None
-    assert causal_kernels(nope[:, :33], rope[:, :33], expanded[:, :33]) is None
-    assert causal_kernels(nope[:, :32], rope[:, :32], expanded) is None
+    parts = draw(SHAPES[0])
+
+    def takes(parts: list[Tensor], shape: Shape = SHAPES[0]) -> bool:
+        return causal_kernels(project(shape, parts, True), parts[3]) is not None
+
+    assert takes(parts)
+    assert not takes([part.float() for part in parts])
+    assert not takes([parts[0][:, :33], parts[1][:, :33], *parts[2:]], (2, 33, *SHAPES[0][2:]))
+    # Values of 24 numbers, and latents of 40.
+    assert not takes([*parts[:3], parts[3][:, :40]])
+    assert not takes([*parts[:3], parts[3][..., :40]])

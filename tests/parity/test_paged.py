@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from moestro.ops.expansion import Expansion
-from moestro.ops.latent import Latents, Query, absorbed
+from moestro.ops.latent import absorbed
 from moestro.ops.paged import Group, paged, paged_one_by_one
+from moestro.ops.projected import Latents, Query
 from moestro.ops.rows import measure_row_multiple, round_up
 
 H, N, R, V, C, Z = 3, 8, 4, 6, 12, 16
