@@ -158,8 +158,12 @@ void pack_transposed(const uint16_t* matrix, const Bands<Isa>& bands, int64_t b)
   for (int64_t c = 0; c < width; c += PANEL) {
     const uint32_t* rows[PANEL];
     for (int64_t r = 0; r < PANEL; ++r) rows[r] = first + (c + r) * words;
-    for (int64_t w = 0; w < words; w += PANEL) {
+    int64_t w = 0;
+    for (; w + PANEL <= words; w += PANEL) {
       Isa::transpose(rows, w, width, bands.band(b) + w * width + c);
+    }
+    for (; w < words; ++w) {
+      for (int64_t r = 0; r < PANEL; ++r) bands.band(b)[w * width + c + r] = rows[r][w];
     }
   }
 }

@@ -135,6 +135,7 @@ struct ExpertProduct {
 
 struct ExpertsForward;
 struct ExpertsBackward;
+struct TrainedProduct;
 struct AttentionForward;
 struct AttentionBackward;
 struct NormRows;
@@ -162,6 +163,9 @@ struct Kernels {
   void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
   void (*forward_experts)(const ExpertsForward&, Workspace&, int num_threads);
   void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
+  void (*forward_product)(const TrainedProduct&, uint16_t* y, Workspace&, int num_threads);
+  void (*backward_product)(const TrainedProduct&, const uint16_t* dy, uint16_t* dx,
+                           uint16_t* dweight, Workspace&, int num_threads);
   void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
   void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
   void (*forward_norm)(const NormRows&, uint16_t* y, Workspace&, int num_threads);

@@ -149,6 +149,22 @@ class Library {
                                num_threads);
   }
 
+  void forward_product(Address x, Address weight, int64_t num_rows, int64_t width,
+                       int64_t num_outputs, Address y, int num_threads) const {
+    kernels_.forward_product({at<const uint16_t>(x), at<const uint16_t>(weight), num_rows, width,
+                              num_outputs},
+                             at<uint16_t>(y), workspace(), num_threads);
+  }
+
+  void backward_product(Address x, Address weight, int64_t num_rows, int64_t width,
+                        int64_t num_outputs, Address dy, Address dx, Address dweight,
+                        int num_threads) const {
+    kernels_.backward_product({at<const uint16_t>(x), at<const uint16_t>(weight), num_rows, width,
+                               num_outputs},
+                              at<const uint16_t>(dy), at<uint16_t>(dx), at<uint16_t>(dweight),
+                              workspace(), num_threads);
+  }
+
   void backward_attention(const AttentionShape& shape, const AttentionParts& inputs,
                           const HeadRows& out, const HeadRows& dout, Address log_totals,
                           const AttentionParts& gradients, Address dkey_ropes,
@@ -395,6 +411,9 @@ NB_MODULE(_native, m) {
       .def("apply_experts", &Library::apply_experts, nb::call_guard<nb::gil_scoped_release>())
       .def("forward_experts", &Library::forward_experts, nb::call_guard<nb::gil_scoped_release>())
       .def("backward_experts", &Library::backward_experts,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("forward_product", &Library::forward_product, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward_product", &Library::backward_product,
            nb::call_guard<nb::gil_scoped_release>())
       .def("forward_attention", &Library::forward_attention,
            nb::call_guard<nb::gil_scoped_release>())

@@ -1,5 +1,6 @@
 // What the kernels of training take and give: bfloat16 as torch has it, sums in float32.
-// Next: bands.h, then experts_training.h, attention_training.h, loss_training.h and rows_training.h.
+// Next: bands.h, then experts_training.h, products_training.h, attention_training.h,
+// loss_training.h and rows_training.h.
 //
 // Every number is summed by one thread in one order, whatever the number of threads.
 
@@ -40,6 +41,13 @@ struct ExpertsBackward {
   float* dweights;
   uint16_t* dgate_up;
   uint16_t* ddown;
+};
+
+// A linear layer's rows (num_rows, width) and its matrix (num_outputs, width).
+struct TrainedProduct {
+  const uint16_t* x;
+  const uint16_t* weight;
+  int64_t num_rows, width, num_outputs;
 };
 
 // Causal attention in training: sequences of one length, heads, and the widths of their parts.

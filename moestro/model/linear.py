@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.panels import PackWeights
+from moestro.ops.products import linear
 from moestro.ops.rowwise import rms_norm
 
 
@@ -25,8 +26,9 @@ class Linear(nn.Module):
         """Multiply the last dimension of `x`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.packed is None:
-            return F.linear(x, self.weight.to(x.dtype), bias)
-        product = self.packed.linear(x)
+            product = linear(x, self.weight.to(x.dtype))
+        else:
+            product = self.packed.linear(x)
         return product if bias is None else product + bias
 
     def prepare(self, kernels: Kernels, pack: PackWeights) -> None:

@@ -171,6 +171,30 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
+    def forward_product(
+        self,
+        x: int,
+        weight: int,
+        num_rows: int,
+        width: int,
+        num_outputs: int,
+        y: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
+    def backward_product(
+        self,
+        x: int,
+        weight: int,
+        num_rows: int,
+        width: int,
+        num_outputs: int,
+        dy: int,
+        dx: int,
+        dweight: int,
+        num_threads: int,
+        /,
+    ) -> None: ...
     def forward_attention(
         self,
         shape: AttentionShape,

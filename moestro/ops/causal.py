@@ -5,7 +5,7 @@ the projections want them, so that nothing is split, laid out or added anew. The
 latent.py does step by step. Next: latent.py, native/attention_training.h.
 
 Shapes: B sequences, S tokens, T = B * S, H heads, N and R query widths without and with rotary
-position, Q = N + R, V value width, E = N + V, C latent width, M = C + R.
+position, Q = N + R, V value width, E = N + V, G = H * E, C latent width, M = C + R.
 """
 
 from typing import Any
@@ -25,12 +25,14 @@ _MOST_TOKENS = 4096
 def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None:
     """Return the native kernels if they take projections and a `kv_b_proj` of these shapes."""
     query_BSHQ = projected.query_BSHQ
+    kernels = native_for(query_BSHQ, torch.bfloat16)
     S, Q = query_BSHQ.shape[1], query_BSHQ.shape[-1]
     N = Q - projected.rotary.width
     widths = (S, Q, up_HEC.shape[1] - N)
-    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
-    is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
-    return native_for(query_BSHQ, torch.bfloat16) if is_fitting and 0 < S <= _MOST_TOKENS else None
+    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and N % PANEL == 0
+    if kernels is None or not is_fitting or not 0 < S <= _MOST_TOKENS:
+        return None
+    return kernels if kernels.takes_product(up_HEC.flatten(0, 1)) else None
 
 
 def attend_natively(kernels: NativeKernels, projected: Projected, up_HEC: Tensor) -> Tensor:
@@ -68,10 +70,10 @@ class _Causal(torch.autograd.Function):
         assert compressed_BSM.shape == (B, S, C + R)
         assert norm_C.shape == (C,)
         assert compressed_BSM.dtype == up_HEC.dtype == torch.bfloat16
-        latent_TC = query_BSHQ.new_empty(B * S, C)
+        latent_TC, up_GC = query_BSHQ.new_empty(B * S, C), up_HEC.flatten(0, 1)
         rows = norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, given.epsilon)
         kernels.library.forward_norm(rows, latent_TC.data_ptr(), torch.get_num_threads())
-        expanded_BSHE = (latent_TC @ up_HEC.flatten(0, 1).T).view(B, S, H, E)
+        expanded_BSHE = kernels.forward_product(latent_TC, up_GC).view(B, S, H, E)
         turned = [query_BSHQ.new_empty(B, S, heads, R) for heads in (H, 1)]
         for to, part in zip(turned, _unturned(query_BSHQ, compressed_BSM, R), strict=True):
             turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved)
@@ -127,9 +129,9 @@ class _Causal(torch.autograd.Function):
             turn_rows(
                 kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True
             )
-        dexpanded_TG = dexpanded_BSHE.view(B * S, H * E)
-        dlatent_TC = dexpanded_TG @ up_HEC.flatten(0, 1)
-        dup_HEC = (dexpanded_TG.T @ latent_TC).view_as(up_HEC)
+        dlatent_TC, dup_GC = kernels.backward_product(
+            latent_TC, up_HEC.flatten(0, 1), dexpanded_BSHE.view(B * S, H * E)
+        )
         dnorm_C = torch.empty(norm_C.shape)
         kernels.library.backward_norm(
             norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, ctx.given.epsilon),
@@ -139,7 +141,7 @@ class _Causal(torch.autograd.Function):
             dnorm_C.data_ptr(),
             torch.get_num_threads(),
         )
-        return None, dquery_BSHQ, dcompressed_BSM, dnorm_C, dup_HEC, None
+        return None, dquery_BSHQ, dcompressed_BSM, dnorm_C, dup_GC.view_as(up_HEC), None
 
 
 def _unturned(query_BSHQ: Tensor, compressed_BSM: Tensor, width: int) -> tuple[Tensor, Tensor]:

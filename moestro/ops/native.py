@@ -153,6 +153,53 @@ class NativeKernels:
         )
         return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
 
+    def takes_product(self, weight_ND: Tensor) -> bool:
+        """Whether a matrix's widths are whole panels, or tiles where they multiply."""
+        multiple = WIDTH_MULTIPLE if self.name == "amx" else PANEL
+        return all(width % multiple == 0 for width in weight_ND.shape)
+
+    def forward_product(self, x_TD: Tensor, weight_ND: Tensor) -> Tensor:
+        """Return y_TN = x W^T in training; bfloat16."""
+        (T, D), N = x_TD.shape, len(weight_ND)
+        x_TD, weight_ND = _plain(x_TD, torch.bfloat16), _plain(weight_ND, torch.bfloat16)
+        assert weight_ND.shape == (N, D)
+        assert self.takes_product(weight_ND)
+        y_TN = x_TD.new_empty(T, N)
+        self.library.forward_product(
+            x_TD.data_ptr(),
+            weight_ND.data_ptr(),
+            T,
+            D,
+            N,
+            y_TN.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y_TN
+
+    def backward_product(
+        self, x_TD: Tensor, weight_ND: Tensor, dy_TN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of rows and matrix."""
+        (T, D), N = x_TD.shape, len(weight_ND)
+        x_TD, weight_ND = _plain(x_TD, torch.bfloat16), _plain(weight_ND, torch.bfloat16)
+        dy_TN = _plain(dy_TN, torch.bfloat16)
+        assert weight_ND.shape == (N, D)
+        assert dy_TN.shape == (T, N)
+        assert self.takes_product(weight_ND)
+        dx_TD, dweight_ND = torch.empty_like(x_TD), torch.empty_like(weight_ND)
+        self.library.backward_product(
+            x_TD.data_ptr(),
+            weight_ND.data_ptr(),
+            T,
+            D,
+            N,
+            dy_TN.data_ptr(),
+            dx_TD.data_ptr(),
+            dweight_ND.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return dx_TD, dweight_ND
+
     def differentiate_loss(
         self, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

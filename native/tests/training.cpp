@@ -144,6 +144,27 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   return results;
 }
 
+struct ProductShape {
+  int64_t rows, width, outputs;
+};
+constexpr ProductShape PRODUCTS[] = {{0, 32, 32}, {1, 96, 64}, {200, 64, 160}, {64, 32, 32}};
+
+Results run_product(const Kernels& kernels, const ProductShape& shape, int threads) {
+  Random random;
+  Workspace workspace;
+  const Halves x = halves(random, shape.rows * shape.width, 1.0f);
+  const Halves weight = halves(random, shape.outputs * shape.width, 0.1f);
+  const Halves dy = halves(random, shape.rows * shape.outputs, 1.0f);
+  Halves y(dy.size()), dx(x.size()), dweight(weight.size());
+  const TrainedProduct product{x.data(), weight.data(), shape.rows, shape.width, shape.outputs};
+  kernels.forward_product(product, y.data(), workspace, threads);
+  kernels.backward_product(product, dy.data(), dx.data(), dweight.data(), workspace, threads);
+  Results results = floats(y);
+  append(results, floats(dx));
+  append(results, floats(dweight));
+  return results;
+}
+
 struct LossShape {
   int64_t rows, width, vocabulary;
 };
@@ -263,6 +284,7 @@ void check_training() {
     check_pass(run_attention, shape, "attention in training");
   }
   for (const RowShape& shape : ROWS) check_pass(run_rows, shape, "rows in training");
+  for (const ProductShape& shape : PRODUCTS) check_pass(run_product, shape, "a product in training");
   for (const LossShape& shape : LOSSES) check_pass(run_loss, shape, "a head's loss");
   for (const GateShape& shape : GATES) check_pass(run_gate, shape, "a gate in training");
 }
