@@ -30,7 +30,7 @@ inline void gather_head(const HeadRows& part, const AttentionShape& shape,
                         int64_t task, int64_t width, uint16_t* to, int64_t to_step) {
   const uint16_t* from = head_rows(part, shape, task);
   for (int64_t t = 0; t < shape.length; ++t) {
-    std::memcpy(to + t * to_step, from + t * part.row_step, 2 * width);
+    copy_panels(from + t * part.row_step, width, to + t * to_step);
   }
 }
 

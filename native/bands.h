@@ -8,6 +8,8 @@
 
 #pragma once
 
+#include <cstring>
+
 #include "numbers.h"
 #include "tiles.h"
 #include "training.h"
@@ -47,6 +49,11 @@ struct Bands {
   uint32_t* data;
   int64_t num_words;
 };
+
+// Copies whole panels of bfloat16: rows are too short to call the library's function for each.
+inline void copy_panels(const uint16_t* from, int64_t width, uint16_t* to) {
+  for (int64_t c = 0; c < width; c += PANEL) std::memcpy(to + c, from + c, 2 * PANEL);
+}
 
 // Rows of words, `step` apart: the left side of a product.
 struct WordRows {

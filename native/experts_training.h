@@ -76,7 +76,7 @@ void fill_up(const TrainingPairs::Block& block, int64_t width, Number* rows) {
 inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block,
                    const uint16_t* from, int64_t width, uint16_t* to) {
   for (int64_t i = 0; i < block.num_pairs; ++i) {
-    std::memcpy(to + i * width, from + pairs.row(block.first_pair + i) * width, 2 * width);
+    copy_panels(from + pairs.row(block.first_pair + i) * width, width, to + i * width);
   }
   fill_up(block, width, to);
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "numbers.h"
 #include "team.h"
@@ -91,69 +92,96 @@ void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, int64
   }
 }
 
-// Sixteen pairs of a row, or as many as are left: the numbers that turn with each other.
+// Some of a row's pairs, sixteen at the most. A number of them that is known where these are inlined
+// makes a few moves of whole registers of each.
 template <class Isa>
 struct RotaryPairs {
   typename Isa::Lanes first, second;
 
-  // From neighbors or from two places, `step` apart from pair to pair.
-  static RotaryPairs load(const uint16_t* first, const uint16_t* second, int64_t step, int64_t count) {
-    uint16_t a[PANEL] = {}, b[PANEL] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      a[i] = first[i * step];
-      b[i] = second[i * step];
+  [[gnu::always_inline]] static RotaryPairs neighbors(const uint16_t* x, int64_t count) {
+    uint32_t words[PANEL] = {}, low[PANEL], high[PANEL];
+    std::memcpy(words, x, 4 * count);
+    // A bfloat16 is the upper half of a float.
+    for (int64_t i = 0; i < PANEL; ++i) {
+      low[i] = words[i] << 16;
+      high[i] = words[i] & 0xffff0000u;
     }
+    float a[PANEL], b[PANEL];
+    std::memcpy(a, low, sizeof a);
+    std::memcpy(b, high, sizeof b);
+    return {Isa::load(a), Isa::load(b)};
+  }
+
+  [[gnu::always_inline]] static RotaryPairs apart(const uint16_t* x, int64_t distance,
+                                                  int64_t count) {
+    uint16_t a[PANEL] = {}, b[PANEL] = {};
+    std::memcpy(a, x, 2 * count);
+    std::memcpy(b, x + distance, 2 * count);
     return {Isa::load_bfloat16(a), Isa::load_bfloat16(b)};
   }
 
-  void store(uint16_t* to_first, uint16_t* to_second, int64_t step, int64_t count) const {
+  RotaryPairs turned(typename Isa::Lanes cosine, typename Isa::Lanes sine) const {
+    const auto minus = Isa::multiply(second, Isa::fill(-1.0f));
+    return {Isa::multiply_add(minus, sine, Isa::multiply(first, cosine)),
+            Isa::multiply_add(first, sine, Isa::multiply(second, cosine))};
+  }
+
+  [[gnu::always_inline]] void store_neighbors(uint16_t* to, int64_t count) const {
+    uint32_t words[PANEL];
+    Isa::store_pairs(first, second, words);
+    std::memcpy(to, words, 4 * count);
+  }
+
+  [[gnu::always_inline]] void store_apart(uint16_t* to, int64_t distance, int64_t count) const {
     uint16_t a[PANEL], b[PANEL];
     Isa::store_bfloat16(first, a);
     Isa::store_bfloat16(second, b);
-    for (int64_t i = 0; i < count; ++i) {
-      to_first[i * step] = a[i];
-      to_second[i * step] = b[i];
-    }
-  }
-
-  RotaryPairs turned(typename Isa::Lanes cosine, typename Isa::Lanes sine) const {
-    const auto minus = Isa::multiply(sine, Isa::fill(-1.0f));
-    return {Isa::add(Isa::multiply(first, cosine), Isa::multiply(second, minus)),
-            Isa::add(Isa::multiply(second, cosine), Isa::multiply(first, sine))};
+    std::memcpy(to, a, 2 * count);
+    std::memcpy(to + distance, b, 2 * count);
   }
 };
+
+// Turns some of the pairs of a token's heads, from `p` on.
+template <class Isa>
+[[gnu::always_inline]] inline void turn_heads(const Rotation& rotation, int64_t t, int64_t p,
+                                              int64_t count) {
+  const int64_t pairs = rotation.num_pairs, place = t % rotation.length * pairs + p;
+  float cosines[PANEL] = {}, sines[PANEL] = {};
+  std::memcpy(cosines, rotation.cosines + place, 4 * count);
+  std::memcpy(sines, rotation.sines + place, 4 * count);
+  const auto cosine = Isa::load(cosines);
+  const auto sine = Isa::multiply(Isa::load(sines), Isa::fill(rotation.is_inverse ? -1.0f : 1.0f));
+  for (int64_t h = 0; h < rotation.num_heads; ++h) {
+    const uint16_t* x = rotation.x.row(t, h);
+    uint16_t* y = rotation.y.row(t, h);
+    if (rotation.is_interleaved && !rotation.is_inverse) {
+      const auto given = RotaryPairs<Isa>::neighbors(x + 2 * p, count);
+      given.turned(cosine, sine).store_apart(y + p, pairs, count);
+      continue;
+    }
+    const auto turned = RotaryPairs<Isa>::apart(x + p, pairs, count).turned(cosine, sine);
+    if (rotation.is_interleaved) {
+      turned.store_neighbors(y + 2 * p, count);
+    } else {
+      turned.store_apart(y + p, pairs, count);
+    }
+  }
+}
 
 // Rotates pairs; the way back, from halves to pairs as they were, is the inverse rotation.
 template <class Isa>
 void rotate(const Rotation& rotation, Workspace&, int num_threads) {
+  constexpr int64_t FEW = PANEL / 2;
   const int64_t pairs = rotation.num_pairs;
-  // Where pairs lie in a head's row: as they come, and in halves.
-  struct Places {
-    int64_t step, second;
-  };
-  const Places given = rotation.is_interleaved ? Places{2, 1} : Places{1, pairs};
-  const Places halves{1, pairs};
-  const bool is_inverse = rotation.is_inverse;
-  const Places from = is_inverse ? halves : given, to = is_inverse ? given : halves;
   run_team(num_threads, [&](Team& team) {
     each_row(team, rotation.num_rows, [&](int64_t t, int64_t) {
-      const float* cosines = rotation.cosines + t % rotation.length * pairs;
-      const float* sines = rotation.sines + t % rotation.length * pairs;
-      for (int64_t p = 0; p < pairs; p += PANEL) {
-        const int64_t count = smaller(PANEL, pairs - p);
-        float cosine[PANEL] = {}, sine[PANEL] = {};
-        for (int64_t i = 0; i < count; ++i) {
-          cosine[i] = cosines[p + i];
-          sine[i] = is_inverse ? -sines[p + i] : sines[p + i];
-        }
-        const auto cos = Isa::load(cosine), sin = Isa::load(sine);
-        for (int64_t h = 0; h < rotation.num_heads; ++h) {
-          const uint16_t* x = rotation.x.row(t, h) + p * from.step;
-          uint16_t* y = rotation.y.row(t, h) + p * to.step;
-          const auto pairs_given = RotaryPairs<Isa>::load(x, x + from.second, from.step, count);
-          pairs_given.turned(cos, sin).store(y, y + to.second, to.step, count);
-        }
+      int64_t p = 0;
+      for (; p + PANEL <= pairs; p += PANEL) turn_heads<Isa>(rotation, t, p, PANEL);
+      if (p + FEW <= pairs) {
+        turn_heads<Isa>(rotation, t, p, FEW);
+        p += FEW;
       }
+      if (p < pairs) turn_heads<Isa>(rotation, t, p, pairs - p);
     });
   });
 }
