@@ -81,15 +81,18 @@ inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block
   fill_up(block, width, to);
 }
 
-// Sums pairs' rows over each row's slots, in order.
+// Sums pairs' rows over each row's slots, in order, onto what is there already.
 template <class Isa>
 void sum_slots(Team& team, const TrainingPairs& pairs, const uint16_t* from, int64_t width,
-               uint16_t* to) {
+               const SumsBefore& before, uint16_t* to) {
   const int64_t slots = pairs.visits.num_slots, rows = pairs.visits.num_rows;
   team.each(divide_up(rows, SUM_ROWS), [&](int64_t task) {
     for (int64_t t = task * SUM_ROWS; t < smaller(rows, (task + 1) * SUM_ROWS); ++t) {
       for (int64_t c = 0; c < width; c += PANEL) {
         typename Isa::Lanes sum = Isa::fill(0.0f);
+        for (const uint16_t* rows : before.rows) {
+          if (rows != nullptr) sum = Isa::add(sum, Isa::load_bfloat16(rows + t * width + c));
+        }
         for (int64_t k = 0; k < slots; ++k) {
           const int64_t pair = pairs.place[t * slots + k];
           if (pair >= 0) sum = Isa::add(sum, Isa::load_bfloat16(from + pair * width + c));
@@ -125,7 +128,7 @@ class ForwardExperts {
     team.barrier();
     team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
     team.barrier();
-    sum_slots<Isa>(team, pairs_, out_, width_, pass_.out);
+    sum_slots<Isa>(team, pairs_, out_, width_, pass_.before, pass_.out);
     team.barrier();
   }
 
@@ -173,21 +176,41 @@ class ForwardExperts {
   uint16_t* const out_;
 };
 
-// A factor of the matrices' gradients: rows of all pairs, expert after expert.
-struct PairFactor {
-  PairFactor(Workspace& workspace, const TrainingPairs& sorted, int64_t num_experts,
-             int64_t columns)
-      : pairs(sorted),
-        num_columns(columns),
-        data(workspace.take<uint32_t>(sorted.first_word[num_experts] * columns)) {}
+// Where the factors of an expert's gradients lie. A thread that takes whole experts has one place, so
+// that they stay in its cache; else every expert has one, for all threads to read.
+struct FactorPlaces {
+  FactorPlaces(const TrainingPairs& sorted, int64_t num_experts, int num_threads)
+      : pairs(sorted), are_by_thread(num_experts >= TASKS_PER_THREAD * num_threads) {
+    for (int64_t e = 0; e < num_experts; ++e) most_words = larger(most_words, pairs.num_words(e));
+    num_words = are_by_thread ? num_threads * most_words : pairs.first_word[num_experts];
+  }
 
-  uint32_t* expert(int64_t e) const { return data + pairs.first_word[e] * num_columns; }
-  // The first word of a block of an expert's pairs.
-  int64_t first_word(const TrainingPairs::Block& block) const {
-    return (block.first_pair - pairs.first[block.expert]) / 2;
+  int64_t first_word(int64_t expert, int rank) const {
+    return are_by_thread ? rank * most_words : pairs.first_word[expert];
   }
 
   const TrainingPairs& pairs;
+  const bool are_by_thread;
+  int64_t most_words = 0, num_words = 0;
+};
+
+// A factor of the matrices' gradients: rows of an expert's pairs.
+struct PairFactor {
+  PairFactor(Workspace& workspace, const FactorPlaces& given, int64_t columns)
+      : places(given),
+        num_columns(columns),
+        data(workspace.take<uint32_t>(given.num_words * columns)) {}
+
+  uint32_t* expert(int64_t e, int rank) const {
+    return data + places.first_word(e, rank) * num_columns;
+  }
+  int64_t num_words(int64_t e) const { return places.pairs.num_words(e); }
+  // The first word of a block of an expert's pairs.
+  int64_t first_word(const TrainingPairs::Block& block) const {
+    return (block.first_pair - places.pairs.first[block.expert]) / 2;
+  }
+
+  const FactorPlaces& places;
   const int64_t num_columns;
   uint32_t* const data;
 };
@@ -197,10 +220,12 @@ template <class Isa>
 struct PairBands : PairFactor {
   using PairFactor::PairFactor;
 
-  Bands<Isa> bands(int64_t e) const { return {expert(e), num_columns, pairs.num_words(e)}; }
+  Bands<Isa> bands(int64_t e, int rank) const {
+    return {expert(e, rank), num_columns, num_words(e)};
+  }
   // Takes a block's rows, filled up.
-  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
-    const Bands<Isa> to = bands(block.expert);
+  void put(const TrainingPairs::Block& block, const uint16_t* rows, int rank) const {
+    const Bands<Isa> to = bands(block.expert, rank);
     const int64_t words = round_up(block.num_pairs, ROW_MULTIPLE) / 2;
     for (int64_t b = 0; b < to.plan.number; ++b) {
       pack_rows<Isa>(rows, words, to, b, first_word(block));
@@ -213,9 +238,11 @@ template <class Isa>
 struct PairColumns : PairFactor {
   using PairFactor::PairFactor;
 
-  ColumnFactor<Isa> columns(int64_t e) const { return {expert(e), num_columns, pairs.num_words(e)}; }
-  void put(const TrainingPairs::Block& block, const uint16_t* rows) const {
-    columns(block.expert)
+  ColumnFactor<Isa> columns(int64_t e, int rank) const {
+    return {expert(e, rank), num_columns, num_words(e)};
+  }
+  void put(const TrainingPairs::Block& block, const uint16_t* rows, int rank) const {
+    columns(block.expert, rank)
         .put(rows, num_columns, round_up(block.num_pairs, ROW_MULTIPLE), first_word(block));
   }
 };
@@ -233,13 +260,13 @@ struct MatrixGradient {
 
   int64_t tasks_of_one() const { return left_plan.number * right_plan.number; }
 
-  void run(int64_t expert, int64_t part) const {
+  void run(int64_t expert, int64_t part, int rank) const {
     const int64_t a = part / right_plan.number, b = part % right_plan.number;
     const int64_t columns = right.num_columns, rows = left_plan.width(a);
     uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
     to += right_plan.first(b);
-    const Bands<Isa> factors = right.bands(expert);
-    multiply_band<Isa>(left.columns(expert).from(left_plan.first(a)), rows, factors, b,
+    const Bands<Isa> factors = right.bands(expert, rank);
+    multiply_band<Isa>(left.columns(expert, rank).from(left_plan.first(a)), rows, factors, b,
                        factors.num_words,
                        [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
                          Isa::store_bfloat16(sums, to + row * columns + column);
@@ -268,10 +295,11 @@ class BackwardExperts {
         dscaled_(workspace, hidden_, num_threads),
         active_(workspace, hidden_, num_threads),
         dhidden_(workspace, 2 * hidden_, num_threads),
-        all_x_(workspace, pairs_, number_, width_),
-        all_active_(workspace, pairs_, number_, hidden_),
-        all_dout_(workspace, pairs_, number_, width_),
-        all_dhidden_(workspace, pairs_, number_, 2 * hidden_),
+        places_(pairs_, number_, num_threads),
+        all_x_(workspace, places_, width_),
+        all_active_(workspace, places_, hidden_),
+        all_dout_(workspace, places_, width_),
+        all_dhidden_(workspace, places_, 2 * hidden_),
         dx_(workspace.take<uint16_t>(pairs_.num_slots() * width_)),
         dgate_up_(all_dhidden_, all_x_, given.dgate_up),
         ddown_(all_dout_, all_active_, given.ddown) {}
@@ -283,21 +311,21 @@ class BackwardExperts {
       down_.pack_task(pass_.experts.down, task - of_gate_up);
     });
     team.barrier();
-    if (number_ >= TASKS_PER_THREAD * team.size()) {
-      // A thread goes on to the sums while an expert's pairs are in its cache.
+    const int rank = team.rank();
+    if (places_.are_by_thread) {
       team.each(number_, [&](int64_t e) {
         for (int64_t b = pairs_.first_block[e]; b < pairs_.first_block[e + 1]; ++b) {
-          visit(pairs_.blocks[b], team.rank());
+          visit(pairs_.blocks[b], rank);
         }
-        for (int64_t i = 0; i < tasks_of_one(); ++i) sum_pairs(e * tasks_of_one() + i);
+        for (int64_t i = 0; i < tasks_of_one(); ++i) sum_pairs(e * tasks_of_one() + i, rank);
       });
     } else {
-      team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
+      team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], rank); });
       team.barrier();
-      team.each(number_ * tasks_of_one(), [&](int64_t task) { sum_pairs(task); });
+      team.each(number_ * tasks_of_one(), [&](int64_t task) { sum_pairs(task, rank); });
     }
     team.barrier();
-    sum_slots<Isa>(team, pairs_, dx_, width_, pass_.dx);
+    sum_slots<Isa>(team, pairs_, dx_, width_, pass_.before, pass_.dx);
     team.barrier();
   }
 
@@ -327,20 +355,20 @@ class BackwardExperts {
                         [&](int64_t row, int64_t column, Lanes sums) {
                           Isa::store_bfloat16(sums, dx + row * width_ + column);
                         });
-    all_x_.put(block, x);
-    all_dout_.put(block, dout);
-    all_active_.put(block, active);
-    all_dhidden_.put(block, dhidden);
+    all_x_.put(block, x, rank);
+    all_dout_.put(block, dout, rank);
+    all_active_.put(block, active, rank);
+    all_dhidden_.put(block, dhidden, rank);
   }
 
   int64_t tasks_of_one() const { return dgate_up_.tasks_of_one() + ddown_.tasks_of_one(); }
 
   // A part of the gradients of an expert's matrices.
-  void sum_pairs(int64_t task) const {
+  void sum_pairs(int64_t task, int rank) const {
     const int64_t expert = task / tasks_of_one(), part = task % tasks_of_one();
     const int64_t of_gate_up = dgate_up_.tasks_of_one();
-    if (part < of_gate_up) return dgate_up_.run(expert, part);
-    ddown_.run(expert, part - of_gate_up);
+    if (part < of_gate_up) return dgate_up_.run(expert, part, rank);
+    ddown_.run(expert, part - of_gate_up, rank);
   }
 
   // From the gradient of a pair's scaled activations to that of its gate and up, and its weight's.
@@ -372,6 +400,7 @@ class BackwardExperts {
   const BlockRows<uint16_t> x_, dout_;
   const BlockRows<float> dscaled_;
   const BlockRows<uint16_t> active_, dhidden_;
+  const FactorPlaces places_;
   const PairBands<Isa> all_x_, all_active_;
   const PairColumns<Isa> all_dout_, all_dhidden_;
   uint16_t* const dx_;

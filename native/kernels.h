@@ -138,7 +138,8 @@ struct ExpertsBackward;
 struct TrainedProduct;
 struct AttentionForward;
 struct AttentionBackward;
-struct NormRows;
+struct NormForward;
+struct NormBackward;
 struct Rotation;
 struct GateForward;
 struct GateBackward;
@@ -168,9 +169,8 @@ struct Kernels {
                            uint16_t* dweight, Workspace&, int num_threads);
   void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
   void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
-  void (*forward_norm)(const NormRows&, uint16_t* y, Workspace&, int num_threads);
-  void (*backward_norm)(const NormRows&, const uint16_t* dy, uint16_t* dx, int64_t dx_step,
-                        float* dweight, Workspace&, int num_threads);
+  void (*forward_norm)(const NormForward&, Workspace&, int num_threads);
+  void (*backward_norm)(const NormBackward&, Workspace&, int num_threads);
   void (*rotate)(const Rotation&, Workspace&, int num_threads);
   void (*differentiate_loss)(const LossRows&, Workspace&, int num_threads);
   void (*forward_gate)(const GateForward&, Workspace&, int num_threads);

@@ -126,21 +126,25 @@ class Library {
                            workspace(), num_threads);
   }
 
-  void forward_experts(Address x, const Visits& visits, const TrainedExperts& experts,
-                       Address hidden, Address out, int num_threads) const {
-    kernels_.forward_experts(
-        {at<const uint16_t>(x), visits, experts, at<uint16_t>(hidden), at<uint16_t>(out)},
-        workspace(), num_threads);
+  void forward_experts(Address x, Address before, Address also_before, const Visits& visits,
+                       const TrainedExperts& experts, Address hidden, Address out,
+                       int num_threads) const {
+    const SumsBefore sums{{at<const uint16_t>(before), at<const uint16_t>(also_before)}};
+    kernels_.forward_experts({at<const uint16_t>(x), sums, visits, experts, at<uint16_t>(hidden),
+                              at<uint16_t>(out)},
+                             workspace(), num_threads);
   }
 
-  void backward_experts(Address x, Address hidden, Address dout, const Visits& visits,
-                        const TrainedExperts& experts, Address dx, Address dweights,
-                        Address dgate_up, Address ddown, int num_threads) const {
-    kernels_.backward_experts(
-        {at<const uint16_t>(x), at<const uint16_t>(hidden), at<const uint16_t>(dout), visits,
-         experts, at<uint16_t>(dx), at<float>(dweights), at<uint16_t>(dgate_up),
-         at<uint16_t>(ddown)},
-        workspace(), num_threads);
+  void backward_experts(Address x, Address before, Address hidden, Address dout,
+                        const Visits& visits, const TrainedExperts& experts, Address dx,
+                        Address dweights, Address dgate_up, Address ddown,
+                        int num_threads) const {
+    kernels_.backward_experts({at<const uint16_t>(x),
+                               {{at<const uint16_t>(before), nullptr}},
+                               at<const uint16_t>(hidden), at<const uint16_t>(dout), visits,
+                               experts, at<uint16_t>(dx), at<float>(dweights),
+                               at<uint16_t>(dgate_up), at<uint16_t>(ddown)},
+                              workspace(), num_threads);
   }
 
   void forward_attention(const AttentionShape& shape, const AttentionParts& inputs,
@@ -174,14 +178,17 @@ class Library {
                                 workspace(), num_threads);
   }
 
-  void forward_norm(const NormRows& norm, Address y, int num_threads) const {
-    kernels_.forward_norm(norm, at<uint16_t>(y), workspace(), num_threads);
+  void forward_norm(const NormRows& norm, Address more, Address sum, Address y,
+                    int num_threads) const {
+    kernels_.forward_norm({norm, at<const uint16_t>(more), at<uint16_t>(sum), at<uint16_t>(y)},
+                          workspace(), num_threads);
   }
 
-  void backward_norm(const NormRows& norm, Address dy, Address dx, int64_t dx_step,
+  void backward_norm(const NormRows& norm, Address dy, Address drows, Address dx, int64_t dx_step,
                      Address dweight, int num_threads) const {
-    kernels_.backward_norm(norm, at<const uint16_t>(dy), at<uint16_t>(dx), dx_step,
-                           at<float>(dweight), workspace(), num_threads);
+    kernels_.backward_norm({norm, at<const uint16_t>(dy), at<const uint16_t>(drows),
+                            at<uint16_t>(dx), dx_step, at<float>(dweight)},
+                           workspace(), num_threads);
   }
 
   void rotate(const HeadRows& x, int64_t num_rows, int64_t length, int64_t num_heads,

@@ -40,16 +40,30 @@ float inverse_size(const NormRows& norm, const uint16_t* x) {
   return 1.0f / std::sqrt(mean + norm.epsilon);
 }
 
+// to = a + b.
 template <class Isa>
-void forward_norm(const NormRows& norm, uint16_t* y, Workspace&, int num_threads) {
+void add_rows(const uint16_t* a, const uint16_t* b, int64_t width, uint16_t* to) {
+  for (int64_t c = 0; c < width; c += PANEL) {
+    Isa::store_bfloat16(Isa::add(Isa::load_bfloat16(a + c), Isa::load_bfloat16(b + c)), to + c);
+  }
+}
+
+template <class Isa>
+void forward_norm(const NormForward& pass, Workspace&, int num_threads) {
+  const NormRows& norm = pass.norm;
   run_team(num_threads, [&](Team& team) {
     each_row(team, norm.num_rows, [&](int64_t t, int64_t) {
       const uint16_t* x = norm.x + t * norm.step;
+      if (pass.more != nullptr) {
+        uint16_t* sum = pass.sum + t * norm.width;
+        add_rows<Isa>(x, pass.more + t * norm.width, norm.width, sum);
+        x = sum;
+      }
       const auto inverse = Isa::fill(inverse_size<Isa>(norm, x));
       for (int64_t c = 0; c < norm.width; c += PANEL) {
         const auto scaled = Isa::multiply(Isa::load_bfloat16(x + c), inverse);
         Isa::store_bfloat16(Isa::multiply(scaled, Isa::load(norm.weight + c)),
-                            y + t * norm.width + c);
+                            pass.y + t * norm.width + c);
       }
     });
   });
@@ -57,15 +71,15 @@ void forward_norm(const NormRows& norm, uint16_t* y, Workspace&, int num_threads
 
 // With n = x r: dx = r (w dy - n mean(w dy n)), and dw is the sum of dy n over rows.
 template <class Isa>
-void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, int64_t dx_step,
-                   float* dweight, Workspace& workspace, int num_threads) {
+void backward_norm(const NormBackward& pass, Workspace& workspace, int num_threads) {
+  const NormRows& norm = pass.norm;
   workspace.reset();
   const int64_t width = norm.width, pieces = divide_up(norm.num_rows, PIECE_ROWS);
   float* sums = workspace.take<float>(pieces * width);
   std::fill_n(sums, pieces * width, 0.0f);
   run_team(num_threads, [&](Team& team) {
     each_row(team, norm.num_rows, [&](int64_t t, int64_t piece) {
-      const uint16_t *x = norm.x + t * norm.step, *g = dy + t * width;
+      const uint16_t *x = norm.x + t * norm.step, *g = pass.dy + t * width;
       const float inverse = inverse_size<Isa>(norm, x);
       const auto scale = Isa::fill(inverse);
       float* sum = sums + piece * width;
@@ -81,14 +95,17 @@ void backward_norm(const NormRows& norm, const uint16_t* dy, uint16_t* dx, int64
         const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
         const auto weighed =
             Isa::multiply(Isa::load_bfloat16(g + c), Isa::load(norm.weight + c));
-        const auto change = Isa::multiply_add(normed, mean, weighed);
-        Isa::store_bfloat16(Isa::multiply(change, scale), dx + t * dx_step + c);
+        auto change = Isa::multiply(Isa::multiply_add(normed, mean, weighed), scale);
+        if (pass.drows != nullptr) {
+          change = Isa::add(change, Isa::load_bfloat16(pass.drows + t * width + c));
+        }
+        Isa::store_bfloat16(change, pass.dx + t * pass.dx_step + c);
       }
     });
   });
-  std::fill_n(dweight, width, 0.0f);
+  std::fill_n(pass.dweight, width, 0.0f);
   for (int64_t piece = 0; piece < pieces; ++piece) {
-    for (int64_t c = 0; c < width; ++c) dweight[c] += sums[piece * width + c];
+    for (int64_t c = 0; c < width; ++c) pass.dweight[c] += sums[piece * width + c];
   }
 }
 

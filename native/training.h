@@ -20,19 +20,26 @@ struct TrainedExperts {
   int64_t hidden_width;
 };
 
+// Rows that a sum over slots is added to, as many as are not null, before it is rounded.
+struct SumsBefore {
+  const uint16_t* rows[2];
+};
+
 // The same sum, in bfloat16. `hidden` has room for gate and up of each slot in use; what is in it
 // is the backward pass's matter.
 struct ExpertsForward {
   const uint16_t* x;
+  SumsBefore before;
   Visits visits;
   TrainedExperts experts;
   uint16_t* hidden;
   uint16_t* out;
 };
 
-// Gradients of all that the sum depends on, from that of `out`.
+// Gradients of all that the sum depends on, from that of `out`; those of rows are added likewise.
 struct ExpertsBackward {
   const uint16_t* x;
+  SumsBefore before;
   const uint16_t* hidden;
   const uint16_t* dout;
   Visits visits;
@@ -104,6 +111,25 @@ struct NormRows {
   int64_t width;
   const float* weight;
   float epsilon;
+};
+
+// y = the norm of x, or of sum = x + more where there is more: both (num_rows, width).
+struct NormForward {
+  NormRows norm;
+  const uint16_t* more;
+  uint16_t* sum;
+  uint16_t* y;
+};
+
+// The gradients of what is normalized and of the weight, from those of y and, unless it is null, of
+// the rows themselves. Rows of `dx` are `dx_step` apart.
+struct NormBackward {
+  NormRows norm;
+  const uint16_t* dy;
+  const uint16_t* drows;
+  uint16_t* dx;
+  int64_t dx_step;
+  float* dweight;
 };
 
 // Heads' rows of sequences of one length, rotated by their position: pairs that are neighbors or half

@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
         """Add attention and feed-forward to the stream."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), context)
-        normed_BSD = self.post_attention_layernorm(x_BSD)
-        out_BSD = self.mlp(normed_BSD, context) if self.is_sparse else self.mlp(normed_BSD)
-        return x_BSD + out_BSD
+        attended_BSD = self.self_attn(self.input_layernorm(x_BSD), context)
+        x_BSD, normed_BSD = self.post_attention_layernorm.of_sum(x_BSD, attended_BSD)
+        out_BSD: Tensor = self.mlp(normed_BSD, context, x_BSD)
+        return out_BSD

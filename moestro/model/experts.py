@@ -12,7 +12,7 @@ from moestro.model.config import ModelConfig
 from moestro.model.gate import Choice
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
 from moestro.ops.panels import PackWeights
-from moestro.ops.training import visit_experts
+from moestro.ops.training import ExpertSet
 
 
 class Experts(nn.Module):
@@ -25,13 +25,16 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, D, F))
         self.packed: tuple[Kernels, PackedExperts] | None = None
 
-    def forward(self, x_TD: Tensor, choice: Choice, row_multiple: int = 1) -> Tensor:
-        """Send each token to its experts and sum what they return by weight."""
-        if self.packed is not None:
-            kernels, experts = self.packed
-            return kernels.apply_experts(x_TD.float(), Visits(*choice), experts).to(x_TD.dtype)
-        gate_up_EGD, down_EDF = self.gate_up_proj.to(x_TD.dtype), self.down_proj.to(x_TD.dtype)
-        return visit_experts(x_TD, Visits(*choice), gate_up_EGD, down_EDF, row_multiple)
+    def as_set(self, choice: Choice, dtype: torch.dtype) -> ExpertSet:
+        """Return the matrices and who visits them."""
+        gate_up_EGD, down_EDF = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        return ExpertSet(gate_up_EGD, down_EDF, Visits(*choice))
+
+    def visit(self, x_TD: Tensor, choice: Choice) -> Tensor:
+        """Send each token to its experts and sum what they return by weight: the packed ones."""
+        assert self.packed is not None
+        kernels, experts = self.packed
+        return kernels.apply_experts(x_TD.float(), Visits(*choice), experts).to(x_TD.dtype)
 
     def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
         """Take the weights packed, for good: each parameter goes before the next is packed."""

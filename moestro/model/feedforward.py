@@ -6,10 +6,11 @@ Next: moe.py.
 import torch
 from torch import Tensor, nn
 
+from moestro.model.context import Context
 from moestro.model.linear import Linear
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
 from moestro.ops.panels import PackWeights
-from moestro.ops.training import feed_forward
+from moestro.ops.training import ExpertSet, visit_experts
 
 
 class FeedForward(nn.Module):
@@ -21,24 +22,33 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size)
         self.packed: tuple[Kernels, PackedExperts] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token by itself."""
+    def forward(self, x: Tensor, context: Context, stream: Tensor) -> Tensor:
+        """Add what each token becomes by itself to the stream."""
         if self.packed is not None:
-            return self._visit(x, *self.packed)
-        gate_up_GD = self.gate_up_proj.weight.to(x.dtype)
-        down_DF = self.down_proj.weight.to(x.dtype)
-        return feed_forward(x.reshape(-1, x.shape[-1]), gate_up_GD, down_DF).view_as(x)
+            return stream + self.visit(x)
+        x_TD, stream_TD = (each.reshape(-1, each.shape[-1]) for each in (x, stream))
+        return visit_experts(x_TD, [self.as_set(x.dtype)], stream_TD).view_as(x)
 
-    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
-        """Take both matrices packed, for good, as one expert that every token visits."""
-        gate_up = pack("gate_up_proj.weight", "gate_up")
-        self.packed = kernels, PackedExperts(gate_up, pack("down_proj.weight", "rows"))
-        del self.gate_up_proj, self.down_proj
+    def as_set(self, dtype: torch.dtype) -> ExpertSet:
+        """Return the matrices as one expert that every token visits."""
+        gate_up_GD, down_DF = (
+            part.weight.to(dtype) for part in (self.gate_up_proj, self.down_proj)
+        )
+        return ExpertSet(gate_up_GD[None], down_DF[None])
 
-    def _visit(self, x: Tensor, kernels: Kernels, experts: PackedExperts) -> Tensor:
+    def visit(self, x: Tensor) -> Tensor:
+        """Return what each token becomes, by the packed matrices."""
+        assert self.packed is not None
+        kernels, experts = self.packed
         x_TD = x.reshape(-1, x.shape[-1]).float()
         weights_T1 = torch.ones(len(x_TD), 1)
         visits = Visits(
             weights_T1.new_zeros(weights_T1.shape, dtype=torch.int64), weights_T1, weights_T1.bool()
         )
         return kernels.apply_experts(x_TD, visits, experts).view_as(x).to(x.dtype)
+
+    def prepare(self, kernels: Kernels, pack: PackWeights) -> None:
+        """Take both matrices packed, for good, as one expert that every token visits."""
+        gate_up = pack("gate_up_proj.weight", "gate_up")
+        self.packed = kernels, PackedExperts(gate_up, pack("down_proj.weight", "rows"))
+        del self.gate_up_proj, self.down_proj

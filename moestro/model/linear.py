@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moestro.ops.kernels import Kernels, Packed
 from moestro.ops.panels import PackWeights
 from moestro.ops.products import linear
-from moestro.ops.rowwise import rms_norm
+from moestro.ops.rowwise import add_norm, rms_norm
 
 
 class Linear(nn.Module):
@@ -61,3 +61,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize in float32 and return the dtype of `x`."""
         return rms_norm(x, self.weight, self.eps)
+
+    def of_sum(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `x + more`, and the norm of that sum."""
+        return add_norm(x, more, self.weight, self.eps)

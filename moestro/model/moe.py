@@ -12,6 +12,7 @@ from moestro.model.context import Context
 from moestro.model.experts import Experts
 from moestro.model.feedforward import FeedForward
 from moestro.model.gate import Gate
+from moestro.ops.training import visit_experts
 
 
 class MoE(nn.Module):
@@ -27,11 +28,17 @@ class MoE(nn.Module):
             else None
         )
 
-    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
-        """Return routed plus shared experts' output."""
-        x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
+    def forward(self, x_BSD: Tensor, context: Context, stream_BSD: Tensor) -> Tensor:
+        """Add routed plus shared experts' output to the stream."""
+        x_TD, stream_TD = (each.reshape(-1, each.shape[-1]) for each in (x_BSD, stream_BSD))
         choice = self.gate(x_TD, context.fraction_T, context.trace)
-        out_TD = self.experts(x_TD, choice, context.row_multiple)
-        if self.shared_experts is not None:
-            out_TD = out_TD + self.shared_experts(x_TD)
+        shared = self.shared_experts
+        if self.experts.packed is not None:
+            out_TD = self.experts.visit(x_TD, choice)
+            out_TD = stream_TD + (out_TD if shared is None else out_TD + shared.visit(x_TD))
+        else:
+            sets = [self.experts.as_set(choice, x_TD.dtype)]
+            if shared is not None:
+                sets.append(shared.as_set(x_TD.dtype))
+            out_TD = visit_experts(x_TD, sets, stream_TD, context.row_multiple)
         return out_TD.view_as(x_BSD)

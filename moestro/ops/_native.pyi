@@ -150,6 +150,8 @@ class Library:
     def forward_experts(
         self,
         x: int,
+        before: int,
+        also_before: int,
         visits: Visits,
         experts: TrainedExperts,
         hidden: int,
@@ -160,6 +162,7 @@ class Library:
     def backward_experts(
         self,
         x: int,
+        before: int,
         hidden: int,
         dout: int,
         visits: Visits,
@@ -216,9 +219,19 @@ class Library:
         num_threads: int,
         /,
     ) -> None: ...
-    def forward_norm(self, norm: NormRows, y: int, num_threads: int, /) -> None: ...
+    def forward_norm(
+        self, norm: NormRows, more: int, sum: int, y: int, num_threads: int, /
+    ) -> None: ...
     def backward_norm(
-        self, norm: NormRows, dy: int, dx: int, dx_step: int, dweight: int, num_threads: int, /
+        self,
+        norm: NormRows,
+        dy: int,
+        drows: int,
+        dx: int,
+        dx_step: int,
+        dweight: int,
+        num_threads: int,
+        /,
     ) -> None: ...
     def rotate(
         self,

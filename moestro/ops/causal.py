@@ -72,7 +72,7 @@ class _Causal(torch.autograd.Function):
         assert compressed_BSM.dtype == up_HEC.dtype == torch.bfloat16
         latent_TC, up_GC = query_BSHQ.new_empty(B * S, C), up_HEC.flatten(0, 1)
         rows = norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, given.epsilon)
-        kernels.library.forward_norm(rows, latent_TC.data_ptr(), torch.get_num_threads())
+        kernels.library.forward_norm(rows, 0, 0, latent_TC.data_ptr(), torch.get_num_threads())
         expanded_BSHE = kernels.forward_product(latent_TC, up_GC).view(B, S, H, E)
         turned = [query_BSHQ.new_empty(B, S, heads, R) for heads in (H, 1)]
         for to, part in zip(turned, _unturned(query_BSHQ, compressed_BSM, R), strict=True):
@@ -111,7 +111,10 @@ class _Causal(torch.autograd.Function):
         B, S, H, Q = query_BSHQ.shape
         R, E = rotary.width, expanded_BSHE.shape[-1]
         dout_BSHV = grads[0].to(torch.bfloat16).contiguous()
-        dquery_BSHQ, dcompressed_BSM = torch.empty_like(query_BSHQ), torch.empty_like(compressed_BSM)
+        dquery_BSHQ, dcompressed_BSM = (
+            torch.empty_like(query_BSHQ),
+            torch.empty_like(compressed_BSM),
+        )
         dexpanded_BSHE = torch.empty_like(expanded_BSHE)
         dturned = [torch.empty_like(part) for part in turned]
         dropes_BHSR = torch.empty(B, H, S, R)
@@ -126,9 +129,7 @@ class _Causal(torch.autograd.Function):
             torch.get_num_threads(),
         )
         for part, to in zip(dturned, _unturned(dquery_BSHQ, dcompressed_BSM, R), strict=True):
-            turn_rows(
-                kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True
-            )
+            turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True)
         dlatent_TC, dup_GC = kernels.backward_product(
             latent_TC, up_HEC.flatten(0, 1), dexpanded_BSHE.view(B * S, H * E)
         )
@@ -136,6 +137,7 @@ class _Causal(torch.autograd.Function):
         kernels.library.backward_norm(
             norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, ctx.given.epsilon),
             dlatent_TC.data_ptr(),
+            0,
             dcompressed_BSM.data_ptr(),
             dcompressed_BSM.shape[-1],
             dnorm_C.data_ptr(),
@@ -156,4 +158,3 @@ def _parts(
     key_BSHN, value_BSHV = expanded_BSHE.tensor_split([nope_BSHN.shape[-1]], dim=-1)
     parts = (nope_BSHN, rope_BSHR, key_BSHN, rope_BS1R, value_BSHV)
     return kernels.native.AttentionParts(*(head_rows(kernels, part) for part in parts))
-

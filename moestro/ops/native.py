@@ -107,15 +107,27 @@ class NativeKernels:
         return out_TD
 
     def forward_experts(
-        self, x_TD: Tensor, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor
+        self,
+        x_TD: Tensor,
+        visits: Visits,
+        gate_up_EGD: Tensor,
+        down_EDF: Tensor,
+        before: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Return out_TD of experts in training, and hidden_PG for their way back; bfloat16."""
+        """Return out_TD of experts in training, and hidden_PG for their way back; bfloat16.
+
+        To `out_TD` are added up to two others, before it is rounded.
+        """
         parts = _TrainedExperts(self.native, visits, gate_up_EGD, down_EDF)
-        x_TD = parts.rows(x_TD)
+        x_TD, before = parts.rows(x_TD), [parts.rows(each) for each in before]
         out_TD = torch.empty_like(x_TD)
         hidden_PG = x_TD.new_empty(int(parts.is_used_TK.sum()), gate_up_EGD.shape[1])
+        first, second = (*(each.data_ptr() for each in before), 0, 0)[:2]
+        assert len(before) <= 2
         self.library.forward_experts(
             x_TD.data_ptr(),
+            first,
+            second,
             parts.visits,
             parts.experts,
             hidden_PG.data_ptr(),
@@ -132,15 +144,21 @@ class NativeKernels:
         visits: Visits,
         gate_up_EGD: Tensor,
         down_EDF: Tensor,
+        before_TD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the gradients of inputs, visits' weights (float32) and both matrices."""
+        """Return the gradients of inputs, visits' weights (float32) and both matrices.
+
+        To the inputs' are added others, if there are any.
+        """
         parts = _TrainedExperts(self.native, visits, gate_up_EGD, down_EDF)
         x_TD, dout_TD = parts.rows(x_TD), parts.rows(dout_TD)
+        before_TD = None if before_TD is None else parts.rows(before_TD)
         dx_TD, dweights_TK = torch.empty_like(x_TD), torch.empty_like(parts.weights_TK)
         dgate_up_EGD, ddown_EDF = (torch.empty_like(m) for m in (parts.gate_up_EGD, parts.down_EDF))
         assert hidden_PG.is_contiguous()
         self.library.backward_experts(
             x_TD.data_ptr(),
+            0 if before_TD is None else before_TD.data_ptr(),
             hidden_PG.data_ptr(),
             dout_TD.data_ptr(),
             parts.visits,

@@ -16,7 +16,6 @@ from moestro.ops.choose import native_for
 from moestro.ops.native import PANEL, NativeKernels
 
 
-
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / root(mean(x^2) + eps) over the last dimension, in the dtype of `x`."""
     kernels = native_for(x, torch.bfloat16)
@@ -25,6 +24,16 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return out
     # float32: a bfloat16 mean of squares is off by up to a percent.
     return F.rms_norm(x.float(), weight_D.shape, weight_D.float(), eps).to(x.dtype)
+
+
+def add_norm(x: Tensor, more: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return x + more, and the norm of that sum."""
+    kernels = native_for(x, torch.bfloat16)
+    if kernels is not None and x.shape[-1] % PANEL == 0:
+        sums, normed = _AddNorm.apply(kernels, x, more, weight_D, eps)
+        return sums, normed
+    sums = x + more
+    return sums, rms_norm(sums, weight_D, eps)
 
 
 def rotate_heads(
@@ -43,7 +52,7 @@ class _Norm(torch.autograd.Function):
         x_TD, weight_D = _rows(x), weight_D.float().contiguous()
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         kernels.library.forward_norm(
-            norm_rows(kernels, x_TD, weight_D, eps), out.data_ptr(), torch.get_num_threads()
+            norm_rows(kernels, x_TD, weight_D, eps), 0, 0, out.data_ptr(), torch.get_num_threads()
         )
         ctx.kernels, ctx.eps = kernels, eps
         ctx.save_for_backward(x_TD, weight_D)
@@ -51,18 +60,51 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_D = ctx.saved_tensors
-        dout = grads[0].to(torch.bfloat16).contiguous()
-        dx, dweight_D = torch.empty_like(dout), torch.empty_like(weight_D)
-        ctx.kernels.library.backward_norm(
-            norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
-            dout.data_ptr(),
-            dx.data_ptr(),
-            dx.shape[-1],
-            dweight_D.data_ptr(),
+        dx, dweight_D = _norm_backward(ctx, grads[0], None)
+        return None, dx, dweight_D, None
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: NativeKernels, x: Tensor, more: Tensor, weight_D: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        x_TD, more, weight_D = _rows(x), more.contiguous(), weight_D.float().contiguous()
+        assert more.shape == x.shape
+        assert more.dtype == torch.bfloat16
+        sums, normed = torch.empty_like(more), torch.empty_like(more)
+        kernels.library.forward_norm(
+            norm_rows(kernels, x_TD, weight_D, eps),
+            more.data_ptr(),
+            sums.data_ptr(),
+            normed.data_ptr(),
             torch.get_num_threads(),
         )
-        return None, dx, dweight_D, None
+        ctx.kernels, ctx.eps = kernels, eps
+        ctx.save_for_backward(_rows(sums), weight_D)
+        return sums, normed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dsums, dnormed = grads
+        dx, dweight_D = _norm_backward(ctx, dnormed, dsums.to(torch.bfloat16).contiguous())
+        return None, dx, dx, dweight_D, None
+
+
+def _norm_backward(ctx: Any, dnormed: Tensor, drows: Tensor | None) -> tuple[Tensor, Tensor]:
+    x_TD, weight_D = ctx.saved_tensors
+    dnormed = dnormed.to(torch.bfloat16).contiguous()
+    dx, dweight_D = torch.empty_like(dnormed), torch.empty_like(weight_D)
+    ctx.kernels.library.backward_norm(
+        norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
+        dnormed.data_ptr(),
+        0 if drows is None else drows.data_ptr(),
+        dx.data_ptr(),
+        dx.shape[-1],
+        dweight_D.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return dx, dweight_D
 
 
 class _Rotation(torch.autograd.Function):

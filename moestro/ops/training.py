@@ -1,11 +1,15 @@
 """Experts in training: the native kernels where they serve, torch's products elsewhere.
 
-The twin is `grouped.apply_experts`. Native passes take bfloat16 and give every sum one order, so
-that no result depends on threads. Next: grouped.py, native/experts_training.h.
+All of a layer's feed-forward goes in one step: routed and shared experts, or a dense layer's only
+one, each a set; their sum is added to the stream before it is rounded. Native passes take bfloat16
+and give every sum one order, so that no result depends on threads. Next: grouped.py,
+native/experts_training.h.
 
-Shapes: T tokens, K slots per token, D width, E experts, F expert width, P pairs in use, G = 2F.
+Shapes: T tokens, K slots per token, D width, E experts, F expert width, G = 2F.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,67 +22,112 @@ from moestro.ops.kernels import Visits
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 
 
-def visit_experts(
-    x_TD: Tensor, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor, row_multiple: int = 1
-) -> Tensor:
-    """Return sum over a token's slots of weight * expert(x), with G = 2F rows: gate first, then up.
+@dataclass(frozen=True)
+class ExpertSet:
+    """Experts of one shape, G = 2F rows of `gate_up_EGD` gate first, and who visits them.
 
-    Differentiable in `x_TD`, the visits' weights and both matrices, which have the dtype of `x_TD`.
+    Without visits there is one expert, and every token visits it.
     """
-    kernels = native_kernels(x_TD, down_EDF)
+
+    gate_up_EGD: Tensor
+    down_EDF: Tensor
+    visits: Visits | None = None
+
+    def everyones(self, x_TD: Tensor) -> Visits:
+        """Return the visits, spelled out."""
+        if self.visits is not None:
+            return self.visits
+        weights_T1 = torch.ones(len(x_TD), 1)
+        return Visits(torch.zeros(len(x_TD), 1, dtype=torch.int64), weights_T1, weights_T1.bool())
+
+
+def visit_experts(
+    x_TD: Tensor, sets: Sequence[ExpertSet], stream_TD: Tensor, row_multiple: int = 1
+) -> Tensor:
+    """Return the stream plus, over sets and a token's slots, the sum of weight * expert(x).
+
+    Differentiable in `x_TD`, the stream, the visits' weights and all matrices; but for the weights
+    they have one dtype.
+    """
+    kernels = native_kernels(x_TD, sets)
     if kernels is not None:
-        return visit_natively(kernels, x_TD, visits, gate_up_EGD, down_EDF)
-    pairs = sort_pairs(visits.experts_TK, visits.is_used_TK, len(down_EDF), row_multiple)
-    return apply_experts(x_TD, visits.weights_TK.to(x_TD.dtype), pairs, gate_up_EGD, down_EDF)
+        return visit_natively(kernels, x_TD, sets, stream_TD)
+    parts = [_visit(x_TD, each, row_multiple) for each in sets]
+    return stream_TD + (parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 
-def feed_forward(x_TD: Tensor, gate_up_GD: Tensor, down_DF: Tensor) -> Tensor:
-    """Return down(silu(gate(x)) * up(x)): one expert that every token visits."""
-    kernels = native_kernels(x_TD, down_DF)
-    if kernels is None:
-        gate, up = F.linear(x_TD, gate_up_GD).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, down_DF)
-    weights_T1 = torch.ones(len(x_TD), 1)
-    everyone = Visits(torch.zeros(len(x_TD), 1, dtype=torch.int64), weights_T1, weights_T1.bool())
-    return visit_natively(kernels, x_TD, everyone, gate_up_GD[None], down_DF[None])
+def _visit(x_TD: Tensor, experts: ExpertSet, row_multiple: int) -> Tensor:
+    if experts.visits is None:
+        gate_TF, up_TF = F.linear(x_TD, experts.gate_up_EGD[0]).chunk(2, dim=-1)
+        return F.linear(F.silu(gate_TF) * up_TF, experts.down_EDF[0])
+    visits, E = experts.visits, len(experts.down_EDF)
+    pairs = sort_pairs(visits.experts_TK, visits.is_used_TK, E, row_multiple)
+    weights_TK = visits.weights_TK.to(x_TD.dtype)
+    return apply_experts(x_TD, weights_TK, pairs, experts.gate_up_EGD, experts.down_EDF)
 
 
-def native_kernels(x_TD: Tensor, down: Tensor) -> NativeKernels | None:
-    """Return the native kernels if they take matrices of this shape (..., D, F), else None."""
-    is_whole = all(width % WIDTH_MULTIPLE == 0 for width in down.shape[-2:])
+def native_kernels(x_TD: Tensor, sets: Sequence[ExpertSet]) -> NativeKernels | None:
+    """Return the native kernels if they take rows and matrices like these, else None."""
+    widths = (width for each in sets for width in each.down_EDF.shape[1:])
+    is_whole = all(width % WIDTH_MULTIPLE == 0 for width in widths)
     return native_for(x_TD, torch.bfloat16) if is_whole else None
 
 
 def visit_natively(
-    kernels: NativeKernels, x_TD: Tensor, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor
+    kernels: NativeKernels, x_TD: Tensor, sets: Sequence[ExpertSet], stream_TD: Tensor
 ) -> Tensor:
-    """Do it in one native call each way."""
-    out_TD: Tensor = _Experts.apply(kernels, x_TD, visits.weights_TK, visits, gate_up_EGD, down_EDF)
+    """Do it in one native call for each set, forward and back."""
+    visits = [each.everyones(x_TD) for each in sets]
+    matrices = [m for each in sets for m in (each.gate_up_EGD, each.down_EDF)]
+    weights = [each.weights_TK for each in visits]
+    out_TD: Tensor = _Experts.apply(kernels, visits, x_TD, stream_TD, *weights, *matrices)
     return out_TD
 
 
 class _Experts(torch.autograd.Function):
-    """Beside the visits stand their weights, which have gradients."""
+    """Beside each set's visits stand their weights, which have gradients, then all matrices."""
 
     @staticmethod
     def forward(
         ctx: Any,
         kernels: NativeKernels,
+        visits: list[Visits],
         x_TD: Tensor,
-        weights_TK: Tensor,
-        visits: Visits,
-        gate_up_EGD: Tensor,
-        down_EDF: Tensor,
+        stream_TD: Tensor,
+        *given: Tensor,
     ) -> Tensor:
-        out_TD, hidden_PG = kernels.forward_experts(x_TD, visits, gate_up_EGD, down_EDF)
+        matrices = given[len(visits) :]
+        before, hidden = [stream_TD], []
+        # What all visit first: the last set's sum is the one that the stream is added to.
+        for index in reversed(range(len(visits))):
+            is_last = index == 0
+            out_TD, hidden_PG = kernels.forward_experts(
+                x_TD,
+                visits[index],
+                *matrices[2 * index : 2 * index + 2],
+                before if is_last else before[1:],
+            )
+            before.append(out_TD)
+            hidden.insert(0, hidden_PG)
         ctx.kernels, ctx.visits = kernels, visits
-        ctx.save_for_backward(x_TD, hidden_PG, gate_up_EGD, down_EDF)
+        ctx.save_for_backward(x_TD, *hidden, *matrices)
         return out_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, hidden_PG, gate_up_EGD, down_EDF = ctx.saved_tensors
-        dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF = ctx.kernels.backward_experts(
-            grads[0], x_TD, hidden_PG, ctx.visits, gate_up_EGD, down_EDF
-        )
-        return None, dx_TD, dweights_TK, None, dgate_up_EGD, ddown_EDF
+        number = len(ctx.visits)
+        x_TD, *saved = ctx.saved_tensors
+        hidden, matrices = saved[:number], saved[number:]
+        dx_TD, dweights, dmatrices = None, [], []
+        for index in range(number):
+            dx_TD, dweights_TK, *both = ctx.kernels.backward_experts(
+                grads[0],
+                x_TD,
+                hidden[index],
+                ctx.visits[index],
+                *matrices[2 * index : 2 * index + 2],
+                dx_TD,
+            )
+            dweights.append(dweights_TK)
+            dmatrices += both
+        return None, None, dx_TD, grads[0], *dweights, *dmatrices

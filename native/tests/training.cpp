@@ -64,9 +64,10 @@ Results run_experts(const Kernels& kernels, const ExpertShape& shape, int thread
   const Visits visits{experts.data(), weights.data(), is_used.get(), shape.rows, shape.slots};
   const TrainedExperts trained{gate_up.data(), down.data(), shape.number, shape.width,
                                shape.hidden};
-  kernels.forward_experts({x.data(), visits, trained, hidden.data(), out.data()}, workspace,
-                          threads);
-  kernels.backward_experts({x.data(), hidden.data(), dout.data(), visits, trained, dx.data(),
+  kernels.forward_experts({x.data(), {{dout.data(), x.data()}}, visits, trained, hidden.data(), out.data()},
+                          workspace, threads);
+  kernels.backward_experts({x.data(), {{x.data(), nullptr}}, hidden.data(), dout.data(), visits,
+                            trained, dx.data(),
                             dweights.data(), dgate_up.data(), ddown.data()},
                            workspace, threads);
   Results results = dweights;
@@ -122,12 +123,13 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   const int64_t size = shape.rows * shape.width, turned = shape.rows * shape.heads * 2 * shape.pairs;
   const std::vector<float> weight = random.normals(shape.width);
   const Halves x = halves(random, size, 1.0f), dy = halves(random, size, 1.0f);
-  Halves y(size), dx(size);
+  Halves y(size), sum(size), of_sum(size), dx(size);
   std::vector<float> dweight(shape.width);
   const NormRows norm{x.data(), shape.width, shape.rows, shape.width, weight.data(), 1e-6f};
-  kernels.forward_norm(norm, y.data(), workspace, threads);
-  kernels.backward_norm(norm, dy.data(), dx.data(), shape.width, dweight.data(), workspace,
-                        threads);
+  kernels.forward_norm({norm, nullptr, nullptr, y.data()}, workspace, threads);
+  kernels.forward_norm({norm, dy.data(), sum.data(), of_sum.data()}, workspace, threads);
+  kernels.backward_norm({norm, dy.data(), y.data(), dx.data(), shape.width, dweight.data()},
+                        workspace, threads);
   Halves heads = halves(random, turned, 1.0f), rotated(turned), back(turned);
   const int64_t length = 13, row = shape.heads * 2 * shape.pairs;
   const std::vector<float> cosines = random.normals(length * shape.pairs);
@@ -140,7 +142,7 @@ Results run_rows(const Kernels& kernels, const RowShape& shape, int threads) {
   rotation.y = {back.data(), row, 2 * shape.pairs};
   kernels.rotate(rotation, workspace, threads);
   Results results = dweight;
-  for (const Halves* each : {&y, &dx, &rotated, &back}) append(results, floats(*each));
+  for (const Halves* each : {&y, &sum, &of_sum, &dx, &rotated, &back}) append(results, floats(*each));
   return results;
 }
 

@@ -14,7 +14,7 @@ from moestro.ops import rope
 from moestro.ops.cross_entropy import linear_cross_entropy
 from moestro.ops.kernels import TorchKernels
 from moestro.ops.native import NativeKernels, load_native
-from moestro.ops.rowwise import rms_norm
+from moestro.ops.rowwise import add_norm, rms_norm
 from tests.parity.chosen import use
 from tests.parity.threads import threads
 
@@ -53,6 +53,17 @@ def test_norms_equal_torchs(kernels: NativeKernels, shape: tuple[int, ...]) -> N
     x, weight_D = draw(*shape), draw(shape[-1], seed=1).float()
     expected = run(lambda x, w: F.rms_norm(x, w.shape, w, 1e-6), x.double(), weight_D.double())
     assert_close(run(lambda x, w: rms_norm(x, w, 1e-6), x, weight_D), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (3, 50, 96), (130, 48)])
+def test_norms_of_sums_equal_torchs(kernels: NativeKernels, shape: tuple[int, ...]) -> None:
+    def both(x: Tensor, more: Tensor, weight_D: Tensor) -> Tensor:
+        return torch.cat(add_norm(x, more, weight_D, 1e-6))
+
+    x, more, weight_D = draw(*shape), draw(*shape, seed=1), draw(shape[-1], seed=2).float()
+    # float64 goes through torch.
+    exact = run(both, x.double(), more.double(), weight_D.double())
+    assert_close(run(both, x, more, weight_D), exact)
 
 
 def test_a_norm_of_a_part_reads_it_where_it_lies(kernels: NativeKernels) -> None:
@@ -99,9 +110,7 @@ def test_losses_equal_torchs(kernels: NativeKernels) -> None:
 
 def test_a_token_that_is_not_in_the_vocabulary_is_refused(kernels: NativeKernels) -> None:
     with pytest.raises(IndexError, match="no such token"):
-        kernels.differentiate_loss(
-            draw(2, 32), draw(32, 32), torch.tensor([1, 32]), torch.ones(2)
-        )
+        kernels.differentiate_loss(draw(2, 32), draw(32, 32), torch.tensor([1, 32]), torch.ones(2))
 
 
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from moestro.ops.grouped import apply_experts_one_by_one, sort_pairs
 from moestro.ops.kernels import Visits
 from moestro.ops.native import NativeKernels, load_native
-from moestro.ops.training import feed_forward, native_kernels, visit_natively
+from moestro.ops.training import ExpertSet, native_kernels, visit_experts, visit_natively
 from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
@@ -56,7 +56,8 @@ def run(kernels: NativeKernels, chosen: Visits, given: list[Tensor]) -> list[Ten
     x_TD, gate_up_EGD, down_EDF = (each.detach().clone().requires_grad_() for each in given)
     weights_TK = chosen.weights_TK.clone().requires_grad_()
     weighted = Visits(chosen.experts_TK, weights_TK, chosen.is_used_TK)
-    out_TD = visit_natively(kernels, x_TD, weighted, gate_up_EGD, down_EDF)
+    experts = ExpertSet(gate_up_EGD, down_EDF, weighted)
+    out_TD = visit_natively(kernels, x_TD, [experts], torch.zeros_like(x_TD))
     out_TD.backward(draw(*out_TD.shape, seed=5).bfloat16())
     gradients = [each.grad for each in (x_TD, weights_TK, gate_up_EGD, down_EDF)]
     return [out_TD.detach(), *(each for each in gradients if each is not None)]
@@ -130,17 +131,32 @@ def test_an_expert_that_is_not_there_is_refused(kernels: NativeKernels) -> None:
         run(kernels, chosen, leaves(1, 3, 32, 32))
 
 
-def test_a_dense_layer_is_an_expert_that_all_visit() -> None:
-    x_TD, gate_up_1GD, down_1DF = leaves(70, 1, 64, 96)
-    found = feed_forward(x_TD, gate_up_1GD[0], down_1DF[0])
-    x, gate_up, down = (each.detach().double() for each in (x_TD, gate_up_1GD[0], down_1DF[0]))
-    expected = feed_forward(x, gate_up, down)
-    assert distance(found, expected) < CLOSE
+def test_a_layer_adds_routed_and_shared_experts_to_the_stream(kernels: NativeKernels) -> None:
+    T, K, E, D, F = 70, 3, 5, 64, 96
+    chosen = visits(T, K, E)
+    given = [*leaves(T, E, D, F), *leaves(T, 1, D, 2 * F)[1:], draw(T, D, seed=7).bfloat16()]
+
+    def run_layer(inputs: list[Tensor], is_native: bool) -> list[Tensor]:
+        parts = [each.detach().clone().requires_grad_() for each in inputs]
+        x_TD, gate_up_EGD, down_EDF, shared_1GD, shared_1DF, stream_TD = parts
+        sets = [ExpertSet(gate_up_EGD, down_EDF, chosen), ExpertSet(shared_1GD, shared_1DF)]
+        if is_native:
+            out_TD = visit_natively(kernels, x_TD, sets, stream_TD)
+        else:
+            out_TD = visit_experts(x_TD, sets, stream_TD)
+        out_TD.backward(draw(T, D, seed=5).to(out_TD.dtype))
+        return [out_TD.detach(), *(each.grad for each in parts if each.grad is not None)]
+
+    # float64 goes through torch.
+    exact = run_layer([each.double() for each in given], is_native=False)
+    for found, expected in zip(run_layer(given, is_native=True), exact, strict=True):
+        assert found.shape == expected.shape
+        assert distance(found, expected) < CLOSE
 
 
 def test_only_what_the_kernels_take_goes_to_them() -> None:
-    fitting = torch.empty(3, 64, 32)
-    assert native_kernels(torch.empty(2, 64, dtype=torch.bfloat16), fitting) is not None
-    assert native_kernels(torch.empty(2, 64), fitting) is None
-    odd = torch.empty(3, 64, 48)
-    assert native_kernels(torch.empty(2, 64, dtype=torch.bfloat16), odd) is None
+    fitting, odd = (ExpertSet(torch.empty(3, 2 * F, 64), torch.empty(3, 64, F)) for F in (32, 48))
+    x_TD = torch.empty(2, 64, dtype=torch.bfloat16)
+    assert native_kernels(x_TD, [fitting]) is not None
+    assert native_kernels(x_TD.float(), [fitting]) is None
+    assert native_kernels(x_TD, [fitting, odd]) is None
