@@ -6,6 +6,7 @@ Shapes: T tokens, K slots per token, E experts.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -22,8 +23,9 @@ class GateRecord:
     weights_TK: Tensor
     is_used_TK: Tensor
 
-    def counts(self) -> Tensor:
-        """Return how many tokens each expert served, as float32 of E."""
+    @cached_property
+    def counts_E(self) -> Tensor:
+        """How many tokens each expert served, as float32."""
         is_used = self.is_used_TK.flatten().float()
         num_experts = self.scores_TE.shape[1]
         return self.experts_TK.flatten().bincount(weights=is_used, minlength=num_experts)

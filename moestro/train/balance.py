@@ -59,7 +59,7 @@ class Balancer:
     def observe(self, trace: Trace) -> None:
         """Add one micro-batch to the step's statistics."""
         for layer, record in enumerate(trace.gates):
-            self._counts[layer] += record.counts()
+            self._counts[layer] += record.counts_E
             if self.config.method == "quantile":
                 self._targets[layer].append(quantile_bias(record))
             elif self.config.method == "proportional":
@@ -111,7 +111,7 @@ def share_lacking(record: GateRecord) -> Tensor:
     """
     num_tokens, num_experts = record.selection_TE.shape
     at_most_E = record.experts_TK.flatten().bincount(minlength=num_experts)
-    counts_E = (record.counts() + at_most_E) / 2
+    counts_E = (record.counts_E + at_most_E) / 2
     return (counts_E.mean() - counts_E) / num_tokens
 
 

@@ -52,7 +52,8 @@ def language_loss(
             for t, share in zip(targets, shares, strict=True)
         ]
     )
-    rows_TD = torch.cat([state.reshape(-1, state.shape[-1]) for state in states])
+    rows = [state.reshape(-1, state.shape[-1]) for state in states]
+    rows_TD = torch.cat(rows) if depth else rows[0]
     total, nats_T = linear_cross_entropy(
         rows_TD, model.head_weight(), torch.cat(targets), weights_T
     )

@@ -171,8 +171,8 @@ def test_the_bias_steers_the_choice_but_not_the_weights() -> None:
     torch.testing.assert_close(choice.weights_TK[:, 0], scores_TE[:, 5])
     record = trace.gates[0]
     torch.testing.assert_close(record.scores_TE, scores_TE)
-    assert float(record.counts()[5]) == NUM_TOKENS
-    assert float(record.counts().sum()) == NUM_TOKENS * 2
+    assert float(record.counts_E[5]) == NUM_TOKENS
+    assert float(record.counts_E.sum()) == NUM_TOKENS * 2
 
 
 def test_version_2_scores_are_a_softmax_over_all_experts() -> None:

@@ -81,7 +81,7 @@ def test_a_trace_has_one_record_for_each_gate_mtp_modules_last() -> None:
     assert len(trace.gates) == len(model.gates()) == 3
     for record in trace.gates:
         assert record.experts_TK.shape == record.is_used_TK.shape == (14, 4)
-        assert float(record.counts().sum()) == 14 * 4
+        assert float(record.counts_E.sum()) == 14 * 4
 
 
 def test_more_budget_means_more_experts_and_the_ends_are_exact() -> None:

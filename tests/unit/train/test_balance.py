@@ -67,7 +67,7 @@ def test_batches_of_unlike_documents_are_balanced_in_the_mean() -> None:
     for step in range(400):
         balancer.observe(trace_of(gate, document(step)))
         balancer.apply()
-    loads_E = sum(trace_of(gate, document(step)).gates[0].counts() for step in range(800, 864))
+    loads_E = sum(trace_of(gate, document(step)).gates[0].counts_E for step in range(800, 864))
     assert isinstance(loads_E, Tensor)
     assert load_violation(loads_E) < 0.1
 
@@ -112,7 +112,7 @@ def test_proportional_balance_moves_each_bias_by_the_rate_times_what_it_lacks() 
 
 def test_sign_balance_moves_each_bias_by_the_rate_towards_equal_load() -> None:
     gate = skewed_gate()
-    counts_E = look(gate).counts()
+    counts_E = look(gate).counts_E
     train(gate, BalanceConfig(method="sign", rate=0.001, router_z_weight=0.0), num_steps=1)
     moved_E = 0.001 * (counts_E.mean() - counts_E).sign()
     assert gate.e_score_correction_bias is not None
@@ -140,7 +140,7 @@ def test_a_step_reports_its_violation_and_forgets_its_counts() -> None:
     gate = skewed_gate()
     balancer = Balancer([gate], BalanceConfig(method="none"))
     balancer.observe(trace_of(gate, tokens()))
-    assert balancer.apply() == pytest.approx([load_violation(look(gate).counts())])
+    assert balancer.apply() == pytest.approx([load_violation(look(gate).counts_E)])
     balancer.observe(trace_of(gate, tokens()[:1]))
     # One token's four experts of eight: twice the mean.
     assert balancer.apply() == pytest.approx([1.0])
@@ -176,7 +176,7 @@ HAND = GateRecord(
 
 
 def test_counts_leave_out_unused_slots() -> None:
-    assert HAND.counts().tolist() == [1.0, 1.0, 1.0]
+    assert HAND.counts_E.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_the_global_loss_is_that_of_a_hand_calculation() -> None:
@@ -211,7 +211,7 @@ def test_the_z_loss_is_that_of_a_hand_calculation() -> None:
         ),
         (
             BalanceConfig(method="global_aux", weight=2.0, router_z_weight=0.0),
-            lambda: 2 * float(global_batch_loss(HAND, HAND.counts())),
+            lambda: 2 * float(global_batch_loss(HAND, HAND.counts_E)),
         ),
         (
             BalanceConfig(method="sequence_aux", weight=2.0, router_z_weight=0.5),
@@ -270,7 +270,7 @@ def look(gate: Gate, budget: float | None = None) -> GateRecord:
 
 def violation(gate: Gate, budget: float | None = None) -> float:
     """Measure on tokens that no step has seen."""
-    return load_violation(trace_of(gate, tokens(seed=99), budget).gates[0].counts())
+    return load_violation(trace_of(gate, tokens(seed=99), budget).gates[0].counts_E)
 
 
 def train(gate: Gate, config: BalanceConfig, num_steps: int, budget: float | None = None) -> None:

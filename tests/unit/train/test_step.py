@@ -126,7 +126,7 @@ def test_settling_evens_the_loads_of_text_that_it_has_not_read() -> None:
 def violations(stepper: Stepper) -> list[float]:
     trace = Trace()
     stepper.model(random_windows(512, 14, 999), trace=trace)
-    return [load_violation(record.counts()) for record in trace.gates]
+    return [load_violation(record.counts_E) for record in trace.gates]
 
 
 def test_without_drawn_budgets_every_token_takes_all_experts_and_no_table_is_learned() -> None:
