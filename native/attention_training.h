@@ -133,7 +133,7 @@ class ForwardHead : HeadWork<Isa> {
     Lanes total = Isa::fill(0.0f);
     for (int64_t k = 0; k < whole; k += PANEL) {
       const Lanes below = Isa::add(Isa::load(scores + k), Isa::fill(-largest));
-      const Lanes weight = exponential<Isa>(Isa::multiply(below, Isa::fill(scale)));
+      const Lanes weight = exponential<Isa, 5>(Isa::multiply(below, Isa::fill(scale)));
       total = Isa::add(total, weight);
       Isa::store_bfloat16(weight, weights + k);
     }
@@ -225,7 +225,7 @@ class BackwardHead : HeadWork<Isa> {
     const Lanes log_total = Isa::fill(-pass_.log_totals[task * shape.length + t]);
     for (int64_t k = 0; k < whole; k += PANEL) {
       const Lanes scaled = Isa::multiply_add(Isa::load(scores + k), scale, log_total);
-      const Lanes weight = exponential<Isa>(scaled);
+      const Lanes weight = exponential<Isa, 5>(scaled);
       const Lanes change = Isa::multiply(Isa::add(Isa::load(dweights + k), mean), scale);
       Isa::store_bfloat16(weight, weights + k);
       Isa::store_bfloat16(Isa::multiply(weight, change), dscores + k);

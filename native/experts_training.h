@@ -162,7 +162,7 @@ class ForwardExperts {
       const Lanes gate = Isa::load(raw + c), up = Isa::load(raw + hidden_ + c);
       Isa::store_bfloat16(gate, kept + c);
       Isa::store_bfloat16(up, kept + hidden_ + c);
-      Isa::store_bfloat16(Isa::multiply(silu<Isa>(gate), Isa::multiply(up, weight)), active + c);
+      Isa::store_bfloat16(Isa::multiply(silu<Isa, 5>(gate), Isa::multiply(up, weight)), active + c);
     }
   }
 
@@ -379,7 +379,7 @@ class BackwardExperts {
     for (int64_t c = 0; c < hidden_; c += PANEL) {
       const Lanes gate = Isa::load_bfloat16(kept + c);
       const Lanes up = Isa::load_bfloat16(kept + hidden_ + c);
-      const Lanes sigmoid = Isa::divide(one, one_plus_inverse_exponential<Isa>(gate));
+      const Lanes sigmoid = Isa::divide(one, one_plus_inverse_exponential<Isa, 5>(gate));
       const Lanes silu = Isa::multiply(gate, sigmoid), both = Isa::multiply(silu, up);
       const Lanes scaled = Isa::load(dscaled + c), dactive = Isa::multiply(scaled, weight);
       dweight = Isa::multiply_add(scaled, both, dweight);

@@ -69,7 +69,9 @@ struct Avx2 : PlainPairs<Avx2> {
     constexpr int NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(a.low, NEAREST), _mm256_round_ps(a.high, NEAREST)};
   }
-  static Lanes power_of_two(Lanes a) { return {power(a.low), power(a.high)}; }
+  static Lanes scale_by_power(Lanes a, Lanes n) {
+    return multiply(a, {power(n.low), power(n.high)});
+  }
   static float sum(Lanes a) {
     float lanes[16], total = 0.0f;
     store(a, lanes);

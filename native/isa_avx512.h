@@ -55,11 +55,8 @@ struct Avx512 {
   static Lanes round(Lanes a) {
     return {_mm512_roundscale_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
-  // 2^a for whole numbers.
-  static Lanes power_of_two(Lanes a) {
-    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a.value), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
-  }
+  // a * 2^n for whole numbers n.
+  static Lanes scale_by_power(Lanes a, Lanes n) { return {_mm512_scalef_ps(a.value, n.value)}; }
   static float sum(Lanes a) { return _mm512_reduce_add_ps(a.value); }
   static float largest(Lanes a) { return _mm512_reduce_max_ps(a.value); }
 

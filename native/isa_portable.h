@@ -65,9 +65,10 @@ struct Portable : PlainPairs<Portable> {
   static Lanes round(const Lanes& a) {
     return each([&](int i) { return std::nearbyintf(a.value[i]); });
   }
-  static Lanes power_of_two(const Lanes& a) {
+  static Lanes scale_by_power(const Lanes& a, const Lanes& n) {
     return each([&](int i) {
-      return from_bits(static_cast<uint32_t>(static_cast<int32_t>(a.value[i]) + 127) << 23);
+      const auto exponent = static_cast<uint32_t>(static_cast<int32_t>(n.value[i]) + 127);
+      return a.value[i] * from_bits(exponent << 23);
     });
   }
   static float sum(const Lanes& a) {

@@ -105,7 +105,7 @@ class HeadLoss {
     const float largest = Isa::largest(most);
     Lanes total = Isa::fill(0.0f);
     for (int64_t c = 0; c < vocabulary_; c += PANEL) {
-      const Lanes share = exponential<Isa>(Isa::add(Isa::load(logits + c), Isa::fill(-largest)));
+      const Lanes share = exponential<Isa, 5>(Isa::add(Isa::load(logits + c), Isa::fill(-largest)));
       total = Isa::add(total, share);
       Isa::store(share, logits + c);
     }

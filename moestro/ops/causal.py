@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moestro.ops import products
 from moestro.ops.choose import native_for
-from moestro.ops.native import PANEL, WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.panels import PANEL
 from moestro.ops.projected import Projected
 from moestro.ops.rowwise import head_rows, norm_rows, turn_rows
 
@@ -29,10 +31,9 @@ def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None
     S, Q = query_BSHQ.shape[1], query_BSHQ.shape[-1]
     N = Q - projected.rotary.width
     widths = (S, Q, up_HEC.shape[1] - N)
-    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths) and N % PANEL == 0
-    if kernels is None or not is_fitting or not 0 < S <= _MOST_TOKENS:
-        return None
-    return kernels if kernels.takes_product(up_HEC.flatten(0, 1)) else None
+    is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
+    is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
+    return kernels if is_fitting and 0 < S <= _MOST_TOKENS else None
 
 
 def attend_natively(kernels: NativeKernels, projected: Projected, up_HEC: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class _Causal(torch.autograd.Function):
         latent_TC, up_GC = query_BSHQ.new_empty(B * S, C), up_HEC.flatten(0, 1)
         rows = norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, given.epsilon)
         kernels.library.forward_norm(rows, 0, 0, latent_TC.data_ptr(), torch.get_num_threads())
-        expanded_BSHE = kernels.forward_product(latent_TC, up_GC).view(B, S, H, E)
+        expanded_BSHE = products.forward(kernels, latent_TC, up_GC).view(B, S, H, E)
         turned = [query_BSHQ.new_empty(B, S, heads, R) for heads in (H, 1)]
         for to, part in zip(turned, _unturned(query_BSHQ, compressed_BSM, R), strict=True):
             turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved)
@@ -130,8 +131,8 @@ class _Causal(torch.autograd.Function):
         )
         for part, to in zip(dturned, _unturned(dquery_BSHQ, dcompressed_BSM, R), strict=True):
             turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True)
-        dlatent_TC, dup_GC = kernels.backward_product(
-            latent_TC, up_HEC.flatten(0, 1), dexpanded_BSHE.view(B * S, H * E)
+        dlatent_TC, dup_GC = products.backward(
+            kernels, latent_TC, up_HEC.flatten(0, 1), dexpanded_BSHE.view(B * S, H * E)
         )
         dnorm_C = torch.empty(norm_C.shape)
         kernels.library.backward_norm(

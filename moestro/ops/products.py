@@ -30,6 +30,22 @@ def product_kernels(x: Tensor, weight_ND: Tensor) -> NativeKernels | None:
     return kernels if kernels is not None and kernels.takes_product(weight_ND) else None
 
 
+def forward(kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor) -> Tensor:
+    """Return y_TN, natively where the kernels take the matrix."""
+    if kernels.takes_product(weight_ND):
+        return kernels.forward_product(x_TD, weight_ND)
+    return x_TD @ weight_ND.T
+
+
+def backward(
+    kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor, dy_TN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of rows and matrix likewise."""
+    if kernels.takes_product(weight_ND):
+        return kernels.backward_product(x_TD, weight_ND, dy_TN)
+    return dy_TN @ weight_ND, dy_TN.T @ x_TD
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: NativeKernels, x: Tensor, weight_ND: Tensor) -> Tensor:

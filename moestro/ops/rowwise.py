@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.native import PANEL, NativeKernels
+from moestro.ops.native import NativeKernels
+from moestro.ops.panels import PANEL
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:

@@ -96,22 +96,22 @@ class _Experts(torch.autograd.Function):
         stream_TD: Tensor,
         *given: Tensor,
     ) -> Tensor:
-        matrices = given[len(visits) :]
-        before, hidden = [stream_TD], []
-        # What all visit first: the last set's sum is the one that the stream is added to.
-        for index in reversed(range(len(visits))):
-            is_last = index == 0
+        number = len(visits)
+        matrices = given[number:]
+        hidden: list[Tensor] = []
+        sums: list[Tensor] = []
+        # The last set first: to the first one's sum are added all others' and the stream.
+        for index in reversed(range(number)):
+            before = [stream_TD, *sums] if index == 0 else sums
+            gate_up_EGD, down_EDF = matrices[2 * index : 2 * index + 2]
             out_TD, hidden_PG = kernels.forward_experts(
-                x_TD,
-                visits[index],
-                *matrices[2 * index : 2 * index + 2],
-                before if is_last else before[1:],
+                x_TD, visits[index], gate_up_EGD, down_EDF, before
             )
-            before.append(out_TD)
+            sums = [out_TD]
             hidden.insert(0, hidden_PG)
         ctx.kernels, ctx.visits = kernels, visits
         ctx.save_for_backward(x_TD, *hidden, *matrices)
-        return out_TD
+        return sums[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -120,13 +120,9 @@ class _Experts(torch.autograd.Function):
         hidden, matrices = saved[:number], saved[number:]
         dx_TD, dweights, dmatrices = None, [], []
         for index in range(number):
+            gate_up_EGD, down_EDF = matrices[2 * index : 2 * index + 2]
             dx_TD, dweights_TK, *both = ctx.kernels.backward_experts(
-                grads[0],
-                x_TD,
-                hidden[index],
-                ctx.visits[index],
-                *matrices[2 * index : 2 * index + 2],
-                dx_TD,
+                grads[0], x_TD, hidden[index], ctx.visits[index], gate_up_EGD, down_EDF, dx_TD
             )
             dweights.append(dweights_TK)
             dmatrices += both

@@ -100,6 +100,16 @@ def test_parts_of_larger_arrays_are_taken(kernels: NativeKernels) -> None:
     assert torch.equal(out, run(kernels, SHAPES[0], parts)[0])
 
 
+def test_latents_whose_product_the_kernels_do_not_take_go_through_torch(
+    kernels: NativeKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = draw(SHAPES[0])
+    native = run(kernels, SHAPES[0], parts)
+    monkeypatch.setattr(kernels, "takes_product", lambda weight_ND: False)
+    for mixed, expected in zip(run(kernels, SHAPES[0], parts), native, strict=True):
+        assert float((mixed.double() - expected).norm() / expected.double().norm()) < CLOSE
+
+
 def test_only_what_the_kernels_take_goes_to_them() -> None:
     parts = draw(SHAPES[0])
 
