@@ -17,7 +17,7 @@
 namespace moestro::MOESTRO_ISA {
 
 // Queries of a block: their scores of all keys are held at once.
-constexpr int64_t BLOCK_QUERIES = 64;
+constexpr int64_t BLOCK_QUERIES = 32;
 
 // One head's rows of a part of queries, keys, values or their gradients.
 inline uint16_t* head_rows(const HeadRows& part, const AttentionShape& shape, int64_t task) {

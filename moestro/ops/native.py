@@ -121,7 +121,8 @@ class NativeKernels:
         parts = _TrainedExperts(self.native, visits, gate_up_EGD, down_EDF)
         x_TD, before = parts.rows(x_TD), [parts.rows(each) for each in before]
         out_TD = torch.empty_like(x_TD)
-        hidden_PG = x_TD.new_empty(int(parts.is_used_TK.sum()), gate_up_EGD.shape[1])
+        # Room for all slots: counting those in use would cost more than leaving some untouched.
+        hidden_PG = x_TD.new_empty(parts.is_used_TK.numel(), gate_up_EGD.shape[1])
         first, second = (*(each.data_ptr() for each in before), 0, 0)[:2]
         assert len(before) <= 2
         self.library.forward_experts(
