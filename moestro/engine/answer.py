@@ -5,6 +5,7 @@ Knows what may follow and when to end; no tensors. Next: sampler.py, engine.py.
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import cast
 
 from moestro.engine.guide import Guide
 from moestro.engine.request import EngineRequest, Finish, Sequence, TokenScore, Work
@@ -110,13 +111,12 @@ class Answer:
         Raises what made picking impossible, unless there are picks before it: they stand, and the
         next step comes to it again.
         """
-        scores = [outcome for outcome in outcomes if isinstance(outcome, TokenScore)]
-        last = outcomes[-1]
+        scores, last = cast("list[TokenScore]", outcomes), outcomes[-1]
         if isinstance(last, TokenScore):
             return Verdict(scores, self._accept(last.token_id, len(scores) - 1))
-        if not scores:
+        if len(outcomes) == 1:
             raise last
-        return Verdict(scores)
+        return Verdict(scores[:-1])
 
     def _accept(self, token_id: int, index: int) -> Finish | None:
         request: EngineRequest = self.sequence.request
