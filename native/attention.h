@@ -113,12 +113,14 @@ class Attention {
   void take_chunk(const AttentionTask& task, int64_t chunk, Span& span, Part* parts,
                   float* mixtures) const {
     const int64_t last_query = task.first_query + task.num_queries - 1;
-    const int64_t end = smaller((chunk + 1) * CHUNK, plan_.num_keys(task.sequence, last_query));
+    const int64_t num_keys = plan_.num_keys(task.sequence, last_query);
+    const int64_t end = smaller((chunk + 1) * CHUNK, num_keys);
+    const int64_t last = smaller(task.last_chunk * CHUNK, num_keys);
     for (int64_t q = 0; q < TASK_QUERIES; ++q) span.begin(q, {NOTHING, 0.0f});
     std::memset(mixtures, 0, sizeof(float) * task.num_queries * width_);
     for (int64_t start = chunk * CHUNK; start < end; start += SPAN) {
       const int64_t number = smaller(SPAN, end - start);
-      find_keys(task, start, number, span);
+      find_keys(task, start, number, last, span);
       group(task, start, number, span);
       if (cached_.format == Format::float32) {
         take_span<Format::float32>(task, number, span, mixtures);
@@ -129,13 +131,14 @@ class Attention {
     for (int64_t q = 0; q < task.num_queries; ++q) parts[q] = {span.most[q], span.sums[q]};
   }
 
-  // Lists a span's keys; behind them, up to the end of the list, are zeros.
-  void find_keys(const AttentionTask& task, int64_t start, int64_t number, Span& span) const {
+  // Lists a span's keys; behind them are zeros, and behind those of a whole span the next ones.
+  void find_keys(const AttentionTask& task, int64_t start, int64_t number, int64_t last,
+                 Span& span) const {
     const int64_t* table = step_.sequences[task.sequence].table;
-    for (int64_t k = 0; k < SPAN; ++k) {
-      if (k >= number) {
+    for (int64_t k = 0; k < SPAN + AHEAD; ++k) {
+      if (k >= (k < SPAN ? number : last - start)) {
         span.keys[k] = span.no_key;
-      } else if (span.is_copied) {
+      } else if (span.is_copied && k < SPAN) {
         uint32_t* copy = span.copies + k * span.row_words;
         std::memset(copy, 0, sizeof(uint32_t) * span.row_words);
         std::memcpy(copy, cached_.key(table, start + k), cached_.slot_bytes());

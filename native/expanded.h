@@ -115,6 +115,7 @@ class Expanded {
       span.keys[k] = is_there ? room.keys + (first + k) * room.key_words : span.no_key;
       values[k] = room.values + (is_there ? first + k : EXPANDED_KEYS) * room.value_words;
     }
+    for (int64_t k = SPAN; k < SPAN + AHEAD; ++k) span.keys[k] = span.no_key;
     for (int64_t q = 0; q < count; ++q) {
       const int64_t visible = step_.positions[sequence.first_row + row + q] + 1 - start - first;
       span.num_seen[q] = larger(0, smaller(number, visible));

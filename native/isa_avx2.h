@@ -21,6 +21,8 @@ struct Avx2 : PlainPairs<Avx2> {
     return is_quantized ? 1 : num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1;
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
+  // Words of a key that one panel of queries takes at once (span.h).
+  static constexpr int SCORED_WORDS = 1;
   static constexpr bool HAS_TILES = false;
   static constexpr int READ_ONCE = 0;
   struct Tiles {};

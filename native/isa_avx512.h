@@ -23,6 +23,8 @@ struct Avx512 {
   }
   // Keys that a tile of scores takes beside so many panels of queries; queries of one of mixtures.
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 16 : 8; }
+  // Words of a key that one panel of queries takes at once (span.h).
+  static constexpr int SCORED_WORDS = 8;
   static constexpr bool HAS_TILES = false;
   // How near to keep weights that one token reads, as __builtin_prefetch has it. Not at all is best
   // on AMD's, where they leave the caches to all else that a step needs.

@@ -21,6 +21,8 @@ struct Portable : PlainPairs<Portable> {
   };
   static constexpr int tile_panels(bool, int) { return 1; }
   static constexpr int score_rows(int) { return 1; }
+  // Words of a key that one panel of queries takes at once (span.h).
+  static constexpr int SCORED_WORDS = 1;
   static constexpr bool HAS_TILES = false;
   static constexpr int READ_ONCE = 0;
   struct Tiles {};

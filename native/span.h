@@ -11,6 +11,8 @@ namespace moestro::MOESTRO_ISA {
 
 // Keys whose scores are held at once.
 constexpr int64_t SPAN = 64;
+// How many keys ahead one is asked for.
+constexpr int64_t AHEAD = 16;
 // Latent columns that are mixed at once.
 constexpr int64_t MIXED = 2 * PANEL;
 // Words of two keys each.
@@ -26,27 +28,50 @@ typename Isa::Lanes add_word(typename Isa::Lanes sum, typename Isa::Words panel,
   }
 }
 
+// Adds WORDS words' products from `start` on. Keys that one panel of queries reads once come from far:
+// a key's words are taken some at a time, and the key AHEAD of it is asked for, as processors do not
+// see by themselves where sixteen rows read in turn lead.
+template <class Isa, Format F, int ROWS, int PANELS, int WORDS>
+void add_scores(const uint32_t* const* keys, const uint32_t* queries, int64_t start,
+                typename Isa::Lanes (&sums)[ROWS][PANELS]) {
+  typename Isa::Words panels[WORDS][PANELS];
+#pragma GCC unroll 16
+  for (int w = 0; w < WORDS; ++w) {
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) {
+      panels[w][p] = Isa::load(queries + ((start + w) * PANELS + p) * PANEL);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    if constexpr (WORDS > 1) __builtin_prefetch(keys[r + AHEAD] + start);
+#pragma GCC unroll 16
+    for (int w = 0; w < WORDS; ++w) {
+      const typename Isa::Words passing = Isa::fill_word(keys[r] + start + w);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) {
+        sums[r][p] = add_word<Isa, F>(sums[r][p], panels[w][p], passing);
+      }
+    }
+  }
+}
+
 // scores[k][q] = key k times query q for ROWS keys; queries[w][q] are words of PANELS panels.
 template <class Isa, Format F, int ROWS, int PANELS>
 void score_rows(const uint32_t* const* keys, const uint32_t* queries, int64_t num_words,
                 float* scores) {
+  constexpr int WORDS = PANELS == 1 ? Isa::SCORED_WORDS : 1;
   typename Isa::Lanes sums[ROWS][PANELS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
     for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
   }
-  for (int64_t w = 0; w < num_words; ++w, queries += PANELS * PANEL) {
-    typename Isa::Words panels[PANELS];
-#pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p) panels[p] = Isa::load(queries + p * PANEL);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const typename Isa::Words passing = Isa::fill_word(keys[r] + w);
-#pragma GCC unroll 4
-      for (int p = 0; p < PANELS; ++p) sums[r][p] = add_word<Isa, F>(sums[r][p], panels[p], passing);
-    }
+  int64_t w = 0;
+  for (; w + WORDS <= num_words; w += WORDS) {
+    add_scores<Isa, F, ROWS, PANELS, WORDS>(keys, queries, w, sums);
   }
+  for (; w < num_words; ++w) add_scores<Isa, F, ROWS, PANELS, 1>(keys, queries, w, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
@@ -131,7 +156,8 @@ struct Span {
   uint32_t* queries;
   uint32_t* copies;
   uint32_t* no_key;
-  const uint32_t* keys[SPAN];
+  // With the first of the next span, or no keys, behind them.
+  const uint32_t* keys[SPAN + AHEAD];
   // By row of the batch, where some of a span's keys are not seen by all.
   const uint32_t** seen;
   Seeing* groups;
