@@ -15,9 +15,10 @@ from torch import Tensor
 
 from moestro.ops import products
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 from moestro.ops.panels import PANEL
-from moestro.ops.projected import Projected
+from moestro.ops.projected import Projected, Rotary
 from moestro.ops.rowwise import head_rows, norm_rows, turn_rows
 
 # Scores of 64 queries of more keys than this leave a core's cache.
@@ -27,13 +28,44 @@ _MOST_TOKENS = 4096
 def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None:
     """Return the native kernels if they take projections and a `kv_b_proj` of these shapes."""
     query_BSHQ = projected.query_BSHQ
-    kernels = native_for(query_BSHQ, torch.bfloat16)
+    kernels = native_for(query_BSHQ, torch.bfloat16, find_fault)
     S, Q = query_BSHQ.shape[1], query_BSHQ.shape[-1]
     N = Q - projected.rotary.width
     widths = (S, Q, up_HEC.shape[1] - N)
     is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
     is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
     return kernels if is_fitting and 0 < S <= _MOST_TOKENS else None
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin: norm, rotations, `kv_b_proj` and softmax one after the other."""
+    B, S, H, N, R, V, C = 2, 96, 2, 16, 16, 32, 32
+    angles_SP = draw(S, R // 2, dtype=torch.float32)
+    rotary = Rotary(angles_SP.cos(), angles_SP.sin(), is_interleaved=True)
+
+    def project(query_BSHQ: Tensor, compressed_BSM: Tensor, norm_C: Tensor) -> Projected:
+        return Projected(query_BSHQ, compressed_BSM, norm_C, 1e-6, rotary, scale=0.3)
+
+    def native(*parts: Tensor) -> Tensor:
+        return attend_natively(kernels, project(*parts[:3]), parts[3])
+
+    def twin(*parts: Tensor) -> Tensor:
+        projected, up_HEC = project(*parts[:3]), parts[3]
+        query, keys = projected.query(), projected.latents()
+        expanded_BSHE = torch.einsum("bsc,hec->bshe", keys.latent_BKC, up_HEC)
+        scores_BHSK = torch.einsum("bshn,bkhn->bhsk", query.nope_BSHN, expanded_BSHE[..., :N])
+        scores_BHSK = scores_BHSK + torch.einsum("bshr,bkr->bhsk", query.rope_BSHR, keys.rope_BKR)
+        future_SS = torch.ones(S, S, dtype=torch.bool).triu(1)
+        weights_BHSK = (scores_BHSK * query.scale).masked_fill(future_SS, -torch.inf).softmax(-1)
+        return torch.einsum("bhsk,bkhv->bshv", weights_BHSK, expanded_BSHE[..., N:])
+
+    parts = [
+        draw(B, S, H, N + R),
+        draw(B, S, C + R, seed=1),
+        draw(C, seed=2, dtype=torch.float32),
+        draw(H, N + V, C, seed=3, scale=C**-0.5),
+    ]
+    return compare("attention", native, twin, parts)
 
 
 def attend_natively(kernels: NativeKernels, projected: Projected, up_HEC: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 VARIABLE = "MOESTRO_KERNELS"
 # Sums of this length in float32, in two orders, differ by far less.
 _TOLERANCE = 1e-3
+# What is wrong with an operation's kernels, or None (compare.py).
+FindFault = Callable[[NativeKernels], str | None]
 _CHECKED: tuple[WeightKind, ...] = ("float32", "bfloat16", "int8", "int4")
 
 
@@ -48,12 +50,26 @@ def chosen_kernels() -> Chosen:
     return choose_kernels(settings.variable(VARIABLE, "auto"))
 
 
-def native_for(x: Tensor, dtype: torch.dtype) -> NativeKernels | None:
-    """Return the native kernels if they run here and take numbers of this place and dtype."""
+def native_for(x: Tensor, dtype: torch.dtype, find_fault_in: FindFault) -> NativeKernels | None:
+    """Return the native kernels if they run here and take numbers of this place and dtype.
+
+    And if they do an operation like its twin: `find_fault_in` says what is wrong with them, and is
+    asked before the operation's first call in a process.
+    """
     if not (x.is_cpu and x.dtype == dtype):
         return None
     kernels = chosen_kernels().kernels
-    return kernels if isinstance(kernels, NativeKernels) else None
+    if not isinstance(kernels, NativeKernels) or not _is_sound(kernels, find_fault_in):
+        return None
+    return kernels
+
+
+@cache
+def _is_sound(kernels: NativeKernels, find_fault_in: FindFault) -> bool:
+    fault = find_fault_in(kernels)
+    if fault is not None:
+        log.warning("the %s kernels are wrong here and will not run: %s", kernels.name, fault)
+    return fault is None
 
 
 def choose_kernels(wish: str, load: Callable[[], ModuleType] = load_native) -> Chosen:

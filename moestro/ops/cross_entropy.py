@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.native import WIDTH_MULTIPLE
+from moestro.ops.compare import compare, draw
+from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 
 CHUNK_TOKENS = 512
 # Softmax goes through float32 in pieces that stay in the processor's cache.
@@ -40,12 +41,26 @@ def linear_nats(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor) -> Tensor:
         )
 
 
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin, which gives gradients on the way forward as well."""
+    T, D, V = 70, 64, 96
+    targets_T, weights_T = torch.arange(T) * 7 % V, draw(T, dtype=torch.float32)
+
+    def native(x_TD: Tensor, head_VD: Tensor) -> tuple[Tensor, ...]:
+        return kernels.differentiate_loss(x_TD.detach(), head_VD.detach(), targets_T, weights_T)
+
+    def twin(x_TD: Tensor, head_VD: Tensor) -> tuple[Tensor, ...]:
+        return _differentiate(x_TD.detach(), head_VD.detach(), targets_T, weights_T)
+
+    return compare("the head's loss", native, twin, [draw(T, D), draw(V, D, seed=1, scale=0.3)])
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
     ) -> tuple[Tensor, Tensor]:
-        kernels = native_for(x_TD, torch.bfloat16)
+        kernels = native_for(x_TD, torch.bfloat16, find_fault)
         is_whole = all(number % WIDTH_MULTIPLE == 0 for number in head_VD.shape)
         differentiate = kernels.differentiate_loss if kernels and is_whole else _differentiate
         nats_T, dx_TD, dhead_VD = differentiate(x_TD, head_VD, targets_T, weights_T)

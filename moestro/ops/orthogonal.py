@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
+from moestro.ops.native import NativeKernels
 
 # The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to
 # about 1.
@@ -22,10 +24,26 @@ def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
 
     By Newton-Schulz, `num_steps` of x := a x + b (x x^T) x + c (x x^T)^2 x from x = update / norm.
     """
-    N, R, C = update_NRC.shape
-    kernels = native_for(update_NRC, torch.bfloat16)
+    _, R, C = update_NRC.shape
+    kernels = native_for(update_NRC, torch.bfloat16, find_fault)
     if kernels is None or R * C > _MOST_NUMBERS:
         return _by_torch(update_NRC, num_steps)
+    return _natively(kernels, update_NRC, num_steps)
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin. Each step multiplies what rounding did to the one before."""
+    return compare(
+        "orthogonal matrices",
+        lambda update: _natively(kernels, update.detach(), 2),
+        lambda update: _by_torch(update.detach(), 2),
+        [draw(3, 40, 64)],
+        tolerance=0.1,
+    )
+
+
+def _natively(kernels: NativeKernels, update_NRC: Tensor, num_steps: int) -> Tensor:
+    N, R, C = update_NRC.shape
     update_NRC, out_NRC = update_NRC.contiguous(), torch.empty_like(update_NRC)
     kernels.library.orthogonalize(
         update_NRC.data_ptr(),

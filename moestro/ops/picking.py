@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.compare import draw
 from moestro.ops.native import NativeKernels
 from moestro.ops.noise import LEAST, MOST, noise_stream, winner
 
@@ -75,11 +76,38 @@ def pick_tokens(logits_NV: Tensor, rows: Sequence[PickRow]) -> list[Picked]:
     equals. Log-probabilities are those of the model's own logits.
     """
     assert logits_NV.dtype == torch.float32
-    kernels = native_for(logits_NV, torch.float32)
+    kernels = native_for(logits_NV, torch.float32, find_fault)
     if kernels is not None:
         return _pick_natively(kernels, logits_NV.contiguous(), rows)
     array_NV = logits_NV.detach().cpu().numpy()
     return [_pick(array_NV[row.index], row) for row in rows]
+
+
+@dataclass(frozen=True)
+class _CheckedKnobs:
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin: the likeliest, draws from all and from some, log-probabilities."""
+    logits_NV = draw(4, 300, scale=3.0, dtype=torch.float32)
+    knobs = (
+        _CheckedKnobs(temperature=0.0),
+        _CheckedKnobs(),
+        _CheckedKnobs(temperature=0.7, top_k=20),
+        _CheckedKnobs(top_p=0.8, min_p=0.01),
+    )
+    rows = [PickRow(index, each, seed=7, position=index, top=3) for index, each in enumerate(knobs)]
+    twins = [_pick(logits_NV[row.index].numpy(), row) for row in rows]
+    for found, expected in zip(_pick_natively(kernels, logits_NV, rows), twins, strict=True):
+        is_close = found[1] is not None and math.isclose(found[1], expected[1] or 0, abs_tol=1e-4)
+        ids = [[pick[0], *(token_id for token_id, _ in pick[2])] for pick in (found, expected)]
+        if ids[0] != ids[1] or not is_close:
+            return f"picking tokens gives {found}, where it should be {expected}"
+    return None
 
 
 def describe_row(kernels: NativeKernels, row: PickRow, logits: int, vocab_size: int) -> Any:

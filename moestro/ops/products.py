@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
 from moestro.ops.native import NativeKernels
 
 
@@ -26,8 +27,18 @@ def linear(x: Tensor, weight_ND: Tensor) -> Tensor:
 
 def product_kernels(x: Tensor, weight_ND: Tensor) -> NativeKernels | None:
     """Return the native kernels if they take rows and a matrix like these."""
-    kernels = native_for(x, torch.bfloat16)
+    kernels = native_for(x, torch.bfloat16, find_fault)
     return kernels if kernels is not None and kernels.takes_product(weight_ND) else None
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin."""
+
+    def native(x_TD: Tensor, weight_ND: Tensor) -> Tensor:
+        out_TN: Tensor = _Product.apply(kernels, x_TD, weight_ND)
+        return out_TN
+
+    return compare("a linear layer", native, F.linear, [draw(70, 64), draw(96, 64, seed=1)])
 
 
 def forward(kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.rowwise import rotate_heads
+from moestro.ops.rowwise import find_fault_in_rotations, rotate_heads
 
 
 def frequencies(dim: int, theta: float) -> Tensor:
@@ -67,7 +67,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
     all first halves before all second halves: queries and keys agree on that, and only their
     products matter.
     """
-    kernels = native_for(x, torch.bfloat16)
+    kernels = native_for(x, torch.bfloat16, find_fault_in_rotations)
     if kernels is not None and x.dim() - cos.dim() == 1 and x.dim() in (3, 4):
         # One head, or heads that share their token's angles.
         x_BSHR = x if x.dim() == 4 else x[:, :, None]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
 from moestro.ops.kernels import Visits
 from moestro.ops.native import NativeKernels
 
@@ -48,7 +49,42 @@ def gate_kernels(x_TD: Tensor, weight_ED: Tensor) -> NativeKernels | None:
     is_fitting = weight_ED.numel() <= _MOST_WEIGHTS and x_TD.shape[1] % _MULTIPLE == 0
     if not is_fitting or weight_ED.dtype != torch.float32:
         return None
-    return native_for(x_TD, torch.bfloat16)
+    return native_for(x_TD, torch.bfloat16, find_fault)
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin: sigmoid scores and a bias that steers, all slots in use."""
+    T, D, E, K, scale = 70, 48, 8, 3, 1.5
+    rule = {
+        "num_slots": K,
+        "fewest": K,
+        "num_expert_groups": 1,
+        "kept_groups": 1,
+        "best_of_group": 2,
+        "is_sigmoid": True,
+        "is_normalized": True,
+        "routed_scale": scale,
+    }
+    bias_E, nothing = torch.linspace(0.0, 0.2, E), torch.empty(0)
+
+    def native(x_TD: Tensor, weight_ED: Tensor) -> tuple[Tensor, ...]:
+        choosing = Choosing(rule, bias_E, None, nothing, nothing)
+        logits_TE, scores_TE, selection_TE, ranked_TK, _, weights_TK, _ = route(
+            kernels, x_TD, weight_ED, choosing
+        )
+        return logits_TE, scores_TE, selection_TE, ranked_TK, weights_TK
+
+    def twin(x_TD: Tensor, weight_ED: Tensor) -> tuple[Tensor, ...]:
+        logits_TE = x_TD @ weight_ED.T
+        scores_TE = logits_TE.sigmoid()
+        selection_TE = scores_TE.detach() + bias_E
+        ranked_TK, experts_TK = selection_TE.topk(K, dim=-1)
+        weights_TK = scores_TE.gather(1, experts_TK)
+        weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True) * scale
+        return logits_TE, scores_TE, selection_TE, ranked_TK, weights_TK
+
+    inputs = [draw(T, D), draw(E, D, seed=1, scale=0.2, dtype=torch.float32)]
+    return compare("a gate in training", native, twin, inputs)
 
 
 def route(kernels: NativeKernels, x_TD: Tensor, weight_ED: Tensor, choosing: Choosing) -> Routed:

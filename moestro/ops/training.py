@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
 from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import Visits
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
@@ -52,6 +53,12 @@ def visit_experts(
     kernels = native_kernels(x_TD, sets)
     if kernels is not None:
         return visit_natively(kernels, x_TD, sets, stream_TD)
+    return _by_torch(x_TD, sets, stream_TD, row_multiple)
+
+
+def _by_torch(
+    x_TD: Tensor, sets: Sequence[ExpertSet], stream_TD: Tensor, row_multiple: int
+) -> Tensor:
     parts = [_visit(x_TD, each, row_multiple) for each in sets]
     return stream_TD + (parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
@@ -70,7 +77,36 @@ def native_kernels(x_TD: Tensor, sets: Sequence[ExpertSet]) -> NativeKernels | N
     """Return the native kernels if they take rows and matrices like these, else None."""
     widths = (width for each in sets for width in each.down_EDF.shape[1:])
     is_whole = all(width % WIDTH_MULTIPLE == 0 for width in widths)
-    return native_for(x_TD, torch.bfloat16) if is_whole else None
+    return native_for(x_TD, torch.bfloat16, find_fault) if is_whole else None
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin."""
+    T, K, E, D, F = 70, 2, 3, 64, 32
+    experts_TK = torch.arange(T * K).view(T, K) % E
+    is_used_TK = draw(T, K, seed=1) > -0.5
+
+    def sets(weights_TK: Tensor, *matrices: Tensor) -> list[ExpertSet]:
+        gate_up_EGD, down_EDF, shared_1GD, shared_1DF = matrices
+        visits = Visits(experts_TK, weights_TK * is_used_TK, is_used_TK)
+        return [ExpertSet(gate_up_EGD, down_EDF, visits), ExpertSet(shared_1GD, shared_1DF)]
+
+    def native(x_TD: Tensor, stream_TD: Tensor, *rest: Tensor) -> Tensor:
+        return visit_natively(kernels, x_TD, sets(*rest), stream_TD)
+
+    def twin(x_TD: Tensor, stream_TD: Tensor, *rest: Tensor) -> Tensor:
+        return _by_torch(x_TD, sets(*rest), stream_TD, row_multiple=1)
+
+    inputs = [
+        draw(T, D),
+        draw(T, D, seed=2),
+        draw(T, K, seed=3, dtype=torch.float32),
+        draw(E, 2 * F, D, seed=4, scale=D**-0.5),
+        draw(E, D, F, seed=5, scale=F**-0.5),
+        draw(1, 4 * F, D, seed=6, scale=D**-0.5),
+        draw(1, D, 2 * F, seed=7, scale=F**-0.5),
+    ]
+    return compare("experts in training", native, twin, inputs)
 
 
 def visit_natively(

@@ -15,7 +15,9 @@ from torch import Tensor
 from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.choose import native_for
+from moestro.ops.compare import compare, draw
 from moestro.ops.kernels import Visits
+from moestro.ops.native import NativeKernels
 from moestro.ops.scoring import balance_loss
 from moestro.train.config import BalanceConfig
 
@@ -145,12 +147,38 @@ def global_batch_loss(record: GateRecord, counts_E: Tensor) -> Tensor:
 
 def row_losses(record: GateRecord, num_sequences: int, weights: tuple[float, float]) -> Tensor:
     """Return the sequence-wise loss and the z-loss, summed by their weights."""
-    kernels = native_for(record.logits_TE, torch.float32)
+    kernels = native_for(record.logits_TE, torch.float32, find_fault)
     if kernels is None:
-        return weights[0] * sequence_loss(record, num_sequences) + weights[1] * z_loss(record)
+        return _row_losses_by_torch(record, num_sequences, weights)
     visits = Visits(record.experts_TK, record.weights_TK, record.is_used_TK)
     gate = record.logits_TE, record.scores_TE
     return balance_loss(kernels, gate, visits, num_sequences, weights)
+
+
+def _row_losses_by_torch(
+    record: GateRecord, num_sequences: int, weights: tuple[float, float]
+) -> Tensor:
+    return weights[0] * sequence_loss(record, num_sequences) + weights[1] * z_loss(record)
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare the native losses with their twins."""
+    T, E, K, num_sequences, weights = 60, 8, 2, 3, (0.5, 0.1)
+    logits_TE = draw(T, E, dtype=torch.float32)
+    experts_TK = logits_TE.topk(K).indices
+    is_used_TK = draw(T, K, seed=1) > -0.5
+
+    def native(logits_TE: Tensor, scores_TE: Tensor) -> Tensor:
+        visits = Visits(experts_TK, is_used_TK.float(), is_used_TK)
+        return balance_loss(kernels, (logits_TE, scores_TE), visits, num_sequences, weights)
+
+    def twin(logits_TE: Tensor, scores_TE: Tensor) -> Tensor:
+        # What the losses do not look at may be anything.
+        none = logits_TE.new_empty(0)
+        record = GateRecord(logits_TE, scores_TE, none, none, experts_TK, none, is_used_TK)
+        return _row_losses_by_torch(record, num_sequences, weights)
+
+    return compare("losses of balance", native, twin, [logits_TE, logits_TE.sigmoid()])
 
 
 def sequence_loss(record: GateRecord, num_sequences: int) -> Tensor:

@@ -1,0 +1,124 @@
+"""Native operations are compared with their twins before first use; wrong ones run on torch."""
+
+import ctypes
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from moestro.ops import causal, cross_entropy, orthogonal, picking, products, rowwise, scoring
+from moestro.ops import training as experts
+from moestro.ops.choose import FindFault, native_for
+from moestro.ops.native import NativeKernels, load_native
+from moestro.train import balance
+from tests.parity.chosen import use
+
+NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
+CHECKS: dict[str, FindFault] = {
+    "products": products.find_fault,
+    "norms": rowwise.find_fault_in_norms,
+    "rotations": rowwise.find_fault_in_rotations,
+    "attention": causal.find_fault,
+    "experts": experts.find_fault,
+    "loss": cross_entropy.find_fault,
+    "gate": scoring.find_fault,
+    "balance": balance.find_fault,
+    "orthogonal": orthogonal.find_fault,
+    "picking": picking.find_fault,
+}
+# What each check must notice: a function, and which of its arguments is an address that it fills.
+FILLED = [
+    ("products", "forward_product", 5),
+    ("products", "backward_product", 6),
+    ("products", "backward_product", 7),
+    ("norms", "forward_norm", 3),
+    ("norms", "backward_norm", 3),
+    ("norms", "backward_norm", 5),
+    ("attention", "forward_attention", 3),
+    ("experts", "forward_experts", 6),
+    ("experts", "backward_experts", 6),
+    ("experts", "backward_experts", 7),
+    ("experts", "backward_experts", 9),
+    ("loss", "differentiate_loss", 7),
+    ("loss", "differentiate_loss", 9),
+    ("gate", "forward_gate", 6),
+    ("gate", "backward_gate", 8),
+    ("gate", "backward_gate", 9),
+    ("balance", "differentiate_balance", 11),
+    ("orthogonal", "orthogonalize", 6),
+]
+
+
+class Spoiled:
+    """A library of which one function is changed."""
+
+    def __init__(self, library: Any, name: str, changed: Callable[..., Any]) -> None:
+        self._library = library
+        self._changed = {name: changed}
+
+    def __getattr__(self, name: str) -> Any:
+        return self._changed.get(name) or getattr(self._library, name)
+
+
+def spoiled(name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> NativeKernels:
+    kernels = NativeKernels(NATIVE.instruction_sets()[0], load_native())
+    kernels.library = Spoiled(kernels.library, name, change(getattr(kernels.library, name)))
+    return kernels
+
+
+@pytest.mark.parametrize("instruction_set", NATIVE.instruction_sets())
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_this_machine_runs_agrees_with_its_twins(instruction_set: str, name: str) -> None:
+    assert CHECKS[name](NativeKernels(instruction_set, load_native())) is None
+
+
+@pytest.mark.parametrize(("check", "function", "place"), FILLED)
+def test_numbers_that_are_wrong_are_found(check: str, function: str, place: int) -> None:
+    def spoil(right: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*arguments: Any) -> Any:
+            result = right(*arguments)
+            # Sixteen bytes of which every number is none.
+            ctypes.memset(arguments[place], 0xFF, 16)
+            return result
+
+        return wrong
+
+    assert CHECKS[check](spoiled(function, spoil)) is not None
+
+
+def test_a_rotation_the_wrong_way_is_found() -> None:
+    def turn_back(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *a: right(*a[:8], not a[8], *a[9:])
+
+    assert CHECKS["rotations"](spoiled("rotate", turn_back)) is not None
+
+
+def test_a_wrong_pick_is_found() -> None:
+    def shift(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *a: [(token_id ^ 1, *rest) for token_id, *rest in right(*a)]
+
+    assert CHECKS["picking"](spoiled("pick_tokens", shift)) is not None
+
+
+def test_a_wrong_operation_runs_on_torch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forget(right: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*arguments: Any) -> None:
+            right(*arguments)
+            ctypes.memset(arguments[5], 0xFF, 16)
+
+        return wrong
+
+    use(spoiled("forward_product", forget), monkeypatch)
+    x_TD, weight_ND = torch.randn(5, 32).bfloat16(), torch.randn(32, 32).bfloat16()
+    with caplog.at_level(logging.WARNING):
+        y_TN = products.linear(x_TD, weight_ND)
+        products.linear(x_TD, weight_ND)
+    assert torch.equal(y_TN, torch.nn.functional.linear(x_TD, weight_ND))
+    assert caplog.text.count("will not run") == 1
+    assert "linear layer" in caplog.text
+    # The other operations go on natively.
+    assert native_for(x_TD, torch.bfloat16, rowwise.find_fault_in_norms) is not None
