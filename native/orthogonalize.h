@@ -78,33 +78,36 @@ class Orthogonalizer {
 
   // The matrix over its norm, which no singular value exceeds.
   void load(const uint16_t* from) {
-    const float scale = 1.0f / (norm(from) + 1e-7f);
-    for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t c = 0; c < columns_; c += PANEL) {
-        float some[PANEL];
-        for (int64_t i = 0; i < PANEL; ++i) {
-          const int64_t at = place(r, c + i);
-          some[i] = at < 0 ? 0.0f : from_bfloat16(from[at]) * scale;
-        }
-        Isa::store_bfloat16(Isa::load(some), x_ + r * columns_ + c);
-      }
-    }
+    const Lanes scale = Isa::fill(1.0f / (norm(from) + 1e-7f));
+    std::memset(x_, 0, sizeof(uint16_t) * rows_ * columns_);
+    each_piece([&](int64_t row, int64_t column, int64_t count) {
+      uint16_t piece[PANEL] = {};
+      std::memcpy(piece, from + row * given_.num_columns + column, sizeof(uint16_t) * count);
+      Isa::store_bfloat16(Isa::multiply(Isa::load_bfloat16(piece), scale), piece);
+      for (int64_t i = 0; i < count; ++i) *place(row, column + i) = piece[i];
+    });
   }
 
   void store(uint16_t* to) const {
-    for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t c = 0; c < columns_; ++c) {
-        const int64_t at = place(r, c);
-        if (at >= 0) to[at] = x_[r * columns_ + c];
+    each_piece([&](int64_t row, int64_t column, int64_t count) {
+      uint16_t* piece = to + row * given_.num_columns + column;
+      for (int64_t i = 0; i < count; ++i) piece[i] = *place(row, column + i);
+    });
+  }
+
+  // Calls work(row, column, count) for all pieces of the rows of the matrix as it was given.
+  template <class Work>
+  void each_piece(Work work) const {
+    for (int64_t row = 0; row < given_.num_rows; ++row) {
+      for (int64_t column = 0; column < given_.num_columns; column += PANEL) {
+        work(row, column, smaller(PANEL, given_.num_columns - column));
       }
     }
   }
 
-  // Where a number lies in the matrix as it was given, or -1 if it fills up.
-  int64_t place(int64_t row, int64_t column) const {
-    if (is_tall_) std::swap(row, column);
-    if (row >= given_.num_rows || column >= given_.num_columns) return -1;
-    return row * given_.num_columns + column;
+  // Where a number of the matrix as it was given lies here.
+  uint16_t* place(int64_t row, int64_t column) const {
+    return is_tall_ ? x_ + column * columns_ + row : x_ + row * columns_ + column;
   }
 
   float norm(const uint16_t* from) const {
