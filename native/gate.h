@@ -86,20 +86,38 @@ inline int64_t choice_key(float score, int64_t expert) {
   return rank * (int64_t{1} << 32) + (0x7fffffff - expert);
 }
 
-// Fills a row's slots with the best of `selection`; further ones are in use if their score, less the
-// last certain one's, passes the threshold. `keys` has room for one for each expert.
-inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, const float* scores,
-                      const float* selection, int64_t* keys, const ChoiceSlots& slots) {
-  // Each key in its turn goes down the best ones so far, and the lesser of two goes on: no branch that
-  // a processor could guess wrongly.
-  std::fill_n(keys, rule.num_slots, std::numeric_limits<int64_t>::min());
+// Keeps the largest keys, in order. Each in its turn goes down the best ones so far, and the lesser of
+// two goes on: no branch that a processor could guess wrongly.
+[[gnu::always_inline]] inline void keep_best(int64_t num_slots, int64_t number, const float* selection, int64_t* keys) {
+  std::fill_n(keys, num_slots, std::numeric_limits<int64_t>::min());
   for (int64_t e = 0; e < number; ++e) {
     int64_t key = choice_key(selection[e], e);
-    for (int64_t k = 0; k < rule.num_slots; ++k) {
+    for (int64_t k = 0; k < num_slots; ++k) {
       const int64_t kept = keys[k];
       keys[k] = larger(kept, key);
       key = smaller(kept, key);
     }
+  }
+}
+
+// The same for a number of slots that is known, which keeps the best ones in registers.
+template <int SLOTS>
+void keep_best(int64_t number, const float* selection, int64_t* keys) {
+  int64_t best[SLOTS];
+  keep_best(SLOTS, number, selection, best);
+  std::copy_n(best, SLOTS, keys);
+}
+
+// Fills a row's slots with the best of `selection`; further ones are in use if their score, less the
+// last certain one's, passes the threshold. `keys` has room for one for each expert.
+inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, const float* scores,
+                      const float* selection, int64_t* keys, const ChoiceSlots& slots) {
+  switch (rule.num_slots) {
+    case 2: keep_best<2>(number, selection, keys); break;
+    case 4: keep_best<4>(number, selection, keys); break;
+    case 6: keep_best<6>(number, selection, keys); break;
+    case 8: keep_best<8>(number, selection, keys); break;
+    default: keep_best(rule.num_slots, number, selection, keys);
   }
   float certain = 0.0f, sum = 0.0f;
   for (int64_t k = 0; k < rule.num_slots; ++k) {
