@@ -5,8 +5,8 @@ contender trains over several horizons, each with its own whole schedule; where 
 cross the dense model's, read off between horizons, is the contender's cost, in seconds and in
 tokens. Factors one by one: Muon alone, sparse alone, both, both with drawn budgets. Learning rates
 of AdamW and Muon are tuned alike, on the first seed, but the dense model's on all of them: its best
-is the goal. Models of drawn budgets are also asked at 2.5 experts, beside the fixed 3 (issue: at
-most 0.005 nats more).
+is the goal. Models of drawn budgets are also asked at 2.5 experts, beside the fixed 3
+(asked: at most 0.005 nats more).
 
 Every run has one core to itself, and as many run at once as there are cores. What a step costs is
 timed afterwards, all kinds in turns, so that no run pays for what shared the machine with it.

@@ -28,13 +28,14 @@ _MOST_TOKENS = 4096
 def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None:
     """Return the native kernels if they take projections and a `kv_b_proj` of these shapes."""
     query_BSHQ = projected.query_BSHQ
-    kernels = native_for(query_BSHQ, torch.bfloat16, find_fault)
     S, Q = query_BSHQ.shape[1], query_BSHQ.shape[-1]
     N = Q - projected.rotary.width
     widths = (S, Q, up_HEC.shape[1] - N)
     is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
     is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
-    return kernels if is_fitting and 0 < S <= _MOST_TOKENS else None
+    if not is_fitting or not 0 < S <= _MOST_TOKENS:
+        return None
+    return native_for(query_BSHQ, torch.bfloat16, find_fault)
 
 
 def find_fault(kernels: NativeKernels) -> str | None:

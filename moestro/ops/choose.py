@@ -68,7 +68,7 @@ def native_for(x: Tensor, dtype: torch.dtype, find_fault_in: FindFault) -> Nativ
 def _is_sound(kernels: NativeKernels, find_fault_in: FindFault) -> bool:
     fault = find_fault_in(kernels)
     if fault is not None:
-        log.warning("the %s kernels are wrong here and will not run: %s", kernels.name, fault)
+        log.warning("%s by the %s kernels: torch runs instead", fault, kernels.name)
     return fault is None
 
 

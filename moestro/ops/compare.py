@@ -24,7 +24,7 @@ def compare(
 ) -> str | None:
     """Say what is wrong with a native function of some inputs, None if nothing is.
 
-    The twin gets them in float64. Gradients are compared of inputs that both take any from.
+    The twin gets them in float64. Both differentiate the same of them, if any.
     """
     with torch.inference_mode(False), torch.enable_grad():
         ours = _run(native, [each.clone() for each in inputs])

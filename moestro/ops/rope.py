@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from moestro.ops.choose import native_for
-from moestro.ops.rowwise import find_fault_in_rotations, rotate_heads
+from moestro.ops.compare import compare, draw
+from moestro.ops.native import NativeKernels
+from moestro.ops.rowwise import rotate_heads
 
 
 def frequencies(dim: int, theta: float) -> Tensor:
@@ -67,12 +69,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
     all first halves before all second halves: queries and keys agree on that, and only their
     products matter.
     """
-    kernels = native_for(x, torch.bfloat16, find_fault_in_rotations)
+    kernels = native_for(x, torch.bfloat16, find_fault)
     if kernels is not None and x.dim() - cos.dim() == 1 and x.dim() in (3, 4):
         # One head, or heads that share their token's angles.
         x_BSHR = x if x.dim() == 4 else x[:, :, None]
         cos_SP, sin_SP = (angle.flatten(0, -2) for angle in (cos, sin))
         return rotate_heads(kernels, x_BSHR, cos_SP, sin_SP, is_interleaved).view_as(x)
+    return _rotate_by_torch(x, cos, sin, is_interleaved)
+
+
+def find_fault(kernels: NativeKernels) -> str | None:
+    """Compare with the twin, both ways in which pairs lie."""
+    angles_SP = draw(20, 24, seed=1, dtype=torch.float32)
+    cos_SP, sin_SP = angles_SP.cos(), angles_SP.sin()
+    faults = (
+        compare(
+            "a rotation",
+            lambda x_BSHR, way=way: rotate_heads(kernels, x_BSHR, cos_SP, sin_SP, way),
+            lambda x_BSHR, way=way: _rotate_by_torch(x_BSHR, cos_SP[:, None], sin_SP[:, None], way),
+            [draw(2, 20, 3, 48)],
+        )
+        for way in (True, False)
+    )
+    return next(filter(None, faults), None)
+
+
+def _rotate_by_torch(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
     if is_interleaved:
         first, second = x[..., 0::2], x[..., 1::2]
     else:

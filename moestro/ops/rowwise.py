@@ -6,7 +6,6 @@ native/rows_training.h.
 Shapes: T rows, D width, S tokens, H heads, R rotary width, P = R / 2 pairs.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from moestro.ops.panels import PANEL
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / root(mean(x^2) + eps) over the last dimension, in the dtype of `x`."""
-    kernels = native_for(x, torch.bfloat16, find_fault_in_norms)
+    kernels = native_for(x, torch.bfloat16, find_fault)
     if kernels is not None and x.shape[-1] % PANEL == 0:
         out: Tensor = _Norm.apply(kernels, x, weight_D, eps)
         return out
@@ -31,7 +30,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 def add_norm(x: Tensor, more: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return x + more, and the norm of that sum."""
-    kernels = native_for(x, torch.bfloat16, find_fault_in_norms)
+    kernels = native_for(x, torch.bfloat16, find_fault)
     if kernels is not None and x.shape[-1] % PANEL == 0:
         sums, normed = _AddNorm.apply(kernels, x, more, weight_D, eps)
         return sums, normed
@@ -39,7 +38,7 @@ def add_norm(x: Tensor, more: Tensor, weight_D: Tensor, eps: float) -> tuple[Ten
     return sums, rms_norm(sums, weight_D, eps)
 
 
-def find_fault_in_norms(kernels: NativeKernels) -> str | None:
+def find_fault(kernels: NativeKernels) -> str | None:
     """Compare with the twins."""
     weight_D = draw(48, seed=2, dtype=torch.float32)
 
@@ -61,32 +60,6 @@ def find_fault_in_norms(kernels: NativeKernels) -> str | None:
     return compare("a norm", norm, norm_twin, [x_TD, weight_D]) or compare(
         "a norm of a sum", add, add_twin, [x_TD, more_TD, weight_D]
     )
-
-
-def find_fault_in_rotations(kernels: NativeKernels) -> str | None:
-    """Compare with the twin, both ways in which pairs lie."""
-    angles_SP = draw(20, 24, seed=1, dtype=torch.float32)
-    cos_SP, sin_SP = angles_SP.cos(), angles_SP.sin()
-
-    def native(x_BSHR: Tensor, is_interleaved: bool) -> Tensor:
-        return rotate_heads(kernels, x_BSHR, cos_SP, sin_SP, is_interleaved)
-
-    def twin(x_BSHR: Tensor, is_interleaved: bool) -> Tensor:
-        pairs = x_BSHR.unflatten(-1, (-1, 2) if is_interleaved else (2, -1))
-        first, second = pairs.unbind(-1 if is_interleaved else -2)
-        cos, sin = cos_SP[:, None], sin_SP[:, None]
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-    faults = (
-        compare(
-            "a rotation",
-            partial(native, is_interleaved=is_interleaved),
-            partial(twin, is_interleaved=is_interleaved),
-            [draw(2, 20, 3, 48)],
-        )
-        for is_interleaved in (True, False)
-    )
-    return next(filter(None, faults), None)
 
 
 def rotate_heads(
