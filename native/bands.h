@@ -16,8 +16,6 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// Rows of a tile: with three panels their sums fill the registers of AVX-512.
-constexpr int64_t TILE_ROWS = 8;
 // What widths must be multiples of, so that panels and pairs of panels are whole.
 constexpr int64_t WIDTH_MULTIPLE = 32;
 // What rows that are summed over are filled up to, so that their words are whole panels and tiles.
@@ -72,9 +70,10 @@ struct WordColumns {
 template <class Isa, int PANELS, class Left, class Emit>
 void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, int64_t num_words,
                    int64_t num_rows, Emit& emit) {
-  typename Isa::Lanes sums[TILE_ROWS][PANELS];
+  constexpr int ROWS = Isa::BAND_ROWS;
+  typename Isa::Lanes sums[ROWS][PANELS];
 #pragma GCC unroll 16
-  for (int r = 0; r < TILE_ROWS; ++r) {
+  for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
   }
@@ -83,14 +82,14 @@ void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, in
 #pragma GCC unroll 16
     for (int p = 0; p < PANELS; ++p) right[p] = Isa::load(band + p * PANEL);
 #pragma GCC unroll 16
-    for (int r = 0; r < TILE_ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
       const auto passing = Isa::fill_word(left.at(first_row + r, w));
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::add_pairs(sums[r][p], right[p], passing);
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < TILE_ROWS; ++r) {
+  for (int r = 0; r < ROWS; ++r) {
     if (r >= num_rows) break;
 #pragma GCC unroll 16
     for (int p = 0; p < PANELS; ++p) emit(first_row + r, p * PANEL, sums[r][p]);
@@ -126,8 +125,8 @@ void multiply_band(const Left& left, int64_t num_rows, const Bands<Isa>& right, 
   if constexpr (Isa::HAS_TILES) {
     multiply_tiled<Isa>(left, band, panels, words, num_rows, emit);
   } else {
-    for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
-      const int64_t rows = smaller(TILE_ROWS, num_rows - first);
+    for (int64_t first = 0; first < num_rows; first += Isa::BAND_ROWS) {
+      const int64_t rows = smaller(Isa::BAND_ROWS, num_rows - first);
       if (panels == 1) multiply_tile<Isa, 1>(left, first, band, words, rows, emit);
       if constexpr (Isa::BAND_PANELS >= 2) {
         if (panels == 2) multiply_tile<Isa, 2>(left, first, band, words, rows, emit);

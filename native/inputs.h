@@ -67,8 +67,11 @@ class Inputs {
   int64_t num_words_, num_groups_, row_words_;
 };
 
-// What is added to weights so that they have no sign.
-static constexpr int32_t offset(Format format) { return format == Format::int4 ? 8 : 128; }
+// How much larger than they are weights are multiplied.
+template <class Isa>
+constexpr int32_t offset(Format format) {
+  return format == Format::int4 ? 8 : Isa::BYTE_OFFSET;
+}
 
 // Puts GROUP numbers of row `r` into group `g` of a block of quantized inputs.
 template <class Isa>
@@ -86,7 +89,7 @@ void quantize_group(const float* x, Format format, int64_t g, int64_t r, const B
   for (int i = 0; i < GROUP; ++i) sum += codes[i];
   const int64_t place = g * block.num_rows + r;
   block.scales[place] = most / 127.0f + fault;
-  block.starts[place] = -offset(format) * sum;
+  block.starts[place] = -offset<Isa>(format) * sum;
   for (int w = 0; w < GROUP / 4; ++w) {
     std::memcpy(block.words + (g * (GROUP / 4) + w) * block.num_rows + r, codes + 4 * w, 4);
   }

@@ -6,11 +6,9 @@
 
 #include <cstdint>
 
-#include "plain_pairs.h"
-
 namespace moestro {
 
-struct Avx2 : PlainPairs<Avx2> {
+struct Avx2 {
   struct Lanes {
     __m256 low, high;
   };
@@ -18,7 +16,7 @@ struct Avx2 : PlainPairs<Avx2> {
     __m256i low, high;
   };
   static constexpr int tile_panels(bool is_quantized, int num_rows) {
-    return is_quantized ? 1 : num_rows == 1 ? 4 : num_rows <= 3 ? 2 : 1;
+    return num_rows > 3 ? 1 : is_quantized || num_rows > 1 ? 2 : 4;
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
   // Words of a key that one panel of queries takes at once (span.h).
@@ -28,6 +26,7 @@ struct Avx2 : PlainPairs<Avx2> {
   struct Tiles {};
   static constexpr int MIXED_ROWS = 2;
 
+  static constexpr int BAND_ROWS = 4;
   static constexpr int BAND_PANELS = 1;
 
   static Lanes load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
@@ -75,17 +74,16 @@ struct Avx2 : PlainPairs<Avx2> {
     return multiply(a, {power(n.low), power(n.high)});
   }
   static float sum(Lanes a) {
-    float lanes[16], total = 0.0f;
-    store(a, lanes);
-    for (float lane : lanes) total += lane;
-    return total;
+    const __m256 eight = _mm256_add_ps(a.low, a.high);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
   }
   static float largest(Lanes a) {
-    float lanes[16];
-    store(a, lanes);
-    float most = lanes[0];
-    for (float lane : lanes) most = lane > most ? lane : most;
-    return most;
+    const __m256 eight = _mm256_max_ps(a.low, a.high);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
   }
 
   static Words load(const void* from) {
@@ -112,33 +110,98 @@ struct Avx2 : PlainPairs<Avx2> {
   static Lanes add_pairs(Lanes sum, Words weights, Words x) {
     return multiply_add(upper(weights), upper(x), multiply_add(lower(weights), lower(x), sum));
   }
+  // Products of bytes are signed here: unsigned weights of eight bits would not fit their sums.
+  static constexpr int32_t BYTE_OFFSET = 0;
   static Words add_bytes(Words sum, Words weights, Words x) {
     return {add_bytes(sum.low, weights.low, x.low), add_bytes(sum.high, weights.high, x.high)};
   }
+  // A group's products with weights below 16 fit sums of 16 bits: 16 pairs of at most 2 * 15 * 127.
+  static Words begin_nibbles(int32_t) { return fill(0); }
+  static Words add_nibbles(Words sum, Words weights, Words x) {
+    return {_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(weights.low, x.low)),
+            _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(weights.high, x.high))};
+  }
+  static Words end_nibbles(Words sum, int32_t start) {
+    const __m256i ones = _mm256_set1_epi16(1), from = _mm256_set1_epi32(start);
+    return {_mm256_add_epi32(from, _mm256_madd_epi16(sum.low, ones)),
+            _mm256_add_epi32(from, _mm256_madd_epi16(sum.high, ones))};
+  }
 
   static void store_bfloat16(Lanes a, uint16_t* to) {
-    float lanes[16];
-    store(a, lanes);
-    for (int i = 0; i < 16; ++i) to[i] = PlainPairs<Avx2>::round_bfloat16(lanes[i]);
+    const __m256i halves = _mm256_packus_epi32(_mm256_srli_epi32(rounded(a.low), 16),
+                                               _mm256_srli_epi32(rounded(a.high), 16));
+    store(_mm256_permute4x64_epi64(halves, IN_ORDER), to);
   }
   static void store_int8(Lanes a, int8_t* to) {
-    int32_t counts[16];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts), _mm256_cvtps_epi32(a.low));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + 8), _mm256_cvtps_epi32(a.high));
-    for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(counts[i]);
+    const __m256i counts = _mm256_permute4x64_epi64(
+        _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)), IN_ORDER);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(counts), _mm256_extracti128_si256(counts, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   }
 
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
+    for (int r = 0; r < 16; r += 8) {
+      for (int w = 0; w < 16; w += 8) transpose_eight(rows + r, start + w, step, to + w * step + r);
+    }
+  }
+  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+    store(mix(even, odd, 0), to);
+    store(mix(even, odd, 1), to + 8);
+  }
+  static void store_pairs(Lanes low, Lanes high, uint32_t* to) {
+    store(put_together(low.low, high.low), to);
+    store(put_together(low.high, high.high), to + 8);
+  }
   static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
     first = {mix(even, odd, 0), mix(even, odd, 1)};
     second = {mix(even, odd, 2), mix(even, odd, 3)};
   }
 
  private:
-  static __m256i mix(const uint32_t* even, const uint32_t* odd, int part) {
-    const __m128i *a = reinterpret_cast<const __m128i*>(even) + part,
-                  *b = reinterpret_cast<const __m128i*>(odd) + part;
+  // Packing works within halves of a register: this puts their quarters in order.
+  static constexpr int IN_ORDER = 0xd8;
+
+  static void store(__m256i a, void* to) { _mm256_storeu_si256(static_cast<__m256i*>(to), a); }
+  // Eight halves of two rows in turn, from the eighth of a `part` on.
+  static __m256i mix(const void* even, const void* odd, int part) {
+    const __m128i *a = static_cast<const __m128i*>(even) + part,
+                  *b = static_cast<const __m128i*>(odd) + part;
     return _mm256_or_si256(_mm256_cvtepu16_epi32(_mm_loadu_si128(a)),
                            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(b)), 16));
+  }
+  // The upper half of each number is its bfloat16, to nearest even; NaN stays NaN.
+  static __m256i rounded(__m256 a) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i is_odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i none = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256 is_none = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    return _mm256_blendv_epi8(up, none, _mm256_castps_si256(is_none));
+  }
+  static __m256i put_together(__m256 low, __m256 high) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded(low), 16), rounded(high), 0xaa);
+  }
+  static void transpose_eight(const uint32_t* const* rows, int64_t start, int64_t step,
+                              uint32_t* to) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; ++i) {
+      a[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + start));
+    }
+    for (int i = 0; i < 8; i += 2) {
+      b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      store(_mm256_permute2x128_si256(a[i], a[i + 4], 0x20), to + i * step);
+      store(_mm256_permute2x128_si256(a[i], a[i + 4], 0x31), to + (i + 4) * step);
+    }
   }
   static __m256 power(__m256 a) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
@@ -152,13 +215,12 @@ struct Avx2 : PlainPairs<Avx2> {
     const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
     return floats({_mm256_and_si256(a.low, mask), _mm256_and_si256(a.high, mask)});
   }
-  // Even and odd bytes apart, as 16-bit numbers: products of bytes would not fit their sums.
+  // Weights come without a sign, 128 too large. Magnitudes of weights times inputs of their signs:
+  // sums of two products fit 16 bits.
   static __m256i add_bytes(__m256i sum, __m256i weights, __m256i x) {
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(0xff)),
-                                           _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-    const __m256i odd =
-        _mm256_madd_epi16(_mm256_srli_epi16(weights, 8), _mm256_srai_epi16(x, 8));
-    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    weights = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
 };
 

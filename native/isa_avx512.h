@@ -32,7 +32,8 @@ struct Avx512 {
   struct Tiles {};
   static constexpr int MIXED_ROWS = 8;
 
-  // Panels that training multiplies eight rows by at once: 24 sums, and what they are made of.
+  // Rows and panels of a tile in training: 24 sums, and what they are made of.
+  static constexpr int BAND_ROWS = 8;
   static constexpr int BAND_PANELS = 3;
 
   static Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
@@ -83,9 +84,15 @@ struct Avx512 {
   static Lanes add_pairs(Lanes sum, Words weights, Words x) {
     return {_mm512_dpbf16_ps(sum.value, (__m512bh)weights.value, (__m512bh)x.value)};
   }
+  // What int8 weights have been made larger by when add_bytes has multiplied them.
+  static constexpr int32_t BYTE_OFFSET = 128;
   static Words add_bytes(Words sum, Words weights, Words x) {
     return {_mm512_dpbusd_epi32(sum.value, weights.value, x.value)};
   }
+  // A group's count of products with weights below 16: its beginning, its steps, what it comes to.
+  static Words begin_nibbles(int32_t start) { return fill(start); }
+  static Words add_nibbles(Words sum, Words weights, Words x) { return add_bytes(sum, weights, x); }
+  static Words end_nibbles(Words sum, int32_t) { return sum; }
 
   // Rounds to bfloat16, to nearest even.
   static void store_bfloat16(Lanes a, uint16_t* to) {

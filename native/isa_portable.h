@@ -7,11 +7,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "plain_pairs.h"
-
 namespace moestro {
 
-struct Portable : PlainPairs<Portable> {
+struct Portable {
   static constexpr int WIDTH = 16;
   struct Lanes {
     float value[WIDTH];
@@ -28,6 +26,7 @@ struct Portable : PlainPairs<Portable> {
   struct Tiles {};
   static constexpr int MIXED_ROWS = 1;
 
+  static constexpr int BAND_ROWS = 8;
   static constexpr int BAND_PANELS = 1;
 
   static Lanes load(const float* from) {
@@ -128,9 +127,31 @@ struct Portable : PlainPairs<Portable> {
       return static_cast<uint32_t>(total);
     });
   }
+  // What int8 weights have been made larger by when add_bytes has multiplied them.
+  static constexpr int32_t BYTE_OFFSET = 128;
+  static Words begin_nibbles(int32_t start) { return fill(start); }
+  static Words add_nibbles(const Words& sum, const Words& weights, const Words& x) {
+    return add_bytes(sum, weights, x);
+  }
+  static Words end_nibbles(const Words& sum, int32_t) { return sum; }
 
   static void store_bfloat16(const Lanes& a, uint16_t* to) {
-    for (int i = 0; i < WIDTH; ++i) to[i] = PlainPairs<Portable>::round_bfloat16(a.value[i]);
+    for (int i = 0; i < WIDTH; ++i) to[i] = round_bfloat16(a.value[i]);
+  }
+  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
+    for (int w = 0; w < 16; ++w) {
+      for (int r = 0; r < 16; ++r) std::memcpy(to + w * step + r, rows[r] + start + w, 4);
+    }
+  }
+  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+    for (int c = 0; c < 16; ++c) to[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
+  }
+  // Puts two numbers' halves into one word: to[c] has low[c] below high[c].
+  static void store_pairs(const Lanes& low, const Lanes& high, uint32_t* to) {
+    uint16_t below[16], above[16];
+    store_bfloat16(low, below);
+    store_bfloat16(high, above);
+    for (int c = 0; c < 16; ++c) to[c] = below[c] | static_cast<uint32_t>(above[c]) << 16;
   }
   static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
     // A word has two columns of its row.
@@ -149,6 +170,13 @@ struct Portable : PlainPairs<Portable> {
   }
 
  private:
+  // To nearest even; NaN stays NaN.
+  static uint16_t round_bfloat16(float number) {
+    uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+    return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  }
   template <class Function>
   static Lanes each(Function function) {
     Lanes out;

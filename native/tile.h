@@ -110,6 +110,11 @@ struct Tile {
     }
   }
 
+  static Words add_count(Words count, Words weights, Words x) {
+    if constexpr (F == Format::int4) return Isa::add_nibbles(count, weights, x);
+    return Isa::add_bytes(count, weights, x);
+  }
+
   // Counts are whole numbers: their sums are exact in any order.
   static void add_counts(const Block& block, const char* panels, int64_t stride, int64_t g,
                          Words (&counts)[ROWS][PANELS]) {
@@ -118,9 +123,10 @@ struct Tile {
     const uint32_t* x = block.words + g * (GROUP / 4) * ROWS;
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const Words start = Isa::fill(block.starts[g * ROWS + r]);
+      const int32_t start = block.starts[g * ROWS + r];
+      const Words count = F == Format::int4 ? Isa::begin_nibbles(start) : Isa::fill(start);
 #pragma GCC unroll 16
-      for (int p = 0; p < PANELS; ++p) counts[r][p] = start;
+      for (int p = 0; p < PANELS; ++p) counts[r][p] = count;
     }
 #pragma GCC unroll 8
     for (int w = 0; w < COUNT; ++w, panels += STEP, x += ROWS) {
@@ -139,13 +145,20 @@ struct Tile {
       for (int r = 0; r < ROWS; ++r) {
         const Words first = Isa::fill_word(x + r);
 #pragma GCC unroll 16
-        for (int p = 0; p < PANELS; ++p) counts[r][p] = Isa::add_bytes(counts[r][p], low[p], first);
+        for (int p = 0; p < PANELS; ++p) counts[r][p] = add_count(counts[r][p], low[p], first);
         if constexpr (F == Format::int4) {
           const Words second = Isa::fill_word(x + COUNT * ROWS + r);
 #pragma GCC unroll 16
-          for (int p = 0; p < PANELS; ++p) {
-            counts[r][p] = Isa::add_bytes(counts[r][p], high[p], second);
-          }
+          for (int p = 0; p < PANELS; ++p) counts[r][p] = add_count(counts[r][p], high[p], second);
+        }
+      }
+    }
+    if constexpr (F == Format::int4) {
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 16
+        for (int p = 0; p < PANELS; ++p) {
+          counts[r][p] = Isa::end_nibbles(counts[r][p], block.starts[g * ROWS + r]);
         }
       }
     }
