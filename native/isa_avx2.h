@@ -15,12 +15,16 @@ struct Avx2 {
   struct Words {
     __m256i low, high;
   };
+  // Sixteen columns of two rows, as floats: that is what they are multiplied as.
+  struct Paired {
+    Lanes even, odd;
+  };
   static constexpr int tile_panels(bool is_quantized, int num_rows) {
     return num_rows > 3 ? 1 : is_quantized || num_rows > 1 ? 2 : 4;
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
   // Words of a key that one panel of queries takes at once (span.h).
-  static constexpr int SCORED_WORDS = 1;
+  static constexpr int SCORED_WORDS = 2;
   static constexpr bool HAS_TILES = false;
   static constexpr int READ_ONCE = 0;
   struct Tiles {};
@@ -110,6 +114,9 @@ struct Avx2 {
   static Lanes add_pairs(Lanes sum, Words weights, Words x) {
     return multiply_add(upper(weights), upper(x), multiply_add(lower(weights), lower(x), sum));
   }
+  static Lanes add_pairs(Lanes sum, Paired weights, Words x) {
+    return multiply_add(weights.odd, upper(x), multiply_add(weights.even, lower(x), sum));
+  }
   // Products of bytes are signed here: unsigned weights of eight bits would not fit their sums.
   static constexpr int32_t BYTE_OFFSET = 0;
   static Words add_bytes(Words sum, Words weights, Words x) {
@@ -153,9 +160,10 @@ struct Avx2 {
     store(put_together(low.low, high.low), to);
     store(put_together(low.high, high.high), to + 8);
   }
-  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
-    first = {mix(even, odd, 0), mix(even, odd, 1)};
-    second = {mix(even, odd, 2), mix(even, odd, 3)};
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
+    const auto *a = reinterpret_cast<const uint16_t*>(even), *b = reinterpret_cast<const uint16_t*>(odd);
+    first = {load_bfloat16(a), load_bfloat16(b)};
+    second = {load_bfloat16(a + 16), load_bfloat16(b + 16)};
   }
 
  private:

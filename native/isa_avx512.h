@@ -17,6 +17,8 @@ struct Avx512 {
   struct Words {
     __m512i value;
   };
+  // Sixteen columns of two rows of bfloat16.
+  using Paired = Words;
   // Panels that a tile of so many rows takes: sums fill the registers, and no more.
   static constexpr int tile_panels(bool is_quantized, int) {
     return is_quantized ? 2 : 4;
@@ -142,7 +144,7 @@ struct Avx512 {
     _mm512_storeu_si512(to, _mm512_or_si512(below, _mm512_slli_epi32(above, 16)));
   }
   // The same of thirty-two halves, in registers: sixteen words and the next.
-  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
     const __m512i step = _mm512_set1_epi32(0x00010001), start = _mm512_set1_epi32(0x00200000);
     const __m512i column = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i low = _mm512_add_epi32(_mm512_mullo_epi32(column, step), start);

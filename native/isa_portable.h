@@ -17,6 +17,7 @@ struct Portable {
   struct Words {
     uint32_t value[WIDTH];
   };
+  using Paired = Words;
   static constexpr int tile_panels(bool, int) { return 1; }
   static constexpr int score_rows(int) { return 1; }
   // Words of a key that one panel of queries takes at once (span.h).
@@ -153,7 +154,7 @@ struct Portable {
     store_bfloat16(high, above);
     for (int c = 0; c < 16; ++c) to[c] = below[c] | static_cast<uint32_t>(above[c]) << 16;
   }
-  static void pair_up(const uint32_t* even, const uint32_t* odd, Words& first, Words& second) {
+  static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
     // A word has two columns of its row.
     const auto mix = [=](int i) {
       const int shift = i % 2 * 16;

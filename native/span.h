@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "inputs.h"
 #include "plan.h"
 
@@ -18,9 +20,8 @@ constexpr int64_t MIXED = 2 * PANEL;
 // Words of two keys each.
 constexpr int64_t SPAN_WORDS = SPAN / 2;
 
-template <class Isa, Format F>
-typename Isa::Lanes add_word(typename Isa::Lanes sum, typename Isa::Words panel,
-                             typename Isa::Words passing) {
+template <class Isa, Format F, class Panel>
+typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, typename Isa::Words passing) {
   if constexpr (F == Format::float32) {
     return Isa::add_floats(sum, panel, passing);
   } else {
@@ -32,7 +33,7 @@ typename Isa::Lanes add_word(typename Isa::Lanes sum, typename Isa::Words panel,
 // a key's words are taken some at a time, and the key AHEAD of it is asked for, as processors do not
 // see by themselves where sixteen rows read in turn lead.
 template <class Isa, Format F, int ROWS, int PANELS, int WORDS>
-void add_scores(const uint32_t* const* keys, const uint32_t* queries, int64_t start,
+[[gnu::always_inline]] inline void add_scores(const uint32_t* const* keys, const uint32_t* queries, int64_t start,
                 typename Isa::Lanes (&sums)[ROWS][PANELS]) {
   typename Isa::Words panels[WORDS][PANELS];
 #pragma GCC unroll 16
@@ -209,7 +210,7 @@ void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t c
   const int64_t num_words = divide_up(seeing.num_keys, inputs_per_word(F));
   const uint32_t* passing = weights.words + q;
   for (int64_t w = 0; w < num_words; ++w, passing += weights.stride) {
-    typename Isa::Words first, second;
+    std::conditional_t<F == Format::float32, typename Isa::Words, typename Isa::Paired> first, second;
     if constexpr (F == Format::float32) {
       first = Isa::load(seeing.keys[w] + column);
       second = Isa::load(seeing.keys[w] + column + PANEL);
