@@ -31,7 +31,7 @@ def limit(result: Result, peer: str, task: str) -> float:
     kind, length, *_ = task.replace(",", "").split()
     if kind == "prefill":
         operations = prefill_operations(config, int(length))
-        return int(length) * machine["bf16_flops"] / operations
+        return int(length) * machine["peak_flops"] / operations
     sizes = result["peers"][peer]["bytes"]
     if task == "decode 8 streams":
         step = decode_bytes(config, sizes, distinct_experts(result), context=128, streams=8)

@@ -31,7 +31,7 @@ from peer_models import (
 from peer_process import Absent, PeerProcess, PeerSpec
 
 from moestro.ops.bandwidth import measure_int8_ops, measure_read_bandwidth
-from moestro.ops.machine import measure_flops
+from moestro.ops.machine import measure_peak
 
 MODELS = Path("runs/benchmark-peers")
 THREADS = 2
@@ -283,7 +283,7 @@ def note_machine(samples: dict[str, list[float]]) -> None:
     """Measure the machine's limits once more."""
     limits = {
         "read_bytes_per_s": measure_read_bandwidth(),
-        "bf16_flops": measure_flops(torch.bfloat16, "cpu"),
+        "peak_flops": measure_peak("cpu").flops,
         "int8_ops": measure_int8_ops(),
     }
     for name, value in limits.items():

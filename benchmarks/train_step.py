@@ -36,7 +36,8 @@ from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.model.presets import dense_twin, preset_tables
 from moestro.ops.machine import fastest_dtype, keep_freed_memory, measure_flops
-from moestro.train.config import OptimizerConfig, TrainConfig
+from moestro.train.config import OptimizerConfig, TrainConfig, build_run_config
+from moestro.train.run import settle_machine
 from moestro.train.step import Stepper
 from moestro.weights.export import save_model
 
@@ -52,8 +53,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     arguments = parser.parse_args()
-    dtype = fastest_dtype("cpu")
-    rows = [measure(size, arguments.repeats, dtype) for size in arguments.sizes]
+    rows = [measure(size, arguments.repeats) for size in arguments.sizes]
     columns = ("ours tokens/s", "dense", "transformers", "... keeping memory", "a/b (>= 0.83)")
     table = Table("size", *columns, "a/c (>= 2.4)", "keeping", "share of peak (>= 45 %)")
     for row in rows:
@@ -63,20 +63,21 @@ def main() -> None:
             f"{row['ours_to_dense']:.2f}",
             f"{row['ours_to_transformers']:.2f}",
             f"{row['ours_to_transformers_keeping']:.2f}",
-            f"{row['share_of_peak']:.0%} of {row['peak_gflops']:.0f} GFLOP/s {row['dtype']}",
+            f"{row['share_of_peak']:.0%} of {row['peak_gflops']:.0f} GFLOP/s {row['peak_dtype']}",
         )
     Console(width=160).print(table)
     print(write_result("train_step", {"sizes": rows}))
 
 
-def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
+def measure(size: str, repeats: int) -> dict[str, Any]:
     """Let the contestants take a step in turn, each in a process of its own."""
     batch_size, seq_len = SHAPES[size]
     config = shape(size)
-    with contestants(size, dtype) as peers:
+    own, fastest = own_dtype(size), fastest_dtype("cpu")
+    with contestants(size, own, fastest) as peers:
         for _ in range(WARM_UP):
             take_turns(peers)
-        rounds = [(take_turns(peers), measure_flops(dtype, "cpu")) for _ in range(repeats)]
+        rounds = [(take_turns(peers), measure_flops(fastest, "cpu")) for _ in range(repeats)]
     times = {name: [seconds[name] for seconds, _ in rounds] for name in CONTESTANTS}
     tokens = batch_size * seq_len
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -84,7 +85,8 @@ def measure(size: str, repeats: int, dtype: torch.dtype) -> dict[str, Any]:
     flops = training_flops_per_token(config, seq_len, config.num_experts_per_tok) * tokens
     return {
         "size": size,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(own).removeprefix("torch."),
+        "peak_dtype": str(fastest).removeprefix("torch."),
         "batch": [batch_size, seq_len],
         "tokens_per_s": {name: tokens / seconds for name, seconds in medians.items()},
         "seconds": times,
@@ -114,13 +116,23 @@ def shape(size: str) -> ModelConfig:
     )
 
 
+def own_dtype(size: str) -> torch.dtype:
+    """Return what `moestro train` would choose here for this size."""
+    tables = {"data": {}, "model": preset_tables(size), "train": {"seq_len": SHAPES[size][1]}}
+    dtype: torch.dtype = getattr(torch, settle_machine(build_run_config(tables)).train.dtype)
+    return dtype
+
+
 @contextmanager
-def contestants(size: str, dtype: torch.dtype) -> Iterator[dict[str, Connection]]:
+def contestants(
+    size: str, own: torch.dtype, fastest: torch.dtype
+) -> Iterator[dict[str, Connection]]:
     """Start one process for each and lend the pipes that ask for a step and tell its seconds."""
     spawn = get_context("spawn")
     peers, processes = {}, []
     for name in CONTESTANTS:
         peers[name], far_end = spawn.Pipe()
+        dtype = own if name in ("ours", "dense") else fastest
         processes.append(spawn.Process(target=serve, args=(name, size, dtype, far_end)))
         processes[-1].start()
     try:

@@ -83,16 +83,15 @@ void quantize_group(const float* x, Format format, int64_t g, int64_t r, const B
   const float fault = Isa::sum(Isa::multiply(Isa::add(low, high), Isa::fill(0.0f)));
   const Lanes inverse = Isa::fill(most > 0.0f ? 127.0f / most : 0.0f);
   alignas(16) int8_t codes[GROUP];
-  Isa::store_int8(Isa::round(Isa::multiply(low, inverse)), codes);
-  Isa::store_int8(Isa::round(Isa::multiply(high, inverse)), codes + PANEL);
+  Isa::store_int8(Isa::multiply(low, inverse), codes);
+  Isa::store_int8(Isa::multiply(high, inverse), codes + PANEL);
   int32_t sum = 0;
   for (int i = 0; i < GROUP; ++i) sum += codes[i];
-  const int64_t place = g * block.num_rows + r;
+  const int64_t rows = block.num_rows, place = g * rows + r;
   block.scales[place] = most / 127.0f + fault;
   block.starts[place] = -offset<Isa>(format) * sum;
-  for (int w = 0; w < GROUP / 4; ++w) {
-    std::memcpy(block.words + (g * (GROUP / 4) + w) * block.num_rows + r, codes + 4 * w, 4);
-  }
+  uint32_t* to = block.words + g * (GROUP / 4) * rows + r;
+  for (int w = 0; w < GROUP / 4; ++w, to += rows) std::memcpy(to, codes + 4 * w, 4);
 }
 
 // Puts PANEL numbers of row `r`, from input `start` on, into a block of inputs without scales.

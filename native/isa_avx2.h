@@ -139,6 +139,7 @@ struct Avx2 {
                                                _mm256_srli_epi32(rounded(a.high), 16));
     store(_mm256_permute4x64_epi64(halves, IN_ORDER), to);
   }
+  // Rounds to whole numbers, to nearest even; they are at most 127.
   static void store_int8(Lanes a, int8_t* to) {
     const __m256i counts = _mm256_permute4x64_epi64(
         _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)), IN_ORDER);

@@ -100,6 +100,7 @@ struct Avx512 {
   static void store_bfloat16(Lanes a, uint16_t* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(a.value));
   }
+  // Rounds to whole numbers, to nearest even; they are at most 127.
   static void store_int8(Lanes a, int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
   }

@@ -163,10 +163,12 @@ struct Portable {
     first = words(mix);
     second = words([=](int i) { return mix(WIDTH + i); });
   }
+  // Rounds to whole numbers, to nearest even; they are at most 127.
   static void store_int8(const Lanes& a, int8_t* to) {
     // A NaN's code does not matter, its scale is NaN too; but its conversion would be undefined.
     for (int i = 0; i < WIDTH; ++i) {
-      to[i] = a.value[i] >= -127.0f && a.value[i] <= 127.0f ? static_cast<int8_t>(a.value[i]) : 0;
+      const float code = std::nearbyintf(a.value[i]);
+      to[i] = code >= -127.0f && code <= 127.0f ? static_cast<int8_t>(code) : 0;
     }
   }
 

@@ -31,7 +31,7 @@ def bench(model: options.Model, as_json: options.Json = False) -> None:
     rows = {
         "kernels": f"{speed.kernels} ({speed.reason}), {speed.threads} threads",
         "prefill": f"{speed.prefill_tokens_per_s:,.0f} tokens/s, {speed.prefill_share_of_peak:.0%}"
-        f" of {speed.bf16_flops / 1e9:,.0f} GFLOP/s in bfloat16"
+        f" of {speed.peak_flops / 1e9:,.0f} GFLOP/s in {speed.peak_dtype}"
         f" (prompt of {speed.prompt_tokens})",
         "decode": f"{speed.decode_tokens_per_s:,.1f} tokens/s,"
         f" {speed.decode_share_of_bandwidth:.0%} of {speed.read_bytes_per_s / 1e9:.1f} GB/s"

@@ -20,7 +20,7 @@ from moestro.model.count import active_parameters, cache_numbers_per_token
 from moestro.model.model import Transformer
 from moestro.ops.bandwidth import measure_read_bandwidth
 from moestro.ops.choose import chosen_kernels
-from moestro.ops.machine import measure_flops
+from moestro.ops.machine import measure_peak
 
 _PROMPT = 512
 _ANSWER = 64
@@ -41,7 +41,8 @@ class Speed:
     decode_share_of_bandwidth: float
     bytes_per_token: int
     read_bytes_per_s: float
-    bf16_flops: float
+    peak_flops: float
+    peak_dtype: str
     threads: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,12 +61,13 @@ def measure_speed(engine: Engine) -> Speed:
     for repeat in range(_REPEATS + 1):
         prefill_s, token_s = _run(engine, length, answer, repeat)
         reads.append(measure_read_bandwidth())
-        peaks.append(measure_flops(torch.bfloat16, "cpu"))
+        peaks.append(measure_peak("cpu"))
         # The first one warms up.
         if repeat:
             prefills.append(prefill_s)
             decodes.append(token_s)
-    read, peak = statistics.median(reads), statistics.median(peaks)
+    read = statistics.median(reads)
+    peak = sorted(peaks, key=lambda each: each.flops)[len(peaks) // 2]
     prefill, decode = length / statistics.median(prefills), 1 / statistics.median(decodes)
     context = length + answer // 2
     num_bytes = bytes_per_token(model, context)
@@ -76,12 +78,13 @@ def measure_speed(engine: Engine) -> Speed:
         prompt_tokens=length,
         context=context,
         prefill_tokens_per_s=prefill,
-        prefill_share_of_peak=prefill * flops / peak,
+        prefill_share_of_peak=prefill * flops / peak.flops,
         decode_tokens_per_s=decode,
         decode_share_of_bandwidth=decode * num_bytes / read,
         bytes_per_token=num_bytes,
         read_bytes_per_s=read,
-        bf16_flops=peak,
+        peak_flops=peak.flops,
+        peak_dtype=str(peak.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
 

@@ -22,6 +22,7 @@ from moestro.model.trace import Trace
 from moestro.ops import rope
 from moestro.ops.kernels import Packed
 from moestro.ops.latent import AttentionPath
+from moestro.ops.products import linear
 from moestro.ops.stack import NativeStack
 
 
@@ -112,7 +113,7 @@ class Transformer(nn.Module):
         """Return float32 logits over the vocabulary for hidden states of any leading shape."""
         if self.packed_head is not None:
             return self.packed_head.linear(hidden).float()
-        return (hidden @ self.head_weight().T).float()
+        return linear(hidden, self.head_weight()).float()
 
     @property
     def cache_dtype(self) -> torch.dtype:

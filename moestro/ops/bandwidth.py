@@ -6,12 +6,14 @@ Next: machine.py for floating-point products.
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 # Many times what a last-level cache holds.
 _READ_BYTES = 512 * 2**20
-_INT8_SIZE = 2048
+_INT8_SIZES = (256, 2048)
+_SLOW_INT8_OPS = 1e10
 _REPEATS = 5
 
 
@@ -29,12 +31,18 @@ def measure_read_bandwidth(num_bytes: int = _READ_BYTES) -> float:
 
 def measure_int8_ops() -> float | None:
     """Return int8 operations per second through torch's own product, or None if it has none."""
-    left = torch.randint(-100, 100, (_INT8_SIZE, _INT8_SIZE), dtype=torch.int8)
-    try:
-        seconds = _median_seconds(lambda: torch._int_mm(left, left))
-    except (RuntimeError, NotImplementedError):
-        return None
-    return 2 * _INT8_SIZE**3 / seconds
+    ops = 0.0
+    # Small ones first: without hardware support large ones take seconds each.
+    for size in _INT8_SIZES:
+        left = torch.randint(-100, 100, (size, size), dtype=torch.int8)
+        try:
+            seconds = _median_seconds(partial(torch._int_mm, left, left))
+        except (RuntimeError, NotImplementedError):
+            return None
+        ops = 2 * size**3 / seconds
+        if ops < _SLOW_INT8_OPS:
+            break
+    return ops
 
 
 def _median_seconds(run: Callable[[], object]) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.products import linear
 
 CHUNK_TOKENS = 512
 # Softmax goes through float32 in pieces that stay in the processor's cache.
@@ -37,7 +38,7 @@ def linear_nats(x_TD: Tensor, head_VD: Tensor, targets_T: Tensor) -> Tensor:
     chunks = zip(x_TD.split(CHUNK_TOKENS), targets_T.split(CHUNK_TOKENS), strict=True)
     with torch.no_grad():
         return torch.cat(
-            [F.cross_entropy((x @ head_VD.T).float(), y, reduction="none") for x, y in chunks]
+            [F.cross_entropy(linear(x, head_VD).float(), y, reduction="none") for x, y in chunks]
         )
 
 

@@ -6,6 +6,7 @@ Also what a training process asks of its memory. Next: train/run.py.
 import ctypes
 import statistics
 import time
+from typing import NamedTuple
 
 import torch
 
@@ -13,6 +14,13 @@ _SIZE = {"cpu": 1024, "cuda": 8192}
 _REPEATS = 5
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+class Peak(NamedTuple):
+    """The most that matrix products reach here, in operations per second, and in which dtype."""
+
+    dtype: torch.dtype
+    flops: float
 
 
 def default_device() -> str:
@@ -39,16 +47,22 @@ def measure_flops(dtype: torch.dtype, device: str) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def fastest_dtype(device: str) -> torch.dtype:
-    """Return bfloat16 where this machine multiplies it faster than float32, else float32."""
+def measure_peak(device: str) -> Peak:
+    """Measure what torch multiplies fastest: bfloat16 where hardware does it, else float32."""
+    full = Peak(torch.float32, measure_flops(torch.float32, device))
     # A small product first: without hardware support bfloat16 can be a hundred times slower.
     a = torch.randn(128, 128, device=device)
     slow = _time_product(a.bfloat16(), a.bfloat16()), _time_product(a.bfloat16(), a.bfloat16())
     fast = _time_product(a, a), _time_product(a, a)
     if min(slow) > 4 * min(fast):
-        return torch.float32
-    is_faster = measure_flops(torch.bfloat16, device) > 1.2 * measure_flops(torch.float32, device)
-    return torch.bfloat16 if is_faster else torch.float32
+        return full
+    half = Peak(torch.bfloat16, measure_flops(torch.bfloat16, device))
+    return half if half.flops > 1.2 * full.flops else full
+
+
+def fastest_dtype(device: str) -> torch.dtype:
+    """Return bfloat16 where torch multiplies it faster than float32, else float32."""
+    return measure_peak(device).dtype
 
 
 def _time_product(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -172,6 +172,11 @@ class NativeKernels:
         )
         return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
 
+    @property
+    def is_vectorized(self) -> bool:
+        """Whether they are written for what this processor has, not in plain C++."""
+        return self.name != "portable"
+
     def takes_product(self, weight_ND: Tensor) -> bool:
         """Whether a matrix's widths are whole panels, or tiles where they multiply."""
         multiple = WIDTH_MULTIPLE if self.name == "amx" else PANEL

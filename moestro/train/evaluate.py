@@ -20,6 +20,7 @@ from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.ops.cross_entropy import linear_nats
 from moestro.ops.grouped import FEW_SHAPES
+from moestro.ops.native import WIDTH_MULTIPLE
 
 LN2 = float(np.log(2))
 # A starved expert serves under this share of its fair load.
@@ -163,7 +164,9 @@ def _take(windows: Iterator[_Window]) -> list[_Window]:
 
 def _evaluate_batch(model: Transformer, batch: list[_Window], budget: float | None) -> Evaluation:
     device = model.embed_tokens.weight.device
-    S = max(len(window.tokens) for window in batch) - 1
+    # Whole words of rows, which native attention takes: what fills them up is not scored.
+    longest = max(len(window.tokens) for window in batch) - 1
+    S = min(-(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, model.config.max_position_embeddings)
     tokens_BS = torch.zeros(len(batch), S + 1, dtype=torch.int64)
     is_scored_BS = torch.zeros(len(batch), S, dtype=torch.bool)
     for row, window in enumerate(batch):

@@ -19,7 +19,7 @@ from moestro.model.count import training_flops_per_token
 from moestro.model.induction import plant_induction
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
-from moestro.ops.machine import keep_freed_memory, measure_flops
+from moestro.ops.machine import keep_freed_memory, measure_peak
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import evaluate
 from moestro.train.metrics import MetricsLog, Observer, StepMetrics
@@ -77,7 +77,7 @@ class _Loop:
         self.progress = progress
         self.observers = observers
         self.loader = run.loader()
-        self.peak_flops = measure_flops(stepper.model.compute_dtype, run.config.train.device)
+        self.peak_flops = measure_peak(run.config.train.device).flops
         self.last: StepMetrics | None = None
 
     def go(self) -> Trained:

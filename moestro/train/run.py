@@ -21,7 +21,11 @@ from moestro.data.shards import Shards
 from moestro.data.split import split
 from moestro.data.vocabulary import build_tokenizer
 from moestro.errors import ConfigError
+from moestro.ops.choose import chosen_kernels
 from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.orthogonal import MOST_NUMBERS
+from moestro.ops.panels import PANEL
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import TokenDocument
@@ -114,8 +118,28 @@ def settle_machine(config: RunConfig) -> RunConfig:
     _check_device(device)
     dtype = train.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32"
+        is_faster = fastest_dtype(device) is torch.bfloat16
+        is_faster = is_faster or (device == "cpu" and _is_made_for_native_passes(config))
+        dtype = "bfloat16" if is_faster else "float32"
     return dataclasses.replace(config, train=dataclasses.replace(train, device=device, dtype=dtype))
+
+
+def _is_made_for_native_passes(config: RunConfig) -> bool:
+    """Whether all of a step runs on our own vectorized passes, which take bfloat16.
+
+    Where torch multiplies float32 faster, they are a third faster than it with small matrices, and
+    on a par with large ones (docs/log.md, 2026-11-27).
+    """
+    kernels, model, seq_len = chosen_kernels().kernels, config.model, config.train.seq_len
+    if not (isinstance(kernels, NativeKernels) and kernels.is_vectorized):
+        return False
+    widths = [model.hidden_size, model.vocab_size, model.moe_intermediate_size, seq_len]
+    widths += [model.intermediate_size, model.qk_head_dim, model.v_head_dim]
+    narrow = [model.q_lora_rank or 0, model.kv_lora_rank, model.qk_nope_head_dim]
+    fit = not any(width % WIDTH_MULTIPLE for width in widths)
+    fit = fit and not any(width % PANEL for width in narrow)
+    largest = max(model.intermediate_size, model.num_attention_heads * model.qk_head_dim)
+    return fit and model.hidden_size * largest <= MOST_NUMBERS
 
 
 def _check_device(name: str) -> None:

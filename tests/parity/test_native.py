@@ -16,7 +16,14 @@ from moestro.ops.kernels import Kernels, PackedExperts, TorchKernels, Visits
 from moestro.ops.native import FORMATS, NativeKernels, load_native
 from moestro.ops.packing import PanelWriter, pack, pack_gate_up
 from moestro.ops.panels import KINDS, WeightKind, strip_bytes, unpack
-from moestro.ops.quantize import Kind, dequantize, quantize
+from moestro.ops.quantize import (
+    Kind,
+    Quantized,
+    codes_shape,
+    dequantize,
+    quantize,
+    scales_shape,
+)
 from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
@@ -135,6 +142,25 @@ def test_products_equal_the_twins(
     x_THD, weights = draw(T, H, D, seed=0), pack(draw(H, N, D, seed=1) / D**0.5, kind, TWIN)
     found, expected = kernels.multiply(x_THD, weights), TWIN.multiply(x_THD, weights)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+# The least and the greatest code, which a checkpoint from elsewhere may be full of.
+@pytest.mark.parametrize(
+    ("kind", "code"), [("int8", -128), ("int8", 127), ("int4", 0x00), ("int4", 0xFF)]
+)
+@pytest.mark.parametrize("T", [1, 3, 6])
+def test_sums_of_the_largest_codes_fit(kernels: Kernels, kind: Kind, code: int, T: int) -> None:
+    N, D = 40, 96
+    dtype = torch.int8 if kind == "int8" else torch.uint8
+    codes = torch.full(codes_shape((N, D), kind), code, dtype=dtype)
+    scales = torch.ones(scales_shape((N, D)), dtype=torch.float16)
+    writer = PanelWriter(TWIN, kind, 1, (N, D))
+    writer.put_codes(Quantized(codes, scales, D, kind), matrix=0)
+    weights = writer.finish()
+    for sign in (-1.0, 1.0):
+        x_T1D = torch.full((T, 1, D), sign)
+        expected = TWIN.multiply(x_T1D, weights)
+        torch.testing.assert_close(kernels.multiply(x_T1D, weights), expected)
 
 
 @pytest.mark.parametrize("shape", EXPERTS)

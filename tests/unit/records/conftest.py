@@ -65,7 +65,7 @@ def start(url: str) -> Iterator[Callable[..., Records]]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    def wait(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline, "what was waited for did not happen"
