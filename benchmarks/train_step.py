@@ -4,7 +4,8 @@ transformers' own.
 Tokens per second of one whole step (forward, backward, clip, AdamW) of (a) our sparse model, (b)
 our dense model of equal active size, (c) transformers' DeepseekV3ForCausalLM on (a)'s weights with
 its fastest experts setting, as it comes and in a process that keeps freed memory as `moestro train`
-does. Each in a process of its own, interleaved, medians, with the machine's matrix peak measured in
+does. (a) and (b) in the dtype that `moestro train` would choose here, (c) in the one that torch
+multiplies fastest. Each in a process of its own, interleaved, medians, with the machine's matrix peak measured in
 between. In its turn each takes two steps and the second counts: in training a step follows a step,
 and finds the caches that it left, not another process's. MTP and budgets are off, because (c) has
 neither; every token takes all 4 routed experts.

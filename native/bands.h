@@ -58,19 +58,24 @@ struct WordRows {
   const uint32_t* words;
   int64_t step;
   const uint32_t* at(int64_t r, int64_t w) const { return words + r * step + w; }
+  WordRows from(int64_t r) const { return {at(r, 0), step}; }
 };
 
-// Columns of words, `step` apart from word to word: the left side of a sum over rows.
+// Columns of words, word after word within a panel, panels `step` apart: the left side of a sum over
+// rows. `at` is for columns of the first panel.
 struct WordColumns {
   const uint32_t* words;
   int64_t step;
-  const uint32_t* at(int64_t c, int64_t w) const { return words + w * step + c; }
+  const uint32_t* at(int64_t c, int64_t w) const { return words + w * PANEL + c; }
+  WordColumns from(int64_t c) const { return {words + c / PANEL * step + c % PANEL, step}; }
 };
 
 template <class Isa, int PANELS, class Left, class Emit>
-void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, int64_t num_words,
+void multiply_tile(const Left& all, int64_t first_row, const uint32_t* band, int64_t num_words,
                    int64_t num_rows, Emit& emit) {
   constexpr int ROWS = Isa::BAND_ROWS;
+  static_assert(PANEL % ROWS == 0, "a tile's columns are of one panel");
+  const Left left = all.from(first_row);
   typename Isa::Lanes sums[ROWS][PANELS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
@@ -83,7 +88,7 @@ void multiply_tile(const Left& left, int64_t first_row, const uint32_t* band, in
     for (int p = 0; p < PANELS; ++p) right[p] = Isa::load(band + p * PANEL);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const auto passing = Isa::fill_word(left.at(first_row + r, w));
+      const auto passing = Isa::fill_word(left.at(r, w));
 #pragma GCC unroll 16
       for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::add_pairs(sums[r][p], right[p], passing);
     }
@@ -208,7 +213,7 @@ Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows
 }
 
 // The left factor of a sum over rows, which are taken by twos: a word of each column for each two.
-// A processor's tiles want a column's words side by side, all else a word's columns.
+// A processor's tiles want a column's words side by side, all else those of a panel's columns.
 template <class Isa>
 struct ColumnFactor {
   uint32_t* words;
@@ -219,10 +224,10 @@ struct ColumnFactor {
   // ROW_MULTIPLE.
   void put(const uint16_t* rows, int64_t row_step, int64_t num_rows, int64_t first_word) const {
     if constexpr (Isa::HAS_TILES) return turn(rows, row_step, num_rows, words + first_word);
-    uint32_t* to = words + first_word * num_columns;
-    for (int64_t r = 0; r < num_rows; r += 2, rows += 2 * row_step, to += num_columns) {
+    uint32_t* to = words + first_word * PANEL;
+    for (int64_t r = 0; r < num_rows; r += 2, rows += 2 * row_step, to += PANEL) {
       for (int64_t c = 0; c < num_columns; c += PANEL) {
-        Isa::interleave(rows + c, rows + row_step + c, to + c);
+        Isa::interleave(rows + c, rows + row_step + c, to + c * num_words);
       }
     }
   }
@@ -232,7 +237,7 @@ struct ColumnFactor {
     if constexpr (Isa::HAS_TILES) {
       return WordRows{words + column * num_words, num_words};
     } else {
-      return WordColumns{words + column, num_columns};
+      return WordColumns{words, num_words * PANEL}.from(column);
     }
   }
 
