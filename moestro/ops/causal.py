@@ -22,7 +22,7 @@ from moestro.ops.projected import Projected, Rotary
 from moestro.ops.rowwise import head_rows, norm_rows, turn_rows
 
 # Scores of 64 queries of more keys than this leave a core's cache.
-_MOST_TOKENS = 4096
+MOST_TOKENS = 4096
 
 
 def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None:
@@ -33,7 +33,7 @@ def causal_kernels(projected: Projected, up_HEC: Tensor) -> NativeKernels | None
     widths = (S, Q, up_HEC.shape[1] - N)
     is_fitting = all(width % WIDTH_MULTIPLE == 0 for width in widths)
     is_fitting = is_fitting and N % PANEL == 0 == up_HEC.shape[2] % PANEL
-    if not is_fitting or not 0 < S <= _MOST_TOKENS:
+    if not is_fitting or not 0 < S <= MOST_TOKENS:
         return None
     return native_for(query_BSHQ, torch.bfloat16, find_fault)
 

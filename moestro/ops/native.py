@@ -177,6 +177,11 @@ class NativeKernels:
         """Whether they are written for what this processor has, not in plain C++."""
         return self.name != "portable"
 
+    @property
+    def has_bfloat16_products(self) -> bool:
+        """Whether this processor multiplies bfloat16 itself, so that torch is quick in it as well."""
+        return self.name in ("avx512", "amx")
+
     def takes_product(self, weight_ND: Tensor) -> bool:
         """Whether a matrix's widths are whole panels, or tiles where they multiply."""
         multiple = WIDTH_MULTIPLE if self.name == "amx" else PANEL

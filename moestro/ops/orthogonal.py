@@ -15,8 +15,8 @@ from moestro.ops.native import NativeKernels
 # The quintic of Muon's reference: steep at zero, so that five steps lift singular values of 0.01 to
 # about 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
-# Larger ones leave a core's cache, and torch shares one among all cores.
-MOST_NUMBERS = 1 << 18
+# Larger ones leave a core's cache; torch shares one among all cores, if it can multiply bfloat16.
+_MOST_NUMBERS = 1 << 18
 
 
 def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
@@ -26,7 +26,7 @@ def orthogonalize(update_NRC: Tensor, num_steps: int) -> Tensor:
     """
     _, R, C = update_NRC.shape
     kernels = native_for(update_NRC, torch.bfloat16, find_fault)
-    if kernels is None or R * C > MOST_NUMBERS:
+    if kernels is None or (R * C > _MOST_NUMBERS and kernels.has_bfloat16_products):
         return _by_torch(update_NRC, num_steps)
     return _natively(kernels, update_NRC, num_steps)
 

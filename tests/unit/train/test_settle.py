@@ -36,21 +36,22 @@ def vectorized() -> str:
     return found
 
 
-def test_small_matrices_train_natively_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_widths_train_natively_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settled(monkeypatch, vectorized()) == "bfloat16"
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hidden_size": 100}, {"v_head_dim": 40}, {"kv_lora_rank": 50}]
+    "changes",
+    [
+        {"hidden_size": 100},
+        {"v_head_dim": 40},
+        {"kv_lora_rank": 50},
+        {"max_position_embeddings": 8192},
+    ],
 )
 def test_shapes_that_no_pass_takes_train_on_torch_in_float32(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, int]
 ) -> None:
-    assert settled(monkeypatch, vectorized(), **changes) == "float32"
-
-
-def test_large_matrices_train_on_torch_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"hidden_size": 512, "intermediate_size": 2048}
     assert settled(monkeypatch, vectorized(), **changes) == "float32"
 
 
