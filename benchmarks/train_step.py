@@ -5,10 +5,10 @@ Tokens per second of one whole step (forward, backward, clip, AdamW) of (a) our 
 our dense model of equal active size, (c) transformers' DeepseekV3ForCausalLM on (a)'s weights with
 its fastest experts setting, as it comes and in a process that keeps freed memory as `moestro train`
 does. (a) and (b) in the dtype that `moestro train` would choose here, (c) in the one that torch
-multiplies fastest. Each in a process of its own, interleaved, medians, with the machine's matrix peak measured in
-between. In its turn each takes two steps and the second counts: in training a step follows a step,
-and finds the caches that it left, not another process's. MTP and budgets are off, because (c) has
-neither; every token takes all 4 routed experts.
+multiplies fastest, whose peak is the yardstick. Each in a process of its own, interleaved, medians,
+with that peak measured in between. In its turn each takes two steps and the second counts: in
+training a step follows a step, and finds the caches that it left, not another process's. MTP and
+budgets are off, because (c) has neither; every token takes all 4 routed experts.
 
     python benchmarks/train_step.py [--repeats 5] [--sizes demo small]
 """

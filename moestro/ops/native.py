@@ -179,7 +179,7 @@ class NativeKernels:
 
     @property
     def has_bfloat16_products(self) -> bool:
-        """Whether this processor multiplies bfloat16 itself, so that torch is quick in it as well."""
+        """Whether this processor multiplies bfloat16 itself, and torch is quick in it too."""
         return self.name in ("avx512", "amx")
 
     def takes_product(self, weight_ND: Tensor) -> bool:
