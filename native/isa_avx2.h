@@ -122,7 +122,7 @@ struct Avx2 {
   static Words add_bytes(Words sum, Words weights, Words x) {
     return {add_bytes(sum.low, weights.low, x.low), add_bytes(sum.high, weights.high, x.high)};
   }
-  // A group's products with weights below 16 fit sums of 16 bits: 16 pairs of at most 2 * 15 * 127.
+  // A group's products with weights below 16 fit sums of 16 bits: eight times 2 * 15 * 127 at most.
   static Words begin_nibbles(int32_t) { return fill(0); }
   static Words add_nibbles(Words sum, Words weights, Words x) {
     return {_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(weights.low, x.low)),
