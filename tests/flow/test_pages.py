@@ -213,7 +213,7 @@ def test_a_full_server_says_when_to_come_back(browser: Browser) -> None:
 
 
 def test_a_model_that_loads_shows_how_far_it_is_and_takes_nothing_yet(browser: Browser) -> None:
-    with site(ScriptedBackend("Two", load_s=3)) as here:
+    with site(ScriptedBackend("Two", load_s=8)) as here:
         page = browser.open(here.address)
         page.wait("document.querySelector('#notice').innerText.includes('being loaded')")
         assert 0 < page.evaluate("document.querySelector('#notice progress').value") < 1

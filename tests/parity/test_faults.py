@@ -131,3 +131,14 @@ def test_a_wrong_operation_runs_on_torch_and_says_so(
     assert "linear layer" in caplog.text
     # The other operations go on natively.
     assert native_for(x_TD, torch.bfloat16, rowwise.find_fault) is not None
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_finds_nothing_wrong_where_its_first_caller_wants_no_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = NativeKernels(NATIVE.instruction_sets()[0], load_native())
+    use(kernels, monkeypatch)
+    with torch.inference_mode():
+        x = torch.zeros(1, dtype=torch.bfloat16)
+        assert native_for(x, torch.bfloat16, CHECKS[name]) is kernels
