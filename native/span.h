@@ -33,8 +33,9 @@ typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, typename Isa:
 // a key's words are taken some at a time, and the key AHEAD of it is asked for, as processors do not
 // see by themselves where sixteen rows read in turn lead.
 template <class Isa, Format F, int ROWS, int PANELS, int WORDS>
-[[gnu::always_inline]] inline void add_scores(const uint32_t* const* keys, const uint32_t* queries, int64_t start,
-                typename Isa::Lanes (&sums)[ROWS][PANELS]) {
+[[gnu::always_inline]] inline void add_scores(const uint32_t* const* keys,
+                                              const uint32_t* queries, int64_t start,
+                                              typename Isa::Lanes (&sums)[ROWS][PANELS]) {
   typename Isa::Words panels[WORDS][PANELS];
 #pragma GCC unroll 16
   for (int w = 0; w < WORDS; ++w) {

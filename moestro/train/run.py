@@ -136,11 +136,9 @@ def _is_made_for_native_passes(config: RunConfig) -> bool:
     widths = [model.hidden_size, model.vocab_size, model.moe_intermediate_size, seq_len]
     widths += [model.intermediate_size, model.qk_head_dim, model.v_head_dim]
     narrow = [model.q_lora_rank or 0, model.kv_lora_rank, model.qk_nope_head_dim]
-    return max(seq_len, model.max_position_embeddings) <= MOST_TOKENS and not any(
-        width % multiple
-        for multiple, some in ((WIDTH_MULTIPLE, widths), (PANEL, narrow))
-        for width in some
-    )
+    are_whole = not any(width % WIDTH_MULTIPLE for width in widths)
+    are_whole = are_whole and not any(width % PANEL for width in narrow)
+    return are_whole and max(seq_len, model.max_position_embeddings) <= MOST_TOKENS
 
 
 def _check_device(name: str) -> None:
