@@ -10,25 +10,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moestro.policy.features import WORD_BUCKETS, Features
+from moestro.policy.features import WORD_BUCKETS, Features, Ints
 from moestro.policy.forest import Forest
 
 Floats = NDArray[np.float32]
 
+# Words share these places where topics are looked up, eight buckets each: a table of all buckets
+# would be larger than a policy may be, and knows no more.
+TOPIC_PLACES = 1 << 13
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """Puts features on one scale: D buckets, and R waves (random Fourier features) of the shape.
+    """Puts features on one scale: D buckets, and K topics that they are about.
 
-    `rarity_D` weighs buckets, 0 for those too rare to learn from. `whiten_SS` and `far` draw the
-    border of what was seen: a shape further from the mean than `far` is unfamiliar.
+    `rarity_D` weighs buckets, 0 for those too rare to learn from. `topics_HK` are the directions in
+    which prompts' words differ most (latent semantic analysis), over H places that words share.
+    `whiten_SS` and `far` draw the border of what was seen: a shape further from the mean than `far`
+    is unfamiliar.
     """
 
     rarity_D: Floats
+    topics_HK: Floats
     center_S: Floats
     spread_S: Floats
-    waves_SR: Floats
-    phases_R: Floats
     whiten_SS: Floats
     far: float
 
@@ -42,16 +47,10 @@ class Encoder:
                 part /= length
         return weights
 
-    def shape(self, features: Features) -> Floats:
-        """Return the waves of the prompt's shape."""
-        scale = np.float32(np.sqrt(2.0 / len(self.phases_R)))
-        waves: Floats = np.cos(self.standard(features) @ self.waves_SR + self.phases_R)
-        return scale * waves
-
-    def standard(self, features: Features) -> Floats:
-        """Return the shape in standard deviations from the mean, at most 4."""
-        standard: Floats = ((features.shape - self.center_S) / self.spread_S).clip(-4.0, 4.0)
-        return standard
+    def about(self, features: Features, text: Floats) -> Floats:
+        """Return what a forest goes by, seen_F: the prompt's shape, then its topics."""
+        places, signed = fold_words(features.buckets, text)
+        return np.concatenate([features.shape, signed @ self.topics_HK.take(places, axis=0)])
 
     def distance(self, features: Features) -> float:
         """Return how far the shape lies from those seen; 1 is the border of the familiar."""
@@ -61,23 +60,21 @@ class Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """Linear heads, one a model, over what an encoder gives, and a forest over the shape.
+    """Linear heads, one a model, over a prompt's buckets, and a forest over its shape and topics.
 
     The forest's values are deviations from the bias.
     """
 
     encoder: Encoder
     text_DM: Floats
-    shape_RM: Floats
     bias_M: Floats
     forest: Forest
 
     def estimate(self, features: Features) -> NDArray[np.float64]:
         """Return the score that each model is expected to have, 0 to 1."""
         weights = self.encoder.text(features)
-        scores_M = weights @ self.text_DM.take(features.buckets, axis=0)
-        scores_M = scores_M + self.encoder.shape(features) @ self.shape_RM + self.bias_M
-        scores_M = scores_M + self.forest.estimate(features.shape)
+        scores_M = weights @ self.text_DM.take(features.buckets, axis=0) + self.bias_M
+        scores_M = scores_M + self.forest.estimate(self.encoder.about(features, weights))
         return scores_M.astype(np.float64).clip(0.0, 1.0)
 
     def of(self, places: Sequence[int]) -> "Estimator":
@@ -96,7 +93,18 @@ class Estimator:
         return replace(
             self,
             text_DM=change(self.text_DM),
-            shape_RM=change(self.shape_RM),
             bias_M=change(self.bias_M[None])[0],
             forest=replace(self.forest, values_VM=change(self.forest.values_VM)),
         )
+
+
+def fold_words(buckets: Ints, text: Floats) -> tuple[Ints, Floats]:
+    """Return the place of each word's bucket among TOPIC_PLACES, and its weight with a sign.
+
+    Signs make what shares a place cancel out in the mean rather than add up.
+    """
+    num_words = int(np.searchsorted(buckets, WORD_BUCKETS))
+    words, weights = buckets[:num_words], text[:num_words]
+    # TOPIC_PLACES is a power of two, and divisions are slow.
+    is_negative = (words & TOPIC_PLACES).astype(bool)
+    return words & (TOPIC_PLACES - 1), np.where(is_negative, -weights, weights)

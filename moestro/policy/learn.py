@@ -1,43 +1,43 @@
-"""Outcomes become an estimator: ridge regression of all models' scores, and a forest of the shape.
+"""Outcomes become an estimator: ridge regression of all models' scores, and a forest beside it.
 
 Both learn all scores from the same features, so the difference of two estimates is the regression
-of the gain itself. The forest carries to subjects never seen, which text does not; text knows those
-that were. The ridge, its strength chosen by folds, is solved by conjugate gradients over rows,
-which needs neither the square of the buckets nor that of the rows. Next: build.py.
+of the gain itself. The forest goes by a prompt's shape, which carries to subjects never seen, and
+by its topics; the ridge by all its words and letters, which know those that were seen. Its
+strength is chosen by folds; conjugate gradients over rows solve it without the square of the
+buckets nor that of the rows. Next: build.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moestro.errors import ConfigError
-from moestro.policy.estimate import Encoder, Estimator
-from moestro.policy.features import NUM_BUCKETS, Features
+from moestro.policy.estimate import TOPIC_PLACES, Encoder, Estimator, fold_words
+from moestro.policy.features import NUM_BUCKETS, Features, Ints
 from moestro.policy.forest import ForestConfig, grow_forest
 
 Floats = NDArray[np.float32]
 
 MIN_ROWS = 20
+_ROWS_PER_TOPIC = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig:
     """How an estimator is learned.
 
-    `strengths` are the ridge penalties tried in `num_folds` folds of the rows given; `shape_weight`
-    is the share of the shape beside words and letters, `num_waves` its resolution, `wave_length`
-    in standard deviations. `forest_share` of every estimate is the forest's.
+    `strengths` are the ridge penalties tried in `num_folds` folds of the rows given; the forest is
+    given `num_topics` of a prompt, or fewer where rows are few; `forest_share` of every estimate
+    is its own.
     """
 
     strengths: tuple[float, ...] = (8.0, 20.0, 64.0)
     num_folds: int = 3
-    shape_weight: float = 0.5
-    num_waves: int = 384
-    wave_length: float = 1.0
-    forest_share: float = 0.75
+    num_topics: int = 48
+    forest_share: float = 0.85
     forest: ForestConfig = field(default_factory=ForestConfig)
     seed: int = 0
 
@@ -46,8 +46,8 @@ class LearnConfig:
             raise ConfigError(f"strengths are {self.strengths}: give penalties above 0")
         if self.num_folds < 2:
             raise ConfigError(f"num_folds is {self.num_folds}: give at least 2")
-        if self.num_waves < 1 or self.wave_length <= 0 or self.shape_weight < 0:
-            raise ConfigError("num_waves and wave_length must be above 0, shape_weight from 0 on")
+        if self.num_topics < 1:
+            raise ConfigError(f"num_topics is {self.num_topics}: give at least 1")
         if not 0.0 <= self.forest_share <= 1.0:
             raise ConfigError(f"forest_share is {self.forest_share:g}: give a share from 0 to 1")
 
@@ -89,42 +89,34 @@ def _error(estimates_NM: NDArray[np.float64], scores_NM: NDArray[np.float64]) ->
 
 
 class _Table:
-    """The rows of a fit as matrices, the encoder that made them, and the forest grown on them."""
+    """The rows of a fit as a matrix, the encoder that made it, and the forest grown on them."""
 
     def __init__(
         self, features: Sequence[Features], scores_NM: NDArray[np.float64], config: LearnConfig
     ) -> None:
-        from scipy import sparse  # type: ignore[import-untyped]
-
         self._bias_M = scores_NM.mean(0)
         self._target_NM = (scores_NM - self._bias_M).astype(np.float32)
         self._linear_share = np.float32(1.0 - config.forest_share)
-        shapes_NS = np.stack([row.shape for row in features])
-        self._forest = grow_forest(
-            shapes_NS, config.forest_share * self._target_NM, config.forest, config.seed
-        )
-        self._weight = np.float32(config.shape_weight)
-        self._encoder = fit_encoder(features, config)
-        texts = [self._encoder.text(row) for row in features]
-        ends = np.cumsum([0, *map(len, texts)])
-        places = np.concatenate([row.buckets for row in features])
-        self._text_ND: Any = sparse.csr_matrix(
-            (np.concatenate(texts), places, ends), shape=(len(features), NUM_BUCKETS)
-        )
+        encoder = fit_encoder(features)
+        texts = [(row.buckets, encoder.text(row)) for row in features]
+        self._text_ND = _matrix(texts, NUM_BUCKETS)
         self._text_DN = self._text_ND.T.tocsr()
-        self._shape_NR = self._weight * np.stack([self._encoder.shape(row) for row in features])
+        self._encoder = replace(encoder, topics_HK=find_topics(texts, config))
+        seen = [
+            self._encoder.about(row, text) for row, (_, text) in zip(features, texts, strict=True)
+        ]
+        self._forest = grow_forest(
+            np.stack(seen), config.forest_share * self._target_NM, config.forest, config.seed
+        )
 
     def solve(self, strength: float) -> Estimator:
         """Return the estimator whose ridge regression has this penalty."""
         target_NM = self._linear_share * self._target_NM
         dual_NM = self._descend(target_NM, np.float32(strength))
-        # Waves have a mean of their own, which the bias takes up.
-        shape_RM = self._weight * (self._shape_NR.T @ dual_NM)
         text_DM = np.asarray(self._text_DN @ dual_NM, dtype=np.float16).astype(np.float32)
         return Estimator(
             encoder=self._encoder,
             text_DM=text_DM,
-            shape_RM=shape_RM.astype(np.float32),
             bias_M=self._bias_M.astype(np.float32),
             forest=self._forest,
         )
@@ -137,8 +129,7 @@ class _Table:
         for _ in range(100):
             if np.all(size_M <= enough_M):
                 break
-            image = self._text_ND @ (self._text_DN @ step)
-            image += self._shape_NR @ (self._shape_NR.T @ step) + strength * step
+            image = self._text_ND @ (self._text_DN @ step) + strength * step
             part_M = size_M / np.maximum((step * image).sum(0), 1e-30)
             dual += part_M * step
             rest -= part_M * image
@@ -148,8 +139,8 @@ class _Table:
         return dual
 
 
-def fit_encoder(features: Sequence[Features], config: LearnConfig) -> Encoder:
-    """Learn how rare buckets are and how shapes spread."""
+def fit_encoder(features: Sequence[Features]) -> Encoder:
+    """Learn how rare buckets are and how shapes spread, and no topics."""
     counts_D = np.zeros(NUM_BUCKETS)
     for row in features:
         counts_D[row.buckets] += 1
@@ -159,20 +150,38 @@ def fit_encoder(features: Sequence[Features], config: LearnConfig) -> Encoder:
     # A measure that never varied still tells the unfamiliar from the familiar, but not by a hair.
     spread_S = np.maximum(spread_S, 0.05)
     standard_NS = (shapes_NS - center_S) / spread_S
-    draw = np.random.default_rng(config.seed)
-    num_shapes = shapes_NS.shape[1]
-    size = config.wave_length * np.sqrt(num_shapes / 10.0)
     whiten_SS = _whiten(standard_NS)
     distances_N = np.sqrt(((standard_NS @ whiten_SS) ** 2).sum(1))
     return Encoder(
         rarity_D=rarity_D.astype(np.float16).astype(np.float32),
+        topics_HK=np.zeros((TOPIC_PLACES, 0), dtype=np.float32),
         center_S=center_S.astype(np.float32),
         spread_S=spread_S.astype(np.float32),
-        waves_SR=(draw.standard_normal((num_shapes, config.num_waves)) / size).astype(np.float32),
-        phases_R=draw.uniform(0.0, 2.0 * np.pi, config.num_waves).astype(np.float32),
         whiten_SS=whiten_SS.astype(np.float32),
-        far=float(np.quantile(distances_N, 0.999)) * 1.1,
+        # Where all prompts are alike, any other is unfamiliar.
+        far=max(float(np.quantile(distances_N, 0.999)) * 1.1, 1e-6),
     )
+
+
+def find_topics(texts: Sequence[tuple[Ints, Floats]], config: LearnConfig) -> Floats:
+    """Return topics_HK of these buckets and their weights, no more than one for ten rows."""
+    from sklearn.utils.extmath import randomized_svd  # type: ignore[import-untyped]
+
+    num_topics = max(1, min(config.num_topics, len(texts) // _ROWS_PER_TOPIC))
+    folded_NH = _matrix([fold_words(*row) for row in texts], TOPIC_PLACES)
+    _, _, topics_KH = randomized_svd(folded_NH, num_topics, n_iter=3, random_state=config.seed)
+    # Rounded as they are kept.
+    topics_HK: Floats = topics_KH.T.astype(np.float16).astype(np.float32)
+    return topics_HK
+
+
+def _matrix(rows: Sequence[tuple[Ints, Floats]], width: int) -> Any:  # noqa: ANN401
+    """Return a sparse matrix of (places, values) of each row; a place may stand twice."""
+    from scipy import sparse  # type: ignore[import-untyped]
+
+    ends = np.cumsum([0, *(len(places) for places, _ in rows)])
+    places, values = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return sparse.csr_matrix((values, places, ends), shape=(len(rows), width))
 
 
 def _whiten(standard_NS: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moestro.errors import CheckpointError, ConfigError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
 from moestro.policy.cascade import CascadeRule
-from moestro.policy.estimate import Encoder, Estimator
+from moestro.policy.estimate import TOPIC_PLACES, Encoder, Estimator
 from moestro.policy.features import NUM_BUCKETS
 from moestro.policy.forest import Forest
 from moestro.policy.policy import Policy
@@ -24,14 +24,14 @@ from moestro.policy.prices import Price
 from moestro.policy.shape import SHAPE
 from moestro.policy.verify import Verifier
 
-FORMAT = 2
+FORMAT = 3
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
 MAX_BYTES = 5_000_000
-_PLACES = ("roots_T", "features_V", "children_V2")
-_HALF = ("rarity_D", "text_DM", "values_VM")
-_ENCODER = ("rarity_D", "center_S", "spread_S", "waves_SR", "phases_R", "whiten_SS")
-_HEADS = ("text_DM", "shape_RM", "bias_M")
-_FOREST = ("roots_T", "features_V", "thresholds_V", "children_V2", "values_VM")
+_PLACES = ("roots_T", "features_V", "left_V")
+_HALF = ("rarity_D", "topics_HK", "text_DM", "values_VM")
+_ENCODER = ("rarity_D", "topics_HK", "center_S", "spread_S", "whiten_SS")
+_HEADS = ("text_DM", "bias_M")
+_FOREST = ("roots_T", "features_V", "thresholds_V", "left_V", "values_VM")
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -98,6 +98,8 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     expected = (NUM_BUCKETS, len(models))
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
         raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
+    if len(tensors["topics_HK"]) != TOPIC_PLACES:
+        raise ValueError(f"topics have {len(tensors['topics_HK'])} places, not {TOPIC_PLACES}")
     encoder = Encoder(**{name: tensors[name] for name in _ENCODER}, far=float(saved["far"]))
     threshold, cascade, verifier = (saved.get(n) for n in ("threshold", "cascade", "verifier"))
     checks_answers = bool(saved.get("checks_answers", False))
@@ -128,10 +130,11 @@ def _build_forest(tensors: Mapping[str, NDArray[np.float32]], depth: int) -> For
         roots_T=tensors["roots_T"].astype(np.intp),
         features_V=tensors["features_V"].astype(np.intp),
         thresholds_V=tensors["thresholds_V"],
-        children_V2=tensors["children_V2"].astype(np.intp),
+        left_V=tensors["left_V"].astype(np.intp),
         values_VM=tensors["values_VM"],
     )
-    forest.check(len(SHAPE), tensors["text_DM"].shape[1])
+    num_inputs = len(SHAPE) + tensors["topics_HK"].shape[1]
+    forest.check(num_inputs, tensors["text_DM"].shape[1])
     return forest
 
 

@@ -16,7 +16,7 @@ from moestro.policy.report import report
 from moestro.policy.store import load_policy, save_policy
 from tests.unit.policy.made_outcomes import make_outcomes
 
-QUICK = LearnConfig(strengths=(4.0, 32.0), num_folds=2, num_waves=32)
+QUICK = LearnConfig(strengths=(4.0, 32.0), num_folds=2, num_topics=4)
 PRICES = build_prices({"small": 0.1, "large": {"input_price": 2, "output_price": 6}})
 EASY, HARD = "Greet my friend 7 12", "Prove that 9 divides n^3 40"
 
@@ -95,8 +95,8 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
         load_policy(tmp_path)
     save_policy(pair, tmp_path)
     text = (tmp_path / "policy.json").read_text()
-    (tmp_path / "policy.json").write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(CheckpointError, match="format 9 is not 2"):
+    (tmp_path / "policy.json").write_text(text.replace('"format": 3', '"format": 9'))
+    with pytest.raises(CheckpointError, match="format 9 is not 3"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text(text.replace('"small",', ""))
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -183,7 +183,7 @@ def test_prices_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     [
         {"strengths": ()},
         {"num_folds": 1},
-        {"num_waves": 0},
+        {"num_topics": 0},
         {"forest_share": 1.5},
         {"strengths": (-1.0,)},
     ],
