@@ -161,6 +161,24 @@ void multiply_bands(const Left& left, int64_t num_rows, const Bands<Isa>& right,
   multiply_bands<Isa>(left, num_rows, right, right.plan.num_columns, right.num_words, emit);
 }
 
+// What a symmetric product is taken in: blocks of as many rows and columns.
+constexpr int64_t MIRRORED = 2 * PANEL;
+
+// The same where the product is symmetric: the blocks on and above its diagonal, and all that comes
+// with them in a band. A sum of the same numbers in the same order, the rest has the same bits, and
+// `mirror` copies it.
+template <class Isa, class Left, class Emit>
+void multiply_symmetric(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
+  for (int64_t b = 0; b < right.plan.number; ++b) {
+    const int64_t first = right.plan.first(b);
+    const int64_t end = round_up(first + right.plan.width(b), MIRRORED);
+    multiply_band<Isa>(left, smaller(num_rows, end), right, b, right.num_words,
+                       [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
+                         emit(row, first + column, sums);
+                       });
+  }
+}
+
 // Fills band b with a matrix whose rows are the product's columns: y = x W^T.
 template <class Isa>
 void pack_transposed(const uint16_t* matrix, const Bands<Isa>& bands, int64_t b) {
@@ -212,6 +230,36 @@ Bands<Isa> pack_all_rows(const uint16_t* rows, int64_t columns, int64_t num_rows
   return bands;
 }
 
+// Turns rows into columns: number r of row c of what comes out, whose rows are `step` words apart,
+// is number c of row r. The numbers of rows and columns are multiples of two panels and of one.
+template <class Isa>
+void turn_rows(const uint16_t* rows, int64_t row_step, int64_t num_rows, int64_t num_columns,
+               uint32_t* to, int64_t step) {
+  alignas(64) uint32_t block[PANEL][PANEL];
+  const uint32_t* lines[PANEL];
+  for (int64_t w = 0; w < PANEL; ++w) lines[w] = block[w];
+  for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
+    for (int64_t c = 0; c < num_columns; c += PANEL) {
+      for (int64_t w = 0; w < PANEL; ++w) {
+        const uint16_t* even = rows + (first + 2 * w) * row_step + c;
+        Isa::interleave(even, even + row_step, block[w]);
+      }
+      Isa::transpose(lines, 0, step, to + c * step + first / 2);
+    }
+  }
+}
+
+// Completes a symmetric matrix of which the blocks on and above the diagonal are there.
+template <class Isa>
+void mirror(uint16_t* matrix, int64_t size) {
+  uint32_t* words = reinterpret_cast<uint32_t*>(matrix);
+  for (int64_t first = 0; first < size; first += MIRRORED) {
+    const int64_t next = first + MIRRORED;
+    turn_rows<Isa>(matrix + first * size + next, size, MIRRORED, size - next,
+                   words + (next * size + first) / 2, size / 2);
+  }
+}
+
 // The left factor of a sum over rows, which are taken by twos: a word of each column for each two.
 // A processor's tiles want a column's words side by side, all else those of a panel's columns.
 template <class Isa>
@@ -223,7 +271,9 @@ struct ColumnFactor {
   // Takes rows, `row_step` apart, as words from `first_word` on; their number is a multiple of
   // ROW_MULTIPLE.
   void put(const uint16_t* rows, int64_t row_step, int64_t num_rows, int64_t first_word) const {
-    if constexpr (Isa::HAS_TILES) return turn(rows, row_step, num_rows, words + first_word);
+    if constexpr (Isa::HAS_TILES) {
+      return turn_rows<Isa>(rows, row_step, num_rows, num_columns, words + first_word, num_words);
+    }
     uint32_t* to = words + first_word * PANEL;
     for (int64_t r = 0; r < num_rows; r += 2, rows += 2 * row_step, to += PANEL) {
       for (int64_t c = 0; c < num_columns; c += PANEL) {
@@ -238,22 +288,6 @@ struct ColumnFactor {
       return WordRows{words + column * num_words, num_words};
     } else {
       return WordColumns{words, num_words * PANEL}.from(column);
-    }
-  }
-
- private:
-  void turn(const uint16_t* rows, int64_t row_step, int64_t num_rows, uint32_t* to) const {
-    alignas(64) uint32_t block[PANEL][PANEL];
-    const uint32_t* lines[PANEL];
-    for (int64_t w = 0; w < PANEL; ++w) lines[w] = block[w];
-    for (int64_t first = 0; first < num_rows; first += 2 * PANEL) {
-      for (int64_t c = 0; c < num_columns; c += PANEL) {
-        for (int64_t w = 0; w < PANEL; ++w) {
-          const uint16_t* even = rows + (first + 2 * w) * row_step + c;
-          Isa::interleave(even, even + row_step, block[w]);
-        }
-        Isa::transpose(lines, 0, num_words, to + c * num_words + first / 2);
-      }
     }
   }
 };

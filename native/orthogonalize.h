@@ -49,19 +49,21 @@ class Orthogonalizer {
  private:
   // x := a x + (b g + c g g) x, where g = x x^T.
   void improve() {
-    multiply_bands<Isa>(by_rows(x_, columns_), rows_,
-                        pack_all_transposed<Isa>(x_, rows_, columns_, words_),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store_bfloat16(sums, gram_ + row * rows_ + column);
-                        });
-    // A gram matrix is its own transpose.
-    multiply_bands<Isa>(by_rows(gram_, rows_), rows_,
-                        pack_all_rows<Isa>(gram_, rows_, rows_, words_),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          const int64_t at = row * rows_ + column;
-                          put(given_.b, gram_ + at, Isa::multiply(sums, Isa::fill(given_.c)),
-                              factor_ + at);
-                        });
+    multiply_symmetric<Isa>(by_rows(x_, columns_), rows_,
+                            pack_all_transposed<Isa>(x_, rows_, columns_, words_),
+                            [&](int64_t row, int64_t column, Lanes sums) {
+                              Isa::store_bfloat16(sums, gram_ + row * rows_ + column);
+                            });
+    mirror<Isa>(gram_, rows_);
+    // A gram matrix is its own transpose, and so is its square.
+    multiply_symmetric<Isa>(by_rows(gram_, rows_), rows_,
+                            pack_all_rows<Isa>(gram_, rows_, rows_, words_),
+                            [&](int64_t row, int64_t column, Lanes sums) {
+                              const int64_t at = row * rows_ + column;
+                              put(given_.b, gram_ + at,
+                                  Isa::multiply(sums, Isa::fill(given_.c)), factor_ + at);
+                            });
+    mirror<Isa>(factor_, rows_);
     multiply_bands<Isa>(by_rows(factor_, rows_), rows_,
                         pack_all_rows<Isa>(x_, columns_, rows_, words_),
                         [&](int64_t row, int64_t column, Lanes sums) {

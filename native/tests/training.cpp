@@ -242,7 +242,7 @@ Results run_gate(const Kernels& kernels, const GateShape& shape, int threads) {
 struct MatrixShape {
   int64_t number, rows, columns;
 };
-constexpr MatrixShape MATRICES[] = {{1, 1, 5}, {5, 37, 51}, {3, 96, 64}};
+constexpr MatrixShape MATRICES[] = {{1, 1, 5}, {5, 37, 51}, {3, 96, 64}, {2, 150, 170}};
 
 Results run_matrices(const Kernels& kernels, const MatrixShape& shape, int threads) {
   Random random;

@@ -14,7 +14,15 @@ from tests.parity.chosen import use
 from tests.parity.threads import threads
 
 NATIVE = pytest.importorskip("moestro.ops._native", reason="built without a compiler")
-SHAPES = [(8, 64, 96), (4, 96, 64), (3, 32, 32), (5, 37, 51), (2, 1, 40), (3, 144, 48)]
+SHAPES = [
+    (8, 64, 96),
+    (4, 96, 64),
+    (3, 32, 32),
+    (5, 37, 51),
+    (2, 1, 40),
+    (3, 144, 48),
+    (2, 150, 170),
+]
 
 
 @pytest.fixture(params=NATIVE.instruction_sets())
