@@ -98,8 +98,9 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     expected = (NUM_BUCKETS, len(models))
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
         raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
-    if len(tensors["topics_HK"]) != TOPIC_PLACES:
-        raise ValueError(f"topics have {len(tensors['topics_HK'])} places, not {TOPIC_PLACES}")
+    topics_HK = tensors["topics_HK"]
+    if topics_HK.ndim != 2 or len(topics_HK) != TOPIC_PLACES:
+        raise ValueError(f"topics have shape {topics_HK.shape}, expected ({TOPIC_PLACES}, any)")
     encoder = Encoder(**{name: tensors[name] for name in _ENCODER}, far=float(saved["far"]))
     threshold, cascade, verifier = (saved.get(n) for n in ("threshold", "cascade", "verifier"))
     checks_answers = bool(saved.get("checks_answers", False))

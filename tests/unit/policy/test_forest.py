@@ -59,6 +59,8 @@ def test_a_forest_that_does_not_fit_together_is_refused(forest: Forest) -> None:
         replace(forest, roots_T=beyond).check(4, 2)
     with pytest.raises(ValueError, match="do not fit"):
         replace(forest, depth=-1).check(4, 2)
+    with pytest.raises(ValueError, match="do not fit"):
+        replace(forest, left_V=forest.left_V + 1).check(4, 2)
 
 
 @pytest.mark.parametrize(
