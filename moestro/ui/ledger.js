@@ -52,8 +52,9 @@ export function ledgerView() {
     grid.hidden = decisions.length === 0;
     newer.disabled = places.length === 0;
     older.disabled = before === null;
-    // Somebody who reads an older page, or marks a line, must not lose it.
-    const about = `${filters.query({})} ${places.at(-1)}`;
+    // Somebody who reads an older page, or marks a line, must not lose it. Filters may have changed
+    // since these decisions were asked for.
+    const about = poll.asked;
     const newest = `${decisions[0]?.id} ${decisions.length}`;
     if (body.dataset.about === about && (body.dataset.newest === newest || !isLive.checked || isMarked(body))) return;
     Object.assign(body.dataset, { about, newest });

@@ -3,9 +3,10 @@ import { ask, Trouble } from "./api.js";
 import { button, el } from "./dom.js";
 
 export class Poll {
-  // `path()` is the feed's address; `onChange()` is called when `data` or `trouble` has changed.
+  // `path()` is the feed's address, `asked` the one that `data` came from, which may no longer be
+  // it; `onChange()` is called when `data` or `trouble` has changed.
   constructor(path, onChange, periodMs = 1000) {
-    Object.assign(this, { path, onChange, periodMs, data: null, trouble: null, isOn: false, isAsking: false, timer: 0, turn: 0 });
+    Object.assign(this, { path, onChange, periodMs, data: null, asked: null, trouble: null, isOn: false, isAsking: false, timer: 0, turn: 0 });
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
     document.addEventListener("keychange", () => this.again());
   }
@@ -32,16 +33,17 @@ export class Poll {
     if (!this.isOn || this.isAsking || document.hidden) return;
     this.isAsking = true;
     const { turn } = this;
+    const asked = this.path();
     let data = null;
     let trouble = null;
     try {
-      data = await (await ask(this.path())).json();
+      data = await (await ask(asked)).json();
     } catch (error) {
       trouble = error instanceof Trouble ? error : new Trouble("This page's figures cannot be read.", "It keeps trying.");
     }
     if (turn !== this.turn) return;
     this.isAsking = false;
-    if (data) this.data = data;
+    if (data) Object.assign(this, { data, asked });
     this.trouble = trouble;
     if (!this.isOn) return;
     this.onChange();

@@ -157,6 +157,28 @@ def test_filters_choose_and_pages_turn(browser: Browser, site: FleetSite) -> Non
     wait_text(page, "No decision fits these filters.")
 
 
+def test_a_filter_written_before_the_last_ones_answer_came_is_followed(
+    browser: Browser, site: FleetSite
+) -> None:
+    page = look(browser, site, "ledger")
+    page.wait("document.querySelectorAll('.records tbody tr').length === 50")
+    page.evaluate("document.querySelector('main .apart input[type=checkbox]').click()")
+    page.evaluate(
+        "(() => { const real = window.fetch; window.held = []; window.fetch = async (...asked) => {"
+        " const answer = await real(...asked); const url = String(asked[0]?.url ?? asked[0]);"
+        " if (url.includes('ui/ledger?model=large') && !url.includes('reason='))"
+        " await new Promise(go => window.held.push(go)); return answer; }; })()"
+    )
+    page.write("#filter-model", "large")
+    page.wait("window.held.length > 0")
+    page.write("#filter-reason", "OVER 0.11")
+    page.evaluate("window.held.forEach(go => go())")
+    page.wait(
+        "(r => r.length && r.every(e => e.innerText.includes('over 0.11')))"
+        "([...document.querySelectorAll('.records tbody tr')])"
+    )
+
+
 def test_a_key_that_is_no_admins_sees_its_own_and_no_keys(
     browser: Browser, site: FleetSite
 ) -> None:
