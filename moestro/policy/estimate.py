@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moestro.policy.features import WORD_BUCKETS, Features, Ints
+from moestro.policy.features import Features, Ints
 from moestro.policy.forest import Forest
 
 Floats = NDArray[np.float32]
@@ -38,13 +38,11 @@ class Encoder:
     far: float
 
     def text(self, features: Features) -> Floats:
-        """Return the weight of each of the prompt's buckets; words and letters weigh the same."""
+        """Return the weight of each of the prompt's buckets: all prompts weigh the same."""
         weights = features.weights * self.rarity_D.take(features.buckets)
-        num_words = int(np.searchsorted(features.buckets, WORD_BUCKETS))
-        for part in (weights[:num_words], weights[num_words:]):
-            length = float(np.sqrt(part @ part))
-            if length > 0.0:
-                part /= length
+        length = float(np.sqrt(weights @ weights))
+        if length > 0.0:
+            weights /= length
         return weights
 
     def about(self, features: Features, text: Floats) -> Floats:
@@ -99,12 +97,10 @@ class Estimator:
 
 
 def fold_words(buckets: Ints, text: Floats) -> tuple[Ints, Floats]:
-    """Return the place of each word's bucket among TOPIC_PLACES, and its weight with a sign.
+    """Return the place of each bucket among TOPIC_PLACES, and its weight with a sign.
 
     Signs make what shares a place cancel out in the mean rather than add up.
     """
-    num_words = int(np.searchsorted(buckets, WORD_BUCKETS))
-    words, weights = buckets[:num_words], text[:num_words]
     # TOPIC_PLACES is a power of two, and divisions are slow.
-    is_negative = (words & TOPIC_PLACES).astype(bool)
-    return words & (TOPIC_PLACES - 1), np.where(is_negative, -weights, weights)
+    is_negative = (buckets & TOPIC_PLACES).astype(bool)
+    return buckets & (TOPIC_PLACES - 1), np.where(is_negative, -text, text)

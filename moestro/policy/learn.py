@@ -2,7 +2,7 @@
 
 Both learn all scores from the same features, so the difference of two estimates is the regression
 of the gain itself. The forest goes by a prompt's shape, which carries to subjects never seen, and
-by its topics; the ridge by all its words and letters, which know those that were seen. Its
+by its topics; the ridge by all its words, which know those that were seen. Its
 strength is chosen by folds; conjugate gradients over rows solve it without the square of the
 buckets nor that of the rows. Next: build.py.
 """
@@ -34,7 +34,7 @@ class LearnConfig:
     is its own.
     """
 
-    strengths: tuple[float, ...] = (8.0, 20.0, 64.0)
+    strengths: tuple[float, ...] = (4.0, 10.0, 32.0)
     num_folds: int = 3
     num_topics: int = 48
     forest_share: float = 0.85

@@ -24,7 +24,7 @@ from moestro.policy.prices import Price
 from moestro.policy.shape import SHAPE
 from moestro.policy.verify import Verifier
 
-FORMAT = 3
+FORMAT = 4
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.npz"
 MAX_BYTES = 5_000_000
 _PLACES = ("roots_T", "features_V", "left_V")

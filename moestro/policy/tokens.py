@@ -1,8 +1,9 @@
-"""A text in lower case, read once: its tokens' codes and sizes, and its bytes with single spaces.
+"""A text in lower case, read once: its tokens' codes and sizes.
 
 A token is a word, a number or a sign, its code a checksum (CRC-32). That is linear: what each byte
 adds depends on its distance from the token's end only, and is summed bit by bit. So all tokens are
-found and coded side by side, and no text is made for any. Knows no buckets. Next: features.py.
+found and coded side by side, and no text is made for any. Where words stand without spaces between
+them, each letter is one. Knows no buckets. Next: features.py.
 """
 
 import re
@@ -31,25 +32,30 @@ _ADDED = np.array(
     dtype=np.uint32,
 )
 _ADDED ^= _ADDED[:, :1]
-_TOKEN = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_TOKEN = re.compile(rf"[^\W\d_{_UNSPACED}]+|\d+|[^\w\s]|[{_UNSPACED}]")
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """N tokens by code, how many characters each has, and which are words; the text's bytes."""
+    """N tokens by code, how many characters each has, and which are words."""
 
     codes_N: Codes
     sizes_N: Places
     is_word_N: Flags
-    data: Bytes
 
 
 def read_tokens(lowered: str) -> Tokens:
     """Read a text in lower case; all numbers of as many digits are one token.
 
-    Their values rarely come again. Spaces are one at each end, and one wherever there are some.
+    Their values rarely come again.
     """
-    points_C = np.frombuffer(f" {lowered} ".encode("utf-32-le", "replace"), dtype="<u4")
+    points_C = np.frombuffer(f" {lowered}".encode("utf-32-le", "replace"), dtype="<u4")
     kinds_C = _KINDS.take(points_C, mode="clip")
     if kinds_C.max() == _ODD:
         return read_one_by_one(lowered)
@@ -67,7 +73,6 @@ def read_tokens(lowered: str) -> Tokens:
         codes_N,
         _ends(starts_N, len(points_K)) - starts_N,
         kinds_K.take(starts_N) == _LETTER,
-        _encode(_squeeze(points_C, kinds_C == _SPACE), lowered),
     )
 
 
@@ -76,12 +81,10 @@ def read_one_by_one(lowered: str) -> Tokens:
     tokens = _TOKEN.findall(lowered)
     plain = ("0" * len(token) if token.isdigit() else token for token in tokens)
     codes = [zlib.crc32(token.encode("utf-8", "replace")) for token in plain]
-    data = " ".join(["", *lowered.split(), ""]).encode("utf-8", "replace")
     return Tokens(
         np.array(codes, dtype=np.uint32),
         np.array([*map(len, tokens)], dtype=np.intp),
         np.array([*map(str.isalpha, tokens)], dtype=bool),
-        np.frombuffer(data, dtype=np.uint8),
     )
 
 
@@ -124,15 +127,6 @@ def _in_bytes(data_B: Bytes, starts_N: Places, num_chars: int) -> Places:
     return places_N
 
 
-def _squeeze(points_C: NDArray[np.uint32], is_space_C: Flags) -> NDArray[np.uint32]:
-    is_kept_C = ~is_space_C
-    is_kept_C[1:] |= is_kept_C[:-1]
-    is_kept_C[0] = True
-    single = points_C[is_kept_C]
-    np.putmask(single, is_space_C[is_kept_C], ord(" "))
-    return single
-
-
 def _encode(points: NDArray[np.uint32], lowered: str) -> Bytes:
     if lowered.isascii():
         return points.astype(np.uint8)
@@ -145,7 +139,7 @@ def _kind_of(character: str) -> int:
     if character == "_":
         return _LINE
     if character.isalpha():
-        return _LETTER
+        return _ODD if _IS_UNSPACED.match(character) else _LETTER
     if character.isdecimal():
         return _DIGIT
     return _ODD if character.isalnum() else _SIGN

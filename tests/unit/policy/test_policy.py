@@ -95,8 +95,8 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
         load_policy(tmp_path)
     save_policy(pair, tmp_path)
     text = (tmp_path / "policy.json").read_text()
-    (tmp_path / "policy.json").write_text(text.replace('"format": 3', '"format": 9'))
-    with pytest.raises(CheckpointError, match="format 9 is not 3"):
+    (tmp_path / "policy.json").write_text(text.replace('"format": 4', '"format": 9'))
+    with pytest.raises(CheckpointError, match="format 9 is not 4"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text(text.replace('"small",', ""))
     with pytest.raises(CheckpointError, match="is damaged"):

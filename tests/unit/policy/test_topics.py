@@ -9,7 +9,7 @@ import pytest
 from moestro.errors import CheckpointError
 from moestro.policy.build import build_pair
 from moestro.policy.estimate import TOPIC_PLACES, fold_words
-from moestro.policy.features import WORD_BUCKETS, read
+from moestro.policy.features import NUM_BUCKETS, read
 from moestro.policy.learn import LearnConfig, find_topics, fit_encoder
 from moestro.policy.store import WEIGHTS_FILE, load_policy, save_policy
 from tests.unit.policy.made_outcomes import make_outcomes
@@ -41,8 +41,8 @@ def test_prompts_of_one_matter_are_alike_though_they_share_no_words() -> None:
 
 
 def test_signs_make_buckets_of_one_place_cancel_out() -> None:
-    buckets = np.arange(WORD_BUCKETS)
-    places, signed = fold_words(buckets, np.ones(WORD_BUCKETS, dtype=np.float32))
+    buckets = np.arange(NUM_BUCKETS)
+    places, signed = fold_words(buckets, np.ones(NUM_BUCKETS, dtype=np.float32))
     assert np.array_equal(np.unique(places), np.arange(TOPIC_PLACES))
     np.testing.assert_array_equal(np.bincount(places, weights=signed), 0.0)
 
