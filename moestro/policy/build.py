@@ -27,7 +27,7 @@ MIN_JOIN_ROWS = 10
 _JOIN_STRENGTH = 100.0
 # How many standard errors of its mean a new model is taken to be worse than it looked: what is
 # chosen for looking best was lucky more often than not.
-_JOIN_MARGIN = 1.5
+_JOIN_MARGIN = 2.5
 # The share of the strong model's score at which two ways to choose are compared: the usual floor.
 _KEPT = 0.95
 
