@@ -38,7 +38,7 @@ _UNSPACED = (
     "\U00020000-\U0003ffff"
 )
 _TOKEN = re.compile(rf"[^\W\d_{_UNSPACED}]+|\d+|[^\w\s]|[{_UNSPACED}]")
-_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_KNOWN_UNSPACED = frozenset(re.findall(f"[{_UNSPACED}]", "".join(map(chr, range(_NUM_KNOWN)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _kind_of(character: str) -> int:
     if character == "_":
         return _LINE
     if character.isalpha():
-        return _ODD if _IS_UNSPACED.match(character) else _LETTER
+        return _ODD if character in _KNOWN_UNSPACED else _LETTER
     if character.isdecimal():
         return _DIGIT
     return _ODD if character.isalnum() else _SIGN
