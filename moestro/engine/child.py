@@ -71,10 +71,12 @@ class Child:
         try:
             self._process.start()
         except OSError as error:
+            atexit.unregister(self.kill)
             self._on_report(Fault(f"no process for the engine: {error.strerror}", is_lasting=False))
             self._on_end(1)
             return
-        self._far_end.close()
+        finally:
+            self._far_end.close()
         if self._is_killed:
             self._process.kill()
         threading.Thread(target=self._write, name="moestro-engine-writer", daemon=True).start()

@@ -164,9 +164,11 @@ class Engine:
         )
 
     def _enqueue_ready(self) -> None:
-        for request, future in self._intake.pop_ready():
+        for request, grammar in self._intake.pop_ready():
             try:
-                self._enqueue(request, None if future is None else future.result())
+                if isinstance(grammar, MoestroError):
+                    raise grammar
+                self._enqueue(request, grammar)
             except MoestroError as error:
                 self._fail(request.id, error)
 

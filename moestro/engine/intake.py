@@ -4,16 +4,17 @@ Grammars are compiled beside the steps, so that nobody's stream waits for an ela
 Knows no tensors. Next: engine.py, scheduler.py.
 """
 
+import logging
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from moestro.engine.request import EngineRequest, Sequence
 from moestro.engine.sampler import check
-from moestro.errors import ConfigError, DataError
+from moestro.errors import BackendError, ConfigError, DataError, MoestroError
 from moestro.model.config import ModelConfig
 from moestro.text.grammar import Grammar, GrammarFactory
 
-Compiled = tuple[EngineRequest, Future[Grammar] | None]
+log = logging.getLogger(__name__)
 
 
 class Intake:
@@ -26,7 +27,7 @@ class Intake:
         self._max_length = max_length
         self._grammars = grammars
         self._compiler = ThreadPoolExecutor(1, "grammar")
-        self._held: dict[str, Compiled] = {}
+        self._held: dict[str, tuple[EngineRequest, Future[Grammar] | None]] = {}
         self._num_arrivals = 0
 
     def __len__(self) -> int:
@@ -44,14 +45,17 @@ class Intake:
 
     def drop(self, request_id: str) -> None:
         """Forget a request; unknown ids are ignored."""
-        self._held.pop(request_id, None)
+        _, future = self._held.pop(request_id, (None, None))
+        if future is not None:
+            # Others' grammars wait behind it.
+            future.cancel()
 
-    def pop_ready(self) -> list[Compiled]:
-        """Return the requests that wait for nothing more."""
+    def pop_ready(self) -> list[tuple[EngineRequest, Grammar | MoestroError | None]]:
+        """Return the requests that wait for nothing more, with their grammars or what is wrong."""
         ready = [each for each in self._held.values() if each[1] is None or each[1].done()]
         for request, _ in ready:
             del self._held[request.id]
-        return ready
+        return [(request, None if future is None else _result(future)) for request, future in ready]
 
     def choices(self, request: EngineRequest) -> list[Sequence]:
         """Make the sequences of a request; all but the first follow the first."""
@@ -99,3 +103,14 @@ class Intake:
             raise ConfigError(
                 f"experts is {experts}: this model takes {fewest} to {most} per token"
             )
+
+
+def _result(compilation: Future[Grammar]) -> Grammar | MoestroError:
+    error = compilation.exception()
+    if error is None:
+        return compilation.result()
+    if isinstance(error, MoestroError):
+        return error
+    # The compiler is a library's: what it trips over ends one request, not the engine.
+    log.error("the compiler of grammars failed", exc_info=error)
+    return BackendError(f"the grammar could not be compiled ({type(error).__name__}: {error})")

@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
@@ -73,8 +74,11 @@ def main(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.apply()
     try:
-        Worker(_build(pipe, factory, arguments), pipe).run()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+        worker = Worker(_build(pipe, factory, arguments), pipe)
+        # The other end closed. A loader's own end of file is no such thing.
+        with suppress(EOFError):
+            worker.run()
+    except (BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:  # The worker loop: whatever went wrong, the parent must hear of it.
         log.exception("the engine failed")

@@ -26,6 +26,7 @@ from moestro.gateway.legs import (
     read_whole_message,
 )
 from moestro.gateway.messages import MessagesTold
+from moestro.gateway.model_name import is_same_model
 from moestro.gateway.queue import Line
 from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
@@ -204,13 +205,6 @@ def _new_told(asked: Asked) -> Told:
     return MessagesTold() if asked.kind == "messages" else Told()
 
 
-def is_same_model(said: str, asked: str) -> bool:
-    """Tell whether a name is the one asked for, or one with a date, a folder or a tag added."""
-    said, asked = said.lower(), asked.lower()
-    shorter, longer = sorted((said, asked), key=len)
-    return not said or longer.startswith(shorter) or longer.endswith(f"/{shorter}")
-
-
 async def _race(first: "asyncio.Task[Leg]", second: "asyncio.Task[Leg]") -> Leg:
     """Return the answer that begins first, and end the other; the last fault if neither does."""
     running = {first, second}
@@ -229,8 +223,10 @@ async def _race(first: "asyncio.Task[Leg]", second: "asyncio.Task[Leg]") -> Leg:
 
 async def _drop(task: "asyncio.Task[Leg]") -> None:
     task.cancel()
+    # Not awaited itself: that it was cancelled and that we are would look the same.
+    await asyncio.wait((task,))
     with suppress(BackendError, CapacityError, asyncio.CancelledError):
-        (await task).close()
+        task.result().close()
 
 
 def _final(fault: Fault, line: Line) -> BackendError | CapacityError:

@@ -106,10 +106,24 @@ async def _is_good_text(leg: Leg, rule: CascadeRule, most_bytes: int) -> bool:
     return rule.accepts(leg.events.told.text, ())
 
 
+class _Entry(msgspec.Struct):
+    logprob: float
+
+
+class _LogProbs(msgspec.Struct):
+    """Of a completion, a number a token, null for the first; of a chat, an entry a token."""
+
+    token_logprobs: list[float | None] | None = None
+    content: list[_Entry] | None = None
+
+
 def _read(found: Any) -> Sequence[float]:  # noqa: ANN401 (whatever JSON can say)
-    if not isinstance(found, dict):
+    try:
+        said = msgspec.convert(found, _LogProbs | None)
+    except msgspec.ValidationError:
+        # What says nothing that can be read speaks for nothing.
         return ()
-    values = found.get("token_logprobs")
-    if values is None:
-        values = [entry.get("logprob") for entry in found.get("content") or ()]
-    return [float(value) for value in values if isinstance(value, int | float)]
+    if said is None:
+        return ()
+    entries = [entry.logprob for entry in said.content or ()]
+    return [value for value in said.token_logprobs or entries if value is not None]

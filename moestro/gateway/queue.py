@@ -147,6 +147,10 @@ class Line:
         while self._waiting:
             caller, its = next(iter(self._waiting.items()))
             waiter = its[0]
+            if waiter.place.done():
+                # Cancelled a moment ago, by somebody whose turn comes after this one's.
+                self._remove(waiter)
+                continue
             member = self._find_place(waiter.tried, waiter.barred)
             if member is None:
                 return

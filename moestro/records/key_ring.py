@@ -111,7 +111,7 @@ def _read_key(row: Row[Any]) -> KnownKey | None:
     try:
         digest = bytes.fromhex(row.digest)
         return KnownKey(digest, read_terms(row), row.revoked_at is not None)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError) as error:
         # One row that somebody wrote by hand must not keep all others from being revoked.
         log.error("the key %r opens nothing, because its terms cannot be read: %s", row.name, error)
         return None

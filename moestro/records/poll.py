@@ -4,6 +4,7 @@ The keeper's also deletes what is too old, in small steps. Knows no requests. Ne
 retention.py.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from moestro.records.meters import Meters
 from moestro.records.periods import period_of, periods_of
 from moestro.records.retention import delete_outdated
 from moestro.records.usage import Spending, find_spent
+
+log = logging.getLogger(__name__)
 
 _KEEPING_S = 60.0
 
@@ -78,6 +81,9 @@ class Poll:
                 self.trouble = None
             except MoestroError as error:
                 self.trouble = str(error)
+            except Exception as error:  # A worker loop: without it no key is revoked any more.
+                log.exception("what changed in the database could not be taken over")
+                self.trouble = f"{type(error).__name__}: {error}"
 
     def _refresh_spent(self, names: "set[str] | list[str]") -> None:
         moment = time.time()

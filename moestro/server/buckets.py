@@ -128,6 +128,8 @@ class OwnClients:
         )
         self._clients[identity] = client
         if len(self._clients) > self._most:
-            idle = (name for name, each in self._clients.items() if each.num_open == 0)
-            del self._clients[next(idle)]
+            others = (name for name, each in self._clients.items() if each is not client)
+            idle = next((name for name in others if self._clients[name].num_open == 0), None)
+            if idle is not None:
+                del self._clients[idle]
         return client

@@ -156,15 +156,16 @@ class GrammarFactory:
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """Build the grammar's start; one that is invalid or too large raises DataError."""
-        matcher = llguidance.LLMatcher(self._inner, _translate(spec), limits=_LIMITS, log_level=0)
+        try:
+            source = _translate(spec)
+            matcher = llguidance.LLMatcher(self._inner, source, limits=_LIMITS, log_level=0)
+        except ValueError as error:
+            raise _unusable(spec, str(error)) from error
         if not matcher.is_error():
             # Some grammars that no text can satisfy, and some too large, fail at the first mask.
             matcher.compute_bitmask()
         if matcher.is_error():
-            raise DataError(
-                f"the {_NAMES[spec.kind]} cannot be used ({_one_line(matcher.get_error())}):"
-                " correct it or make it simpler"
-            )
+            raise _unusable(spec, matcher.get_error())
         return Grammar(matcher, self._vocab_size, self._eos_ids)
 
 
@@ -194,6 +195,13 @@ class _Vocabulary:
 
     def _encode_once(self, data: bytes) -> list[int]:
         return self._tokenizer.encode(data.decode("utf-8", errors="replace"))
+
+
+def _unusable(spec: GrammarSpec, reason: str) -> DataError:
+    return DataError(
+        f"the {_NAMES[spec.kind]} cannot be used ({_one_line(reason)}):"
+        " correct it or make it simpler"
+    )
 
 
 def _translate(spec: GrammarSpec) -> str:

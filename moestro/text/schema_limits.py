@@ -27,7 +27,7 @@ def read_schema(source: str) -> str:
             f"the JSON schema has {len(source)} characters, limit {_MAX_CHARS}: shorten it"
         )
     try:
-        schema = json.loads(source, parse_constant=_refuse_constant)
+        schema = json.loads(source, parse_constant=_refuse_constant, parse_float=_read_float)
     # Broken JSON and a number too long to parse are ValueErrors.
     except (ValueError, RecursionError) as error:
         raise DataError(f"the JSON schema is not valid JSON ({error}): correct it") from error
@@ -82,3 +82,10 @@ def _coefficient(multiple: object) -> int:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is beyond the range of numbers")
+    return number

@@ -3,12 +3,14 @@
 Next: muon.py, schedule.py.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moestro.errors import ConfigError
 from moestro.model.model import Transformer
 from moestro.train.config import OptimizerConfig
 from moestro.train.muon import Muon
@@ -36,14 +38,22 @@ class Optimizers:
             self._parts.append((muon, config.learning_rate))
 
     def apply(self, scale: float) -> float:
-        """Clip gradients, update weights at `scale` times the learning rates, return the norm."""
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.clip_norm)
+        """Clip gradients, update weights at `scale` times the learning rates, return the norm.
+
+        ConfigError, and no weight is changed, where the norm is no finite number.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise ConfigError(
+                f"the gradients' norm is {norm}: lower train.optimizer.learning_rate,"
+                " or look for what is odd in the data"
+            )
         for optimizer, rate in self._parts:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def state(self) -> dict[str, Tensor]:
         """Return all state as named tensors, `parameter.name|kind`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moestro.errors import ConfigError
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.train.balance import Balancer
@@ -57,7 +58,7 @@ class Stepper:
         )
 
     def run(self, step: int, window_BW: Tensor) -> StepResult:
-        """Train on one batch of windows."""
+        """Train on one batch of windows; ConfigError where that would destroy the weights."""
         budget_B = self._draw_budgets(step, window_BW.shape[0])
         size = self.config.micro_batches_of
         parts = zip(window_BW.split(size), _split(budget_B, size, window_BW), strict=True)
@@ -67,7 +68,10 @@ class Stepper:
                 for window, budget in parts
             ]
         scale = learning_rate_scale(step, self.config.steps, self.config.schedule)
-        grad_norm = self.optimizers.apply(scale)
+        try:
+            grad_norm = self.optimizers.apply(scale)
+        except ConfigError as error:
+            raise ConfigError(f"step {step + 1} would lose the model: {error}") from error
         violations = self.balancer.apply(scale)
         if self.is_budget_drawn:
             self.budget_table.apply(scale)

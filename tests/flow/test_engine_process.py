@@ -181,6 +181,16 @@ def test_an_engine_that_dies_again_and_again_is_given_up() -> None:
     run(claim)
 
 
+def test_a_loader_that_comes_to_a_files_end_is_heard() -> None:
+    async def claim() -> None:
+        restart = RestartConfig(first_pause_s=0.01, most_quick=1)
+        async with running("tests.unit.engine.fake_engine:build_short", restart) as engine:
+            await until(lambda: engine.state == "stopped")
+            assert "EOFError: the file ends" in str(engine.fault)
+
+    run(claim)
+
+
 def test_a_restart_is_waited_for_only_so_long_and_a_first_load_not_at_all() -> None:
     async def claim() -> None:
         restart = RestartConfig(first_pause_s=1.5, patience_s=1.0)

@@ -141,3 +141,8 @@ def build_mortal(report_progress: Callable[[str, float], None]) -> FakeEngine:
     """Die while loading, as a process that takes too much memory does."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def build_short(report_progress: Callable[[str, float], None]) -> FakeEngine:
+    """Fail as a reader does whose file ends too early."""
+    raise EOFError("the file ends")

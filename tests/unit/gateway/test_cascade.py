@@ -117,6 +117,18 @@ def test_who_says_nothing_of_itself_is_not_kept(small: Any, is_stream: bool) -> 
     assert running.records[0].outcome == "answered"
 
 
+ODD = [5, "none", {"token_logprobs": 5}, {"content": ["x"]}, {"content": [{"logprob": "x"}]}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_logprobs_speak_for_nothing(odd: Any) -> None:
+    answer = answer_of({"messages": [], "model": "weak"})
+    answer["choices"][0]["logprobs"] = odd
+    _, running = run(_ask(replies(200, answer), is_stream=False))
+    assert running.records[0].model == "strong"
+    assert running.records[0].outcome == "answered"
+
+
 def test_who_asks_for_logprobs_gets_them() -> None:
     data, _ = run(_ask(says(-0.1), is_stream=True, logprobs=True))
     assert data.count(b"logprob") == 24

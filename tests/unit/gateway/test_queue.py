@@ -102,16 +102,18 @@ def test_waiting_ends_in_time() -> None:
     run(work())
 
 
-def test_a_place_that_comes_as_its_waiter_leaves_is_not_lost() -> None:
+@pytest.mark.parametrize("leaves_first", [False, True])
+def test_a_place_that_comes_as_its_waiter_leaves_is_not_lost(leaves_first: bool) -> None:
     async def work() -> None:
         places = line(1)
         member = await places.enter("a")
         waiting = asyncio.ensure_future(places.enter("b"))
         await asyncio.sleep(0)
-        places.leave(member)
-        waiting.cancel()
+        acts = [lambda: places.leave(member), waiting.cancel]
+        for act in reversed(acts) if leaves_first else acts:
+            act()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert places.members[0].health.num_in_flight == 0
+        assert (places.members[0].health.num_in_flight, places.num_waiting) == (0, 0)
 
     run(work())
 

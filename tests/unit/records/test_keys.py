@@ -130,6 +130,20 @@ def test_a_running_worker_learns_of_keys_and_of_their_end(
     assert time.monotonic() - began < 10
 
 
+def test_what_cannot_be_read_is_shown_and_looked_at_again(
+    start: Callable[..., Records],
+    wait_until: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyRing, "refresh", lambda ring, database: len(5))  # type: ignore[arg-type]
+        wait_until(lambda: "TypeError" in (records.poll.trouble or ""))
+    key = add(records.database, TERMS)
+    wait_until(lambda: records.find_name([key]) == "alice")
+    wait_until(lambda: records.poll.trouble is None)
+
+
 @pytest.mark.parametrize("stamps", [{"keys": 0}, {"identity": 5}, {"identity": 5, "keys": 99}])
 def test_a_database_that_forgot_its_keys_opens_no_door(
     database: Database, caplog: pytest.LogCaptureFixture, stamps: dict[str, int]
@@ -150,11 +164,12 @@ def test_a_database_that_forgot_its_keys_opens_no_door(
 
 
 def test_one_row_that_cannot_be_read_stops_no_other(database: Database) -> None:
-    for name in ("alice", "bob", "carol"):
+    for name in ("alice", "bob", "dave", "carol"):
         key = add(database, KeyTerms(name=name))
     with database.write() as connection:
         connection.execute(update(KEYS).where(KEYS.c.name == "alice").values(budget_usd=-1.0))
         connection.execute(update(KEYS).where(KEYS.c.name == "bob").values(allowed_models="["))
+        connection.execute(update(KEYS).where(KEYS.c.name == "dave").values(allowed_models="5"))
     ring = KeyRing()
     ring.refresh(database)
     assert ring.names() == ["carol"]

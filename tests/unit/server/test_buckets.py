@@ -51,6 +51,13 @@ def test_the_client_not_seen_for_longest_is_forgotten_first() -> None:
     assert clients.find("b", None, None, 0.0) is not second
 
 
+def test_a_client_that_comes_while_all_others_are_busy_is_remembered() -> None:
+    clients = OwnClients(most=1)
+    clients.find("a", None, None, 0.0).change_open(1)
+    newcomer = clients.find("b", 1, None, 0.0)
+    assert clients.find("b", 1, None, 0.0) is newcomer
+
+
 def test_a_busy_client_is_not_forgotten() -> None:
     clients = OwnClients(most=1)
     busy = clients.find("a", None, None, 0.0)

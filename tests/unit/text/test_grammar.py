@@ -182,6 +182,8 @@ def test_a_token_outside_the_mask_is_refused(factory: GrammarFactory, tokenizer:
         ("lark", 'start: %json {"type": "string"}', "send a schema as json_schema"),
         ("json_schema", "{", "not valid JSON"),
         ("json_schema", '{"minimum": NaN}', "NaN is not JSON"),
+        ("json_schema", '{"minimum": 1e400}', "1e400 is beyond the range of numbers"),
+        ("json_schema", '{"minimum": 1' + "0" * 4000 + "}", "cannot be used"),
         ("json_schema", "[1]", r"is \[1\]: give an object"),
         ("json_schema", "true", "is true: give an object"),
         ("json_schema", '{"type": "strin"}', "Invalid type: strin"),

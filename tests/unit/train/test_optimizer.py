@@ -83,6 +83,19 @@ def test_gradients_are_clipped_and_their_norm_is_reported() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_changes_no_weight(odd: float) -> None:
+    model = build_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fill_gradients(model, 0)
+    gradient = model.embed_tokens.weight.grad
+    assert gradient is not None
+    gradient[0, 0] = odd
+    with pytest.raises(ConfigError, match=r"gradients' norm is (nan|inf): lower train"):
+        Optimizers(model, MUON).apply(1.0)
+    assert_equal(model.state_dict(), before)
+
+
 def test_the_schedule_scales_every_learning_rate() -> None:
     model = build_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
