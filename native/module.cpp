@@ -349,11 +349,12 @@ void bind_parts(nb::module_& m) {
       .def("__init__",
            [](StepParts* self, Address x, int64_t num_rows, Address positions, Address slots,
               Address fractions, Address sequences, int64_t num_sequences, Address tables,
-              Address pages, int cache_format, int64_t layer_slots, int64_t block_size,
-              bool may_expand, Address experts, Address weights, Address is_used) {
+              int64_t num_table_entries, Address pages, int cache_format, int64_t layer_slots,
+              int64_t block_size, bool may_expand, Address experts, Address weights,
+              Address is_used) {
              new (self) StepParts{x, num_rows, positions, slots, fractions, sequences,
-                                  num_sequences, tables, pages, cache_format, layer_slots,
-                                  block_size, may_expand, experts, weights, is_used};
+                                  num_sequences, tables, num_table_entries, pages, cache_format,
+                                  layer_slots, block_size, may_expand, experts, weights, is_used};
            });
   nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, Address weight, float epsilon) {
     new (self) Norm{at<const float>(weight), epsilon};

@@ -40,6 +40,7 @@ struct StepParts {
   Address sequences;
   int64_t num_sequences;
   Address tables;
+  int64_t num_table_entries;
   Address pages;
   int cache_format;
   int64_t layer_slots;
@@ -149,6 +150,7 @@ class OwnStack {
       // A sequence without rows has nobody who attends.
       if (numbers[1] == 0) continue;
       num_owned += numbers[1];
+      check_sequence(parts, numbers, num_steps);
       sequences.push_back({numbers[0], numbers[1], at<const int64_t>(parts.tables) + numbers[2]});
     }
     if (num_owned != parts.num_rows) throw std::invalid_argument("each row must be one sequence's");
@@ -162,6 +164,35 @@ class OwnStack {
     step.choices = {at<int64_t>(parts.experts), at<float>(parts.weights), at<bool>(parts.is_used),
                     num_steps * parts.num_rows};
     return step;
+  }
+
+  // What a scheduler gets wrong must not be read or written elsewhere in memory.
+  static void check_sequence(const StepParts& parts, const int64_t* numbers, int64_t num_steps) {
+    const int64_t first = numbers[0], end = first + numbers[1], table = numbers[2];
+    if (first < 0 || numbers[1] < 0 || end > parts.num_rows) {
+      throw std::invalid_argument("a sequence has rows that are not there");
+    }
+    const auto* positions = at<const int64_t>(parts.positions);
+    const auto* slots = at<const int64_t>(parts.slots);
+    int64_t last = 0;
+    for (int64_t t = first; t < end; ++t) {
+      if (positions[t] < 0) throw std::invalid_argument("a position is below zero");
+      if (slots[t] < 0 || slots[t] >= parts.layer_slots) {
+        throw std::invalid_argument("a slot is outside the pages");
+      }
+      last = larger(last, positions[t]);
+    }
+    const int64_t num_blocks = (last + num_steps - 1) / parts.block_size + 1;
+    if (table < 0 || table + num_blocks > parts.num_table_entries) {
+      throw std::invalid_argument("a sequence's table is too short");
+    }
+    const auto* blocks = at<const int64_t>(parts.tables) + table;
+    const int64_t num_pages = parts.layer_slots / parts.block_size;
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      if (blocks[i] < 0 || blocks[i] >= num_pages) {
+        throw std::invalid_argument("a table names a page that is not there");
+      }
+    }
   }
 
   void embed(int64_t token, float* to) const {

@@ -114,7 +114,8 @@ def describe_row(kernels: NativeKernels, row: PickRow, logits: int, vocab_size: 
     """Describe a row, whose logits are at an address, to C++."""
     edited_V, knobs = row.edited_V, row.knobs
     assert row.target is None or 0 <= row.target < vocab_size
-    assert row.allowed is None or 8 * len(row.allowed) >= vocab_size
+    # C++ reads masks by words of 32 bits.
+    assert row.allowed is None or len(row.allowed) >= 4 * -(-vocab_size // 32)
     return kernels.native.PickRow(
         logits,
         logits if edited_V is None else _address(edited_V, vocab_size),

@@ -283,6 +283,7 @@ class NativeStack:
             step.sequences_S3.data_ptr(),
             step.sequences_S3.shape[0],
             step.tables.data_ptr(),
+            step.tables.numel(),
             pages_LAZW.data_ptr(),
             FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
             A * Z,

@@ -94,6 +94,25 @@ def run(model: Transformer, tokens: Tensor, step: StackStep) -> Tensor:
     return x_TD
 
 
+WRONG: dict[str, tuple[str, int, str]] = {
+    "slot": ("slots_T", 10**6, "slot is outside the pages"),
+    "position": ("positions_T", -1, "position is below zero"),
+    "far": ("positions_T", 10**6, "table is too short"),
+    "page": ("tables", 400, "page that is not there"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_step_that_leaves_its_memory_is_refused(kernels: NativeKernels, name: str) -> None:
+    model = native(random_model(tiny_config()), kernels, "float32")
+    assert model.stack is not None
+    step = Pages(model.stack, model.config, 1).step([(0, 0, 3)])
+    field, value, message = WRONG[name]
+    getattr(step, field)[0] = value
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        run(model, torch.tensor([1, 2, 3]), step)
+
+
 @pytest.mark.parametrize("changes", CONFIGS)
 def test_the_stack_equals_the_modules(kernels: NativeKernels, changes: dict[str, object]) -> None:
     config = tiny_config(**changes)
