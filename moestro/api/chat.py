@@ -72,7 +72,9 @@ class Options:
     `max_tokens` None goes on to the model's context. `top_logprobs` None returns no
     log-probabilities, 0 those of the tokens taken, k those of the k likeliest as well. `experts` is
     the mean number of routed experts per token: None takes all, "min" the fewest, "auto" what the
-    load allows. A lower `priority` is served first. `wants_xray` returns each token's experts.
+    load allows. A lower `priority` is served first. `turn` is how many answers the same client's
+    request wants before these, which others must not wait for. `wants_xray` returns each token's
+    experts.
     """
 
     max_tokens: int | None = None
@@ -84,6 +86,7 @@ class Options:
     top_logprobs: int | None = None
     experts: Experts = None
     priority: int = 0
+    turn: int = 0
     wants_xray: bool = False
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ openai_constraints.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from moestro.api.chat import (
@@ -57,9 +58,9 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             suffix=body.suffix,
             echo=bool(body.echo),
-            options=options,
+            options=replace(options, turn=number * num_choices),
         )
-        for prompt in prompts
+        for number, prompt in enumerate(prompts)
     ]
 
 

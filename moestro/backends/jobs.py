@@ -81,6 +81,7 @@ class Jobs:
             scores_prompt=has_echo and options.top_logprobs is not None,
             experts=grant(options.experts, self._checkpoint.shape),
             priority=options.priority,
+            turn=options.turn,
             wants_xray=options.wants_xray,
         )
         wish = Wish(top_logprobs=options.top_logprobs, wants_xray=options.wants_xray)

@@ -61,7 +61,8 @@ class Intake:
         """Make the sequences of a request; all but the first follow the first."""
         seed = request.sampling.seed
         first_seed = secrets.randbits(62) if seed is None else seed
-        arrival, self._num_arrivals = self._num_arrivals, self._num_arrivals + 1
+        if not request.turn:
+            self._num_arrivals += 1
         made: list[Sequence] = []
         for choice in range(request.num_choices):
             made.append(
@@ -69,7 +70,7 @@ class Intake:
                     request=request,
                     choice=choice,
                     seed=first_seed + choice,
-                    arrival=arrival,
+                    arrival=self._num_arrivals + request.turn + choice,
                     tokens=list(request.prompt),
                     leader=made[0] if made else None,
                 )

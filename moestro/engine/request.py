@@ -17,8 +17,8 @@ class EngineRequest:
 
     `experts` is the granted budget: None for all, or "auto" to be set when the request starts.
     `stop_token_ids` end an answer (the end-of-text token among them). `top_logprobs` as in
-    api/chat.py. With `scores_prompt` the prompt's own log-probabilities come back, and with
-    `max_tokens` 0 nothing else does.
+    api/chat.py, and so is `turn`. With `scores_prompt` the prompt's own log-probabilities come
+    back, and with `max_tokens` 0 nothing else does.
     """
 
     id: str
@@ -32,6 +32,7 @@ class EngineRequest:
     scores_prompt: bool = False
     experts: float | Literal["auto"] | None = None
     priority: int = 0
+    turn: int = 0
     wants_xray: bool = False
 
 
@@ -41,9 +42,10 @@ class Sequence:
 
     `tokens` are the prompt and the answer so far; the first `num_computed` of them have latents in
     `blocks`. `drafts` are guesses at what follows `tokens`, to be verified in the next step.
-    `leader` is the choice whose prompt blocks this one waits to share. `num_cached` tokens came
-    from the cache when it was first admitted; `has_started` is true once a step has run for it.
-    `block_keys` may reach beyond what is computed.
+    `arrival` numbers clients' requests; each further answer of one counts as if it had come with
+    the next. `leader` is the choice whose prompt blocks this one waits to share. `num_cached`
+    tokens came from the cache when it was first admitted; `has_started` is true once a step has run
+    for it. `block_keys` may reach beyond what is computed.
     """
 
     request: EngineRequest

@@ -19,9 +19,11 @@ class Scheduler:
     """Shares the steps of one model between all sequences.
 
     Lower priority numbers go first, then earlier arrivals; nobody is overtaken by a later arrival
-    of the same priority. `grant` is called before each attempt to admit a sequence for the first
-    time and may set its budget; choices with a leader get the leader's. The engine runs the works
-    of `schedule`, then calls `settle` for each, and `finish` for a choice that has ended.
+    of the same priority. A client that asks for many answers at once has its further ones queue
+    as if they came one by one, so that it cannot keep others waiting for all of them. `grant` is
+    called before each attempt to admit a sequence for the first time and may set its budget;
+    choices with a leader get the leader's. The engine runs the works of `schedule`, then calls
+    `settle` for each, and `finish` for a choice that has ended.
     """
 
     def __init__(

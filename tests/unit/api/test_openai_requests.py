@@ -113,6 +113,11 @@ def test_a_prompt_has_four_shapes(prompt: Any, prompts: list[Any]) -> None:
     assert {(each.model, each.suffix, each.echo) for each in asked} == {("m", "end", True)}
 
 
+def test_of_several_prompts_each_waits_behind_the_answers_to_those_before() -> None:
+    asked = read_completions(CompletionBody(prompt=["a", "b", "c"], n=3), "m")
+    assert [each.options.turn for each in asked] == [0, 3, 6]
+
+
 @pytest.mark.parametrize(
     ("fields", "constraint"),
     [

@@ -108,6 +108,16 @@ def test_lower_priority_numbers_go_first_then_earlier_arrivals() -> None:
     assert [each.arrival for each in engine.ended] == [4, 2, 1, 3]
 
 
+def test_many_answers_to_one_client_keep_nobody_waiting_for_all_of_them() -> None:
+    engine = build_engine(max_batch=2)
+    many = engine.submit([1, 2], num_choices=8, max_tokens=1)
+    engine.step()
+    (one,) = engine.submit([3, 1], max_tokens=1)
+    engine.drain(60)
+    assert engine.ended.index(one) <= 3
+    assert len(engine.ended) == len(many) + 1
+
+
 def test_a_prompt_under_way_makes_way_for_a_better_priority() -> None:
     engine = build_engine(max_batch_tokens=8)
     engine.submit([1] * 30, priority=1)
