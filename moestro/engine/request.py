@@ -68,6 +68,11 @@ class Sequence:
         self.num_prompt = len(self.request.prompt)
 
     @property
+    def is_further(self) -> bool:
+        """Whether the same client's request has an answer before this one."""
+        return self.request.turn + self.choice > 0
+
+    @property
     def num_generated(self) -> int:
         """How many tokens the answer has."""
         return len(self.tokens) - self.num_prompt

@@ -8,11 +8,15 @@ import heapq
 from bisect import insort
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from itertools import islice
 
 from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
 from moestro.engine.request import Sequence, Work
 from moestro.errors import ConfigError
+
+# Of the places in a batch, one in so many is for clients' first answers only.
+_PLACES_PER_SPARE = 8
 
 
 class Scheduler:
@@ -20,10 +24,11 @@ class Scheduler:
 
     Lower priority numbers go first, then earlier arrivals; nobody is overtaken by a later arrival
     of the same priority. A client that asks for many answers at once has its further ones queue
-    as if they came one by one, so that it cannot keep others waiting for all of them. `grant` is
-    called before each attempt to admit a sequence for the first time and may set its budget;
-    choices with a leader get the leader's. The engine runs the works of `schedule`, then calls
-    `settle` for each, and `finish` for a choice that has ended.
+    as if they came one by one, and an eighth of the places is not for those, so that it cannot
+    keep others waiting for all of them. `grant` is called before each attempt to admit a sequence
+    for the first time and may set its budget; choices with a leader get the leader's. The engine
+    runs the works of `schedule`, then calls `settle` for each, and `finish` for a choice that has
+    ended.
     """
 
     def __init__(
@@ -198,7 +203,9 @@ class Scheduler:
             if not room:
                 break
             if not sequence.blocks:
-                # After the first that finds no place nobody is admitted: it would be overtaken.
+                if not self._has_place(sequence):
+                    continue
+                # After the first that finds no blocks nobody is admitted: it would be overtaken.
                 is_open = is_open and self._admit(sequence)
                 if not is_open:
                     continue
@@ -209,12 +216,20 @@ class Scheduler:
 
     def _prefill_order(self) -> Iterator[Sequence]:
         under_way = [sequence for sequence in self._running if not _is_decoding(sequence)]
-        candidates = self._waiting[: self._config.max_batch]
+        most = self._config.max_batch
+        candidates = self._waiting[:most]
+        # Those may all be further answers, for which no place is left.
+        firsts = (each for each in islice(self._waiting, most, None) if not each.is_further)
+        candidates += islice(firsts, most - len(self._running))
         return heapq.merge(under_way, candidates, key=_rank)
 
+    def _has_place(self, sequence: Sequence) -> bool:
+        most = self._config.max_batch
+        if len(self._running) >= most or not sequence.is_further:
+            return len(self._running) < most
+        return sum(each.is_further for each in self._running) < most - most // _PLACES_PER_SPARE
+
     def _admit(self, sequence: Sequence) -> bool:
-        if len(self._running) >= self._config.max_batch:
-            return False
         if not sequence.has_started:
             self._set_budget(sequence)
         # All of its tokens get their blocks now, so that a prompt under way never lacks any, and

@@ -118,6 +118,19 @@ def test_many_answers_to_one_client_keep_nobody_waiting_for_all_of_them() -> Non
     assert len(engine.ended) == len(many) + 1
 
 
+def test_some_places_are_for_first_answers_only() -> None:
+    engine = build_engine(num_blocks=200, max_batch=16)
+    many = engine.submit([1, 2], num_choices=40, max_tokens=30)
+    make_answers_long(*many)
+    for _ in range(3):
+        engine.step()
+    assert sum(bool(each.blocks) for each in many) == 1 + 14
+    (one,) = engine.submit([3, 1], max_tokens=9)
+    engine.step()
+    assert one.has_started
+    engine.drain(200)
+
+
 def test_a_prompt_under_way_makes_way_for_a_better_priority() -> None:
     engine = build_engine(max_batch_tokens=8)
     engine.submit([1] * 30, priority=1)
