@@ -33,6 +33,9 @@ class Backend(Protocol):
     def stats(self) -> Sequence[Stats]:
         """Return what is counted, one entry per model; cheap enough for every second."""
 
+    def check_room(self, num_before: int) -> None:
+        """Raise CapacityError if a request has no place behind so many that came just before."""
+
     def stream(self, request: Request) -> Stream:
         """Answer: one Started, then Chunks. Closing the generator aborts and frees everything.
 

@@ -83,13 +83,17 @@ class Admission:
 
     def enter(self, num_choices: int = 1) -> Ticket:
         """Give a place to a request, to be used as a context; CapacityError if there is none."""
-        waiting = self.num_waiting
+        self.check_room()
+        return Ticket(self, num_choices)
+
+    def check_room(self, num_before: int = 0) -> None:
+        """Raise CapacityError if there is no place behind so many that are about to enter."""
+        waiting = self.num_waiting + num_before
         running = sum(ticket.num_choices for ticket in self.tickets if ticket.has_started)
         # Who need not wait is no burden on the queue.
         limit = self._config.max_requests + max(0, self._max_batch - running)
         if waiting >= limit:
             raise self._refuse(f"{waiting} requests are waiting, limit {limit}")
-        return Ticket(self, num_choices)
 
     def check_tokens(self, num_tokens: int) -> None:
         """Raise CapacityError if a prompt is too long beside those that wait."""

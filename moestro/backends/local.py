@@ -100,6 +100,10 @@ class LocalBackend:
             ),
         )
 
+    def check_room(self, num_before: int) -> None:
+        """Raise CapacityError if so many more than wait already would fill the queue."""
+        self._admission.check_room(num_before)
+
     async def stream(self, request: Request) -> Stream:
         """Answer a request, or refuse it at once; closing the generator frees all it holds."""
         self._check_model(request.model)

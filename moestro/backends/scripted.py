@@ -93,6 +93,10 @@ class ScriptedBackend:
             counts.stats(state, progress, self._auto_experts) for counts in self._counts.values()
         )
 
+    def check_room(self, num_before: int) -> None:
+        """Raise CapacityError if so many more would be too many."""
+        self._check_capacity(num_before)
+
     async def stream(self, request: Request) -> Stream:
         """Recite the next scripts, or fail as they say."""
         card = self._card(request.model)
@@ -182,8 +186,8 @@ class ScriptedBackend:
             raise ConfigError(f"experts is {experts}: {card.id} takes {fewest} to {most} per token")
         return experts
 
-    def _check_capacity(self) -> None:
-        num = self._num_under_way()
+    def _check_capacity(self, num_before: int = 0) -> None:
+        num = self._num_under_way() + num_before
         if self._max_requests is not None and num >= self._max_requests:
             raise CapacityError(
                 f"{num} requests are under way, limit {self._max_requests}:"

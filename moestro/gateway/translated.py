@@ -74,6 +74,9 @@ class Translated:
             for model in self._gateway.view().models
         ]
 
+    def check_room(self, num_before: int) -> None:
+        """Let all in: each model has a line of its own."""
+
     async def stream(self, request: Request) -> Stream:
         """Answer: one Started, then Chunks."""
         asker = ASKER.get() or Asker()

@@ -118,7 +118,9 @@ def build_app(
     if relay is not None:
         app.put_before(RelayRoutes, relay=relay)
     app.put_before(BodyGuard, config=config.bodies)
-    app.put_before(Limits, config=config.limits, shared=callers.clients)
+    app.put_before(
+        Limits, config=config.limits, shared=callers.clients, check_room=backend.check_room
+    )
     _guard(app, config, registry, open_paths, callers.keys)
     return app
 

@@ -15,14 +15,18 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moestro.errors import ConfigError
+from moestro.errors import CapacityError, ConfigError
 from moestro.server.buckets import Client, ClientTable, OwnClients
-from moestro.server.errors import Problem
+from moestro.server.errors import Problem, describe
 from moestro.server.keys import KEY_NAME, OPEN_PATHS
 from moestro.server.refusal import Headers, refuse
 
 GENERATED_TOKENS = "generated_tokens"
 METERED_FOLDERS = ("/v1/",)
+# What waits for a model.
+_QUEUED_PATHS = frozenset(
+    ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
+)
 # A household or a rented machine has all addresses of one such network.
 _IPV6_NETWORK_BITS = 64
 _BUSY_RETRY_S = 1.0
@@ -80,8 +84,13 @@ class Limits:
         free_paths: Collection[str] = OPEN_PATHS,
         clock: Callable[[], float] = time.monotonic,
         shared: ClientTable | None = None,
+        check_room: Callable[[int], None] = lambda num_before: None,
     ) -> None:
-        """`shared` has the clients that are keys, where several processes count them."""
+        """`shared` has the clients that are keys, where several processes count them.
+
+        `check_room` raises CapacityError where a request has no place behind so many others: it is
+        refused before it is read.
+        """
         self._app = app
         self._config = config
         self._metered_folders = tuple(metered_folders)
@@ -89,7 +98,9 @@ class Limits:
         self._clock = clock
         self._clients = OwnClients(config.max_known_clients)
         self._keys: ClientTable = self._clients if shared is None else shared
+        self._check_room = check_room
         self._num_open = 0
+        self._num_beginning = 0
         self._turnstile = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +112,12 @@ class Limits:
             message = f"{self._num_open} requests are open, the server's limit: try again later"
             await refuse(_too_many(message, _BUSY_RETRY_S), scope, send)
             return
+        if scope["path"] in _QUEUED_PATHS:
+            try:
+                self._check_room(self._num_beginning)
+            except CapacityError as error:
+                await refuse(describe(error), scope, send)
+                return
         with self._opened():
             await self._wait_turn()
             if scope["path"].startswith(self._metered_folders):
@@ -110,8 +127,12 @@ class Limits:
 
     async def _wait_turn(self) -> None:
         # Of many that come at once one begins at a time, and streams go on between any two.
-        async with self._turnstile:
-            await asyncio.sleep(0)
+        self._num_beginning += 1
+        try:
+            async with self._turnstile:
+                await asyncio.sleep(0)
+        finally:
+            self._num_beginning -= 1
 
     async def _serve_metered(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = _key_name(scope)

@@ -53,6 +53,10 @@ class Observed:
         """Return what the backend counts."""
         return self._backend.stats()
 
+    def check_room(self, num_before: int) -> None:
+        """Raise CapacityError as the backend does."""
+        self._backend.check_room(num_before)
+
     async def stream(self, request: Request) -> Stream:
         """Answer as the backend does."""
         watch = _Watch(self._histograms, self._clock)

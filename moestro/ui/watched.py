@@ -45,6 +45,10 @@ class Watched:
         """Return what is counted, one entry per model."""
         return self._backend.stats()
 
+    def check_room(self, num_before: int) -> None:
+        """Raise CapacityError as the backend does."""
+        self._backend.check_room(num_before)
+
     async def stream(self, request: Request) -> Stream:
         """Answer, and record how long the first token took or which error came instead."""
         wait = _Wait(self._recent, request.model)

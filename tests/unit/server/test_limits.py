@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from moestro import settings
-from moestro.errors import ConfigError
+from moestro.errors import CapacityError, ConfigError
 from moestro.server.limits import ClientLimits, Limits, LimitsConfig, format_duration
 from tests.unit.server.asgi import ask, ask_async, run_raw, say_key, say_size
 
@@ -220,3 +220,31 @@ def test_limits_stand_in_a_configuration() -> None:
     config = settings.build(LimitsConfig, tables)
     assert config.each.requests_per_minute == 5
     assert config.by_key["ci"].concurrent_requests == 2
+
+
+def test_of_many_at_once_those_without_a_place_are_refused_before_the_rest_is_read() -> None:
+    slow = Slow()
+    seen: list[int] = []
+
+    def check_room(num_before: int) -> None:
+        if slow.num_inside + num_before >= 2:
+            seen.append(slow.num_inside)
+            raise CapacityError("2 requests are waiting, limit 2: try again in 3 s", 3.0)
+
+    async def work() -> list[httpx.Response]:
+        app = Limits(slow, LimitsConfig(), check_room=check_room)
+        asked = [asyncio.ensure_future(ask_async(app, "POST", PATH)) for _ in range(5)]
+        done: set[asyncio.Future[httpx.Response]] = set()
+        while len(done) < 3:
+            finished, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            done |= finished
+            await asyncio.sleep(0)
+        slow.gate.set()
+        return list(await asyncio.gather(*asked))
+
+    answers = asyncio.run(work())
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "3"
+    # Nobody had got past the turnstile yet.
+    assert seen == [0, 0, 0]
