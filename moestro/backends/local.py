@@ -27,6 +27,8 @@ from moestro.errors import BackendError, UnknownModelError
 
 FACTORY = "moestro.engine.load:load_engine"
 _POLL_S = 0.02
+# Others of the server get their turn at least so often, whatever one answer is made of.
+_LONGEST_TURN_S = 0.005
 
 
 class LocalBackend:
@@ -140,8 +142,13 @@ class LocalBackend:
             while not job.answer.is_over:
                 events = await feed.next()
                 ticket.start()
+                began = time.monotonic()
                 for piece in job.answer.take(events):
                     yield piece
+                    # What a step gave to many choices, with all their alternatives, is much work.
+                    if time.monotonic() - began > _LONGEST_TURN_S:
+                        await asyncio.sleep(0)
+                        began = time.monotonic()
                 for choice in job.answer.pop_satisfied():
                     self.engine.cut(job.request.id, choice)
         finally:

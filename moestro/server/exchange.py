@@ -3,6 +3,7 @@
 Knows OpenAI's envelope, not what is in it. Next: merge.py, sse.py.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -19,6 +20,9 @@ from moestro.errors import ConfigError
 from moestro.server.errors import describe
 from moestro.server.merge import Piece, Pieces, merge
 from moestro.server.sse import DONE, EventStream, JsonResponse, encode_event, while_connected
+
+# Whole answers of so few tokens are written in a few milliseconds, with whatever is told of each.
+_MOST_TOKENS_AT_ONCE = 1000
 
 
 def build_head(kind: str) -> Head:
@@ -48,7 +52,7 @@ async def respond(
     pieces = merge(backend, asked)
     if not is_stream:
         await while_connected(request.receive, _gather(request, pieces, answer))
-        return JsonResponse(answer.whole(), headers=answer_headers(answer.started))
+        return await _write_whole(answer)
     try:
         first = await while_connected(request.receive, anext(pieces))
     except BaseException:
@@ -56,6 +60,15 @@ async def respond(
         raise
     started = first[1] if isinstance(first[1], Started) else None
     return EventStream(_events(request, first, pieces, answer), answer_headers(started))
+
+
+async def _write_whole(answer: Answer) -> Response:
+    def write() -> Response:
+        return JsonResponse(answer.whole(), headers=answer_headers(answer.started))
+
+    # Many log-probabilities take seconds, in which other streams go on.
+    is_long = answer.usage.completion_tokens + answer.usage.prompt_tokens > _MOST_TOKENS_AT_ONCE
+    return await asyncio.to_thread(write) if is_long else write()
 
 
 def answer_headers(started: Started | None) -> dict[str, str]:
