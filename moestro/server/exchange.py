@@ -19,7 +19,8 @@ from moestro.api.openai_answers import Answer, Head
 from moestro.errors import ConfigError
 from moestro.server.errors import describe
 from moestro.server.merge import Piece, Pieces, merge
-from moestro.server.sse import DONE, EventStream, JsonResponse, encode_event, while_connected
+from moestro.server.sse import DONE, EventStream, JsonResponse, encode_event
+from moestro.server.watch import while_connected
 
 # Whole answers of so few tokens are written in a few milliseconds, with whatever is told of each.
 _MOST_TOKENS_AT_ONCE = 1000

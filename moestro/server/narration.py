@@ -16,7 +16,8 @@ from moestro.api.chunks import Chunk, Started
 from moestro.errors import MoestroError
 from moestro.server.errors import describe
 from moestro.server.exchange import answer_headers, note_tokens
-from moestro.server.sse import EventStream, JsonResponse, encode_event, while_connected
+from moestro.server.sse import EventStream, JsonResponse, encode_event
+from moestro.server.watch import while_connected
 
 Event = dict[str, Any]
 

@@ -3,9 +3,7 @@
 Knows no JSON. What the relay does not take goes on to the routes. Next: api/relay.py, app.py.
 """
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from contextlib import aclosing
 from types import SimpleNamespace
 
@@ -14,10 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from moestro.api.relay import ASKER, Asker, Call, Relay, Reply
 from moestro.errors import MoestroError
 from moestro.server.access import IS_LOGGED
-from moestro.server.errors import describe
+from moestro.server.errors import ClientGone, describe
 from moestro.server.keys import KEY_NAME
 from moestro.server.limits import GENERATED_TOKENS
 from moestro.server.refusal import refuse
+from moestro.server.watch import while_connected
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,11 @@ class RelayRoutes:
             caller=state.get(KEY_NAME),
             headers=headers,
         )
-        is_taken = await _while_connected(receive, self._answer(call, scope, send))
-        if is_taken is False:
+        try:
+            is_taken = await while_connected(receive, self._answer(call, scope, send))
+        except ClientGone:
+            return
+        if not is_taken:
             await self._app(scope, _replay(body, receive), send)
 
     async def _answer(self, call: Call, scope: Scope, send: Send) -> bool:
@@ -109,37 +111,6 @@ async def _send_reply(reply: Reply, send: Send) -> None:
             # Waits while the client reads too slowly, and so does the backend then.
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _while_connected(receive: Receive, work: Coroutine[None, None, bool]) -> bool | None:
-    """Do the work in this task; end it and return None if the client goes away."""
-    me = asyncio.current_task()
-    assert me is not None
-    watching = asyncio.ensure_future(_wait_for_disconnect(receive))
-    is_gone = False
-
-    def leave(_: object) -> None:
-        nonlocal is_gone
-        if not watching.cancelled():
-            is_gone = True
-            me.cancel()
-
-    watching.add_done_callback(leave)
-    try:
-        done: bool = await work
-    except asyncio.CancelledError:
-        if is_gone and me.uncancel() == 0:
-            return None
-        raise
-    finally:
-        watching.remove_done_callback(leave)
-        watching.cancel()
-    return done
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _read_body(receive: Receive) -> bytes | None:

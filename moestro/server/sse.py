@@ -1,24 +1,21 @@
-"""Server-sent events out, and a watch on the connection: whoever goes away stops the work at once.
+"""Server-sent events out: to whoever stays connected, as fast as the connection takes them.
 
 A reader that is too slow holds back its own stream only: each event waits until the connection
-takes it. Knows no dialect. Next: exchange.py.
+takes it. Knows no dialect. Next: watch.py, exchange.py.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moestro.server.errors import ClientGone
+from moestro.server.watch import while_connected
 
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
-
-T = TypeVar("T")
 
 
 def encode_event(data: object, name: str | None = None) -> bytes:
@@ -60,26 +57,3 @@ class JsonResponse(Response):
     def render(self, content: object) -> bytes:
         """Encode it."""
         return msgspec.json.encode(content)
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work unless the client goes away: then cancel it and raise ClientGone.
-
-    The request's body must have been read.
-    """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_wait_for_disconnect(receive))
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

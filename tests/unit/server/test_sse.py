@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
 from moestro.server.errors import ClientGone
-from moestro.server.sse import EventStream, encode_event, while_connected
+from moestro.server.sse import EventStream, encode_event
+from moestro.server.watch import while_connected
 
 SCOPE: dict[str, Any] = {"type": "http"}
 
@@ -128,3 +130,24 @@ def test_work_is_cancelled_for_a_client_that_leaves_and_finished_for_one_that_st
 
     assert asyncio.run(run(stays=True)) == ("done", False)
     assert asyncio.run(run(stays=False)) == ("gone", True)
+
+
+@pytest.mark.parametrize("num_turns", range(5))
+def test_a_client_that_leaves_as_the_work_ends_cancels_nothing_later(num_turns: int) -> None:
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+
+    async def run() -> int:
+        with suppress(ClientGone):
+            await while_connected(leave, work())
+        for _ in range(4):
+            await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert asyncio.run(run()) == 0
