@@ -142,13 +142,10 @@ class LocalBackend:
             while not job.answer.is_over:
                 events = await feed.next()
                 ticket.start()
-                began = time.monotonic()
+                turn = _Turn()
                 for piece in job.answer.take(events):
                     yield piece
-                    # What a step gave to many choices, with all their alternatives, is much work.
-                    if time.monotonic() - began > _LONGEST_TURN_S:
-                        await asyncio.sleep(0)
-                        began = time.monotonic()
+                    await turn.end_if_long()
                 for choice in job.answer.pop_satisfied():
                     self.engine.cut(job.request.id, choice)
         finally:
@@ -167,3 +164,15 @@ class LocalBackend:
         if self._is_draining and self.engine.state != "stopped":
             return "draining"
         return self.engine.state
+
+
+class _Turn:
+    """A turn on the event loop, begun now: a step's many choices are much work in one go."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def end_if_long(self) -> None:
+        if time.monotonic() - self._began > _LONGEST_TURN_S:
+            await asyncio.sleep(0)
+            self._began = time.monotonic()

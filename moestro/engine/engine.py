@@ -12,7 +12,6 @@ Shapes: T tokens of the step's batch, D width.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -29,16 +28,17 @@ from moestro.engine.pace import Pace
 from moestro.engine.pages import Pages
 from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
+from moestro.engine.ran import Mix, Ran, Undrafted
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
-from moestro.engine.runner import Gates, Runner, products
-from moestro.engine.sampler import Outcome, Row, pick, told_burst, wish_burst
+from moestro.engine.runner import Runner, choose_row_multiples
+from moestro.engine.sampler import Outcome, Row, burst_outcomes, burst_pick_row, pick
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
 from moestro.engine.stride import Stride
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
-from moestro.ops.rows import RowMultiples, measure_row_multiple
+from moestro.ops.rows import RowMultiples
 from moestro.text.grammar import Grammar, GrammarFactory
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Engine:
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
-        self._last: _Ran | None = None
+        self._last: Undrafted | None = None
 
     @property
     def has_work(self) -> bool:
@@ -210,62 +210,65 @@ class Engine:
         """Draft behind the last step, whose tokens are on their way to their readers by now."""
         if self._last is None:
             return
-        start_s, ran, self._last = self._clock(), self._last, None
-        under_way, has_prompts = self._under_way(ran.batch), ran.num_prompt_tokens > 0
+        start_s, last, self._last = self._clock(), self._last, None
+        ran, mix = last.ran, last.mix
+        under_way, has_prompts = self._under_way(ran.batch), mix.num_prompt_tokens > 0
         self._drafter.run(ran.batch, ran.hidden_TD, under_way, has_prompts)
         if ran.is_burst:
             return
         # Only now is known what the prompts of that step cost: the modules read them too.
-        seconds = ran.seconds + self._clock() - start_s
-        self._pace.observe(ran.num_decode_tokens, ran.num_prompt_tokens, seconds)
+        seconds = last.seconds + self._clock() - start_s
+        self._pace.observe(mix.num_decode_tokens, mix.num_prompt_tokens, seconds)
 
     def _run(
         self, works: list[Work], start_s: float, drafted_s: float, wake_file: int | None
     ) -> None:
-        """One pass of the model and all that follows from it."""
+        """One pass of the model, or a burst of them, and all that follows from it."""
         self._note_starts(works)
         batch = self._layout.gather(works)
-        num_prompt_tokens = sum(work.num_tokens for work in works if not work.is_decode)
-        num_decode_tokens = batch.num_tokens - num_prompt_tokens
-        # More than a token each are guesses, or tokens that a grammar has forced.
-        had_guesses = num_decode_tokens > len(works)
-        has_forced = had_guesses and any(self._answers[work.sequence].forced for work in works)
+        mix = Mix.of(batch, any(self._answers[work.sequence].forced for work in works))
         is_burst = works[0].num_steps > 1
         ran = self._decode(batch, wake_file) if is_burst else self._forward(batch)
-        outcomes, hidden_TD, gates = ran
-        num_steps = works[0].num_steps
-        num_generated = self._settle(batch, outcomes, hidden_TD, gates)
-        now_s = self._clock()
-        seconds = now_s - drafted_s
-        self._last = _Ran(batch, hidden_TD, num_decode_tokens, num_prompt_tokens, seconds, is_burst)
-        # Tokens that come free would pass for the work of drafts, or make drafts look useless.
-        if not num_prompt_tokens and not has_forced:
-            if not had_guesses:
-                self._stride.observe(len(works), num_steps, seconds)
-            self._drafter.observe(
-                len(works), had_guesses, num_generated / num_steps, (now_s - start_s) / num_steps
-            )
-        num_rows = num_steps * batch.num_tokens
-        self._meter.add(now_s, num_prompt_tokens, num_generated, gates, num_rows)
+        num_generated = self._settle(ran)
+        self._observe(ran, mix, num_generated, start_s, drafted_s)
 
-    def _forward(self, batch: Batch) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
-        """Run a step; returns what each work came to, the states, and what the gates chose."""
+    def _forward(self, batch: Batch) -> Ran:
+        """Run a step and pick what follows."""
         hidden_TD, gates = self._runner.forward(batch)
-        return self._pick(batch, hidden_TD), hidden_TD, gates
+        return Ran(batch, self._pick(batch, hidden_TD), hidden_TD, gates)
 
-    def _decode(
-        self, batch: Batch, wake_file: int | None
-    ) -> tuple[list[list[Outcome]], Tensor, Gates | None]:
-        """Do as `_forward` for a burst, and note how long it was; states are the last step's."""
+    def _decode(self, batch: Batch, wake_file: int | None) -> Ran:
+        """Run a burst, and note in its works how long it was."""
         works = batch.works
         rows = [self._answers[work.sequence].next_row() for work in works]
         stops = [row.stop_token_ids for row in rows]
-        wishes = [wish_burst(row) for row in rows]
+        wishes = [burst_pick_row(row) for row in rows]
         most = works[0].num_steps
         picked, hidden_TD, gates = self._runner.decode(batch, wishes, stops, most, wake_file)
+        num_steps = len(picked) // len(works)
         for work in works:
-            work.repeat(len(picked) // len(works))
-        return told_burst(rows, picked), hidden_TD, gates
+            work.repeat(num_steps)
+        outcomes = burst_outcomes(rows, picked)
+        return Ran(batch, outcomes, hidden_TD, gates, num_steps, is_burst=True)
+
+    def _observe(
+        self, ran: Ran, mix: Mix, num_generated: int, start_s: float, drafted_s: float
+    ) -> None:
+        """Learn from how long a step took."""
+        now_s = self._clock()
+        num_works, num_steps = len(ran.batch.works), ran.num_steps
+        seconds = now_s - drafted_s
+        self._last = Undrafted(ran, mix, seconds)
+        num_rows = num_steps * ran.batch.num_tokens
+        self._meter.add(now_s, mix.num_prompt_tokens, num_generated, ran.gates, num_rows)
+        if mix.num_prompt_tokens or mix.has_forced:
+            # Tokens that come free would pass for the work of drafts, or make drafts look useless.
+            return
+        if not mix.has_guesses:
+            self._stride.observe(num_works, num_steps, seconds)
+        self._drafter.observe(
+            num_works, mix.has_guesses, num_generated / num_steps, (now_s - start_s) / num_steps
+        )
 
     def _note_starts(self, works: list[Work]) -> None:
         for work in works:
@@ -291,12 +294,11 @@ class Engine:
         outcomes = pick(self._runner.logits(hidden_TD, places), picks) if picks else []
         return [outcomes[start:end] for start, end in pairwise((0, *ends))]
 
-    def _settle(
-        self, batch: Batch, outcomes: list[list[Outcome]], hidden_TD: Tensor, gates: Gates | None
-    ) -> int:
+    def _settle(self, ran: Ran) -> int:
         """Give sequences their tokens, report them, end what has ended; return tokens made."""
+        batch = ran.batch
         num_generated, now_s = 0, self._clock()
-        for work, first_row, picked in zip(batch.works, batch.starts, outcomes, strict=True):
+        for work, first_row, picked in zip(batch.works, batch.starts, ran.outcomes, strict=True):
             sequence = work.sequence
             request = sequence.request
             progress = self._progress.get(request.id)
@@ -306,7 +308,9 @@ class Engine:
             answer = self._answers[sequence]
             try:
                 if request.scores_prompt:
-                    self._events += progress.score_prompt(work, first_row, hidden_TD, self._runner)
+                    self._events += progress.score_prompt(
+                        work, first_row, ran.hidden_TD, self._runner
+                    )
                 judge = answer.judge if work.num_steps == 1 else answer.judge_burst
                 verdict = judge(picked)
             except MoestroError as error:
@@ -322,7 +326,7 @@ class Engine:
                     sequence.drafts = answer.forced.copy()
                 stride = 1 if work.num_steps == 1 else batch.num_tokens
                 rows = range(row, row + stride * len(verdict.scores), stride)
-                self._events.append(progress.report(sequence, verdict, rows, gates, now_s))
+                self._events.append(progress.report(sequence, verdict, rows, ran.gates, now_s))
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):
                 self._finish(sequence, progress)
@@ -352,18 +356,6 @@ class Engine:
         }
 
 
-@dataclass(frozen=True)
-class _Ran:
-    """A step that was run and whose drafts are still to come; `seconds` are without them."""
-
-    batch: Batch
-    hidden_TD: Tensor
-    num_decode_tokens: int
-    num_prompt_tokens: int
-    seconds: float
-    is_burst: bool
-
-
 def _is_next_token(work: Work) -> bool:
     """Whether a work is one token of an answer that has begun; its first is told of at once."""
     return work.num_tokens == 1 and work.is_sampled and work.sequence.num_generated > 0
@@ -372,20 +364,3 @@ def _is_next_token(work: Work) -> bool:
 def _like(model: Transformer) -> Tensor:
     device = model.embed_tokens.weight.device
     return torch.empty(0, dtype=model.cache_dtype, device=device)
-
-
-def choose_row_multiples(model: Transformer) -> RowMultiples:
-    """Return the multiples of rows at which this machine keeps a token's bits in any company."""
-    if model.stack is not None:
-        # The kernels keep a row's bits by design, and nothing is torch's to multiply.
-        return RowMultiples()
-    device = str(model.embed_tokens.weight.device)
-    multiple = measure_row_multiple(products(model.config), model.compute_dtype, device)
-    if multiple is None:
-        log.warning(
-            "this machine's matrix products do not keep a row's bits: a request may differ in its"
-            " last bits beside others"
-        )
-    multiple = multiple or 1
-    # Without a stack attention is torch's to multiply, if nothing else is.
-    return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)

@@ -6,6 +6,7 @@ Shapes: T tokens of the batch, N chosen rows, D width, V vocabulary, L MoE layer
 token.
 """
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,10 @@ from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.trace import GateRecord, Trace
 from moestro.ops.picking import Picked, PickRow
-from moestro.ops.rows import RowMultiples, round_up
+from moestro.ops.rows import RowMultiples, measure_row_multiple, round_up
 from moestro.ops.stack import Choices, StackStep
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,23 @@ class Runner:
             batch.groups(),
             self._query_multiple,
         )
+
+
+def choose_row_multiples(model: Transformer) -> RowMultiples:
+    """Return the multiples of rows at which this machine keeps a token's bits in any company."""
+    if model.stack is not None:
+        # The kernels keep a row's bits by design, and nothing is torch's to multiply.
+        return RowMultiples()
+    device = str(model.embed_tokens.weight.device)
+    multiple = measure_row_multiple(products(model.config), model.compute_dtype, device)
+    if multiple is None:
+        log.warning(
+            "this machine's matrix products do not keep a row's bits: a request may differ in its"
+            " last bits beside others"
+        )
+    multiple = multiple or 1
+    # Without a stack attention is torch's to multiply, if nothing else is.
+    return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)
 
 
 def products(config: ModelConfig) -> list[tuple[int, int, int]]:

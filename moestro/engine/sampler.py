@@ -129,7 +129,7 @@ def pick(logits_NV: Tensor, rows: Sequence[Row]) -> list[Outcome]:
     return [_outcome(row, each) for row, each in zip(rows, picked, strict=True)]
 
 
-def wish_burst(row: Row) -> PickRow:
+def burst_pick_row(row: Row) -> PickRow:
     """Return how a row picks in a burst, where nothing but noise tells one step from the next."""
     assert row.guide is None
     assert row.penalties is None
@@ -137,7 +137,7 @@ def wish_burst(row: Row) -> PickRow:
     return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
 
 
-def told_burst(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
+def burst_outcomes(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
     """Return each row's outcomes of a burst; `picked` are all rows', step by step.
 
     Only the last can be an error: a burst ends where one row cannot pick.

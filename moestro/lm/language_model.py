@@ -16,8 +16,9 @@ import torch
 
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
-from moestro.engine.engine import Engine, choose_row_multiples
+from moestro.engine.engine import Engine
 from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
+from moestro.engine.runner import choose_row_multiples
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer

@@ -135,6 +135,11 @@ class ModelConfig:
         return self.num_hidden_layers - self.first_k_dense_replace + self.num_nextn_predict_layers
 
     @property
+    def scoring_func(self) -> Literal["sigmoid", "softmax"]:
+        """What turns the gate's logits to affinities."""
+        return "sigmoid" if self.model_type == "deepseek_v3" else "softmax"
+
+    @property
     def has_balance_bias(self) -> bool:
         """Whether the gate holds DeepSeek-V3's `e_score_correction_bias`."""
         return self.model_type == "deepseek_v3"
@@ -197,7 +202,7 @@ class ModelConfig:
             if item.name not in ("rope", "budget", "extra", "min_experts_per_tok")
         }
         values = dict(self.extra) | {"architectures": [_ARCHITECTURES[kind]]} | own
-        values["scoring_func"] = "sigmoid" if kind == "deepseek_v3" else "softmax"
+        values["scoring_func"] = self.scoring_func
         values |= {"hidden_act": "silu", "moe_layer_freq": 1}
         values["num_key_value_heads"] = self.num_attention_heads
         values |= {"rope_theta": self.rope.theta, "rope_scaling": _write_rope(self.rope)}

@@ -110,7 +110,7 @@ class Gate(nn.Module):
         return GateRecord(logits_TE, scores_TE, selection_TE, ranked_TK, *choice)
 
     def _affinities(self, logits_TE: Tensor) -> Tensor:
-        if not self.config.has_balance_bias:
+        if self.config.scoring_func == "softmax":
             return logits_TE.softmax(dim=-1)
         return (
             logits_TE.sigmoid() if self.packed is None else self.packed.kernels.sigmoid(logits_TE)
@@ -126,7 +126,7 @@ def choice_rule(config: ModelConfig) -> dict[str, Any]:
         "num_expert_groups": config.n_group if has_groups else 1,
         "kept_groups": config.topk_group if has_groups else 1,
         "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
-        "is_sigmoid": config.has_balance_bias,
+        "is_sigmoid": config.scoring_func == "sigmoid",
         "is_normalized": config.norm_topk_prob,
         "routed_scale": config.routed_scaling_factor,
     }
