@@ -12,12 +12,12 @@ struct ChoiceRule {
   // Slots that are in use whatever the budget.
   int64_t fewest;
   int64_t num_expert_groups;
-  int64_t kept_groups;
+  int64_t topk_group;
   // How many of its best experts score a group.
   int64_t best_of_group;
   bool is_sigmoid;
   bool is_normalized;
-  float routed_scale;
+  float routed_scaling_factor;
   // The grid of thresholds: shares of the way from the fewest experts to the most.
   int64_t num_fractions;
   const float* fractions;

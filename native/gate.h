@@ -26,7 +26,7 @@ inline float find_threshold(const ChoiceRule& rule, const float* thresholds, flo
 // `scores` has room for one number for each group.
 inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* selection, float* scores) {
   const int64_t number = rule.num_expert_groups, size = num_experts / number;
-  if (number == 1 || rule.kept_groups == number) return;
+  if (number == 1 || rule.topk_group == number) return;
   for (int64_t g = 0; g < number; ++g) {
     float best = -INFINITY, second = -INFINITY;
     for (int64_t i = 0; i < size; ++i) {
@@ -45,7 +45,7 @@ inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* sel
     for (int64_t i = 0; i < number; ++i) {
       num_better += scores[i] > scores[g] || (scores[i] == scores[g] && i < g);
     }
-    const bool is_kept = num_better < rule.kept_groups;
+    const bool is_kept = num_better < rule.topk_group;
     for (int64_t i = 0; i < size && !is_kept; ++i) selection[g * size + i] = -INFINITY;
   }
 }
@@ -130,7 +130,7 @@ inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, c
     if (slots.ranked != nullptr) slots.ranked[k] = score;
     sum += slots.weights[k];
   }
-  const float scale = rule.routed_scale / (rule.is_normalized ? sum + 1e-20f : 1.0f);
+  const float scale = rule.routed_scaling_factor / (rule.is_normalized ? sum + 1e-20f : 1.0f);
   for (int64_t k = 0; k < rule.num_slots; ++k) slots.weights[k] *= scale;
 }
 

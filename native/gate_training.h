@@ -175,8 +175,8 @@ class GateBackwardWork {
       sum += is_used[k] ? scores[experts[k]] : 0.0f;
       mean += pass_.dweights[place + k] * pass_.weights[place + k];
     }
-    const float scale = rule.routed_scale / (rule.is_normalized ? sum + 1e-20f : 1.0f);
-    const float common = rule.is_normalized ? mean / rule.routed_scale : 0.0f;
+    const float scale = rule.routed_scaling_factor / (rule.is_normalized ? sum + 1e-20f : 1.0f);
+    const float common = rule.is_normalized ? mean / rule.routed_scaling_factor : 0.0f;
     for (int64_t k = 0; k < rule.num_slots; ++k) {
       if (is_used[k]) changes[experts[k]] += scale * (pass_.dweights[place + k] - common);
     }

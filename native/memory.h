@@ -19,7 +19,7 @@ struct Memory {
     for (int64_t i = step.first_layer; i < step.last_layer; ++i) {
       const Layer& layer = stack.layers[i];
       rank = larger(rank, layer.query_a.num_outputs);
-      if (layer.join.product.data != nullptr) joined_width = 2 * shape.hidden;
+      if (layer.mtp.eh_proj.data != nullptr) joined_width = 2 * shape.hidden;
       experts = larger(experts, layer.routed.down.num_matrices);
       width = larger(width, layer.routed.down.depth);
       shared_width = larger(shared_width, layer.shared.down.depth);
@@ -28,7 +28,7 @@ struct Memory {
     angles = workspace.take<float>(rows * shape.rotary);
     normed = workspace.take<float>(rows * shape.hidden);
     joined = workspace.take<float>(rows * joined_width);
-    join_inputs = InputMemory(workspace, joined_width, rows);
+    mtp_inputs = InputMemory(workspace, joined_width, rows);
     compressed = workspace.take<float>(rows * rank);
     query = workspace.take<float>(rows * heads * shape.query_width());
     latent = workspace.take<float>(rows * shape.cache_width());
@@ -61,7 +61,7 @@ struct Memory {
   char* choice_room;
   float *mixed, *mixtures;
   Part* parts;
-  InputMemory inputs, join_inputs, query_inputs, out_inputs;
+  InputMemory inputs, mtp_inputs, query_inputs, out_inputs;
   InputMemory* head_inputs;
   Pairs routed_pairs, shared_pairs;
   InputMemory routed_inputs, routed_hidden, shared_inputs, shared_hidden;

@@ -312,11 +312,11 @@ void bind_parts(nb::module_& m) {
       .def_rw("num_slots", &ChoiceRule::num_slots)
       .def_rw("fewest", &ChoiceRule::fewest)
       .def_rw("num_expert_groups", &ChoiceRule::num_expert_groups)
-      .def_rw("kept_groups", &ChoiceRule::kept_groups)
+      .def_rw("topk_group", &ChoiceRule::topk_group)
       .def_rw("best_of_group", &ChoiceRule::best_of_group)
       .def_rw("is_sigmoid", &ChoiceRule::is_sigmoid)
       .def_rw("is_normalized", &ChoiceRule::is_normalized)
-      .def_rw("routed_scale", &ChoiceRule::routed_scale)
+      .def_rw("routed_scaling_factor", &ChoiceRule::routed_scaling_factor)
       .def_rw("num_fractions", &ChoiceRule::num_fractions)
       .def_prop_rw(
           "fractions", [](const ChoiceRule& rule) { return Address(rule.fractions); },
@@ -367,10 +367,10 @@ void bind_parts(nb::module_& m) {
       .def("__init__", [](Experts* self, const Matrices& gate_up, const Matrices& down) {
         new (self) Experts{gate_up, down};
       });
-  nb::class_<Join>(m, "Join").def(
-      "__init__", [](Join* self, const Norm& embedding_norm, const Norm& hidden_norm,
-                     const Matrices& product, const Norm& final_norm) {
-        new (self) Join{embedding_norm, hidden_norm, product, final_norm};
+  nb::class_<Mtp>(m, "Mtp").def(
+      "__init__", [](Mtp* self, const Norm& enorm, const Norm& hnorm, const Matrices& eh_proj,
+                    const Norm& norm) {
+        new (self) Mtp{enorm, hnorm, eh_proj, norm};
       });
   nb::class_<Layer>(m, "Layer")
       .def(nb::init<>())
@@ -380,14 +380,14 @@ void bind_parts(nb::module_& m) {
       .def_rw("query", &Layer::query)
       .def_rw("latent", &Layer::latent)
       .def_rw("latent_norm", &Layer::latent_norm)
-      .def_rw("keys", &Layer::keys)
-      .def_rw("values", &Layer::values)
+      .def_rw("w_uk", &Layer::w_uk)
+      .def_rw("w_uv", &Layer::w_uv)
       .def_rw("out", &Layer::out)
       .def_rw("post_norm", &Layer::post_norm)
       .def_rw("gate", &Layer::gate)
       .def_rw("routed", &Layer::routed)
       .def_rw("shared", &Layer::shared)
-      .def_rw("join", &Layer::join);
+      .def_rw("mtp", &Layer::mtp);
   nb::class_<Shape, ChoiceRule>(m, "Shape")
       .def(nb::init<>())
       .def_rw("hidden", &Shape::hidden)

@@ -49,15 +49,15 @@ class Run {
         const Cached cached{
             step_.pages + i * step_.layer_slots * shape_.cache_width() * bytes,
             step_.cache_format, step_.block_size, shape_.cache_width()};
-        if (layer.join.product.data != nullptr) join(team, layer.join);
+        if (layer.mtp.eh_proj.data != nullptr) join(team, layer.mtp);
         project(team, layer);
         cache(team, layer, cached);
-        carry(team, layer);
+        absorb(team, layer);
         mix(team, layer, cached);
         feed_forward(team, layer, num_sparse);
         num_sparse += layer.routed.down.data != nullptr;
       }
-      const Norm& own = layers_[step_.last_layer - 1].join.final_norm;
+      const Norm& own = layers_[step_.last_layer - 1].mtp.norm;
       const Norm& norm = own.weight == nullptr ? step_.final_norm : own;
       if (norm.weight != nullptr) {
         team.each(rows_, [&](int64_t t) { normalize_row(norm, step_.x, shape_.hidden, t, step_.x); });
@@ -136,21 +136,21 @@ class Run {
   }
 
   // A token's embedding and the state of the token before it to an MTP module's stream.
-  void join(Team& team, const Join& join) {
+  void join(Team& team, const Mtp& mtp) {
     const int64_t width = shape_.hidden;
-    const Inputs inputs = this->inputs(memory_.join_inputs, join.product);
-    const Blocks& blocks = this->blocks(join.product);
+    const Inputs inputs = this->inputs(memory_.mtp_inputs, mtp.eh_proj);
+    const Blocks& blocks = this->blocks(mtp.eh_proj);
     team.each(blocks.number, [&](int64_t b) {
       for (int64_t t = blocks.first(b); t < blocks.first(b) + blocks.rows(b); ++t) {
         float* row = memory_.joined + 2 * t * width;
-        const Norm &first = join.embedding_norm, &second = join.hidden_norm;
+        const Norm &first = mtp.enorm, &second = mtp.hnorm;
         normalize<Isa>(x(t), first.weight, first.epsilon, width, row);
         normalize<Isa>(step_.hidden + t * width, second.weight, second.epsilon, width, row + width);
       }
-      put_block(memory_.joined, 2 * width, join.product, b, inputs);
+      put_block(memory_.joined, 2 * width, mtp.eh_proj, b, inputs);
     });
     team.barrier();
-    multiply_to(team, join.product, inputs, step_.x);
+    multiply_to(team, mtp.eh_proj, inputs, step_.x);
   }
 
   // The stream's normed rows to the query (or its compression) and to the latent.
@@ -204,17 +204,17 @@ class Run {
   }
 
   // Queries to the latent space, head by head (W^UK absorbed), with their rotated part behind.
-  void carry(Team& team, const Layer& layer) {
-    const Matrices& keys = layer.keys;
+  void absorb(Team& team, const Layer& layer) {
+    const Matrices& w_uk = layer.w_uk;
     const int64_t heads = shape_.num_heads, width = shape_.cache_width();
-    const Inputs inputs = this->inputs(memory_.head_inputs[team.rank()], keys);
+    const Inputs inputs = this->inputs(memory_.head_inputs[team.rank()], w_uk);
     team.each(heads, [&](int64_t h) {
       const float* query = memory_.query + h * shape_.query_width();
       float* carried = memory_.carried + h * width;
-      for (int64_t b = 0; b < blocks(keys).number; ++b) {
-        if (!has_absorbed(blocks(keys), b)) continue;
-        put_block(query, heads * shape_.query_width(), keys, b, inputs);
-        multiply_head(keys, h, b, inputs, carried, heads * width);
+      for (int64_t b = 0; b < blocks(w_uk).number; ++b) {
+        if (!has_absorbed(blocks(w_uk), b)) continue;
+        put_block(query, heads * shape_.query_width(), w_uk, b, inputs);
+        multiply_head(w_uk, h, b, inputs, carried, heads * width);
       }
       for (int64_t t = 0; t < rows_; ++t) {
         rotate(t, query + t * heads * shape_.query_width() + shape_.nope,
@@ -247,7 +247,7 @@ class Run {
     team.barrier();
     const Expanded<Isa> expanded(step_, shape_, layer, cached);
     team.each(shape_.num_heads, [&](int64_t h) {
-      take_out(team, layer.values, attention, h);
+      take_out(team, layer.w_uv, attention, h);
       // Behind those: a block of rows may have some of both kinds.
       for (int64_t s = 0; s < step_.num_sequences; ++s) {
         if (plan_.is_expanded(s)) attend_expanded(expanded, s, h, head_rooms_[team.rank()]);

@@ -23,13 +23,13 @@ struct Gate {
   const float* thresholds = nullptr;
 };
 
-// What an MTP module does before its layer and behind it (eq. 21-23). `product` takes a token's
+// What an MTP module does before its layer and behind it (eq. 21-23). `eh_proj` takes a token's
 // normed embedding and then the normed state of the token before it.
-struct Join {
-  Norm embedding_norm;
-  Norm hidden_norm;
-  Matrices product;
-  Norm final_norm;
+struct Mtp {
+  Norm enorm;
+  Norm hnorm;
+  Matrices eh_proj;
+  Norm norm;
 };
 
 // `query_a` has no data without query compression, `routed` in a dense layer, `shared` without
@@ -41,9 +41,9 @@ struct Layer {
   Matrices query;
   Matrices latent;
   Norm latent_norm;
-  // By head: `keys` carries queries to the latent space, `values` takes mixed latents out of it.
-  Matrices keys;
-  Matrices values;
+  // W^UK and W^UV by head: one takes queries to the latent space, the other mixed latents out of it.
+  Matrices w_uk;
+  Matrices w_uv;
   // By head, in the format of the cache: what turns latents to keys and to values; without data where
   // prompts are never expanded.
   Matrices expanded_keys;
@@ -53,8 +53,8 @@ struct Layer {
   Gate gate;
   Experts routed;
   Experts shared;
-  // Its product has no data but in MTP modules.
-  Join join;
+  // Its projection has no data but in MTP modules.
+  Mtp mtp;
 };
 
 struct Shape : ChoiceRule {

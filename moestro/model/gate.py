@@ -124,11 +124,11 @@ def choice_rule(config: ModelConfig) -> dict[str, Any]:
         "num_slots": config.num_experts_per_tok,
         "fewest": config.fewest_experts,
         "num_expert_groups": config.n_group if has_groups else 1,
-        "kept_groups": config.topk_group if has_groups else 1,
+        "topk_group": config.topk_group if has_groups else 1,
         "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
         "is_sigmoid": config.scoring_func == "sigmoid",
         "is_normalized": config.norm_topk_prob,
-        "routed_scale": config.routed_scaling_factor,
+        "routed_scaling_factor": config.routed_scaling_factor,
     }
 
 

@@ -18,7 +18,7 @@ from moestro.model.moe import MoE
 from moestro.model.mtp import MTPModule
 from moestro.ops.kernels import PackedExperts
 from moestro.ops.native import NativeKernels
-from moestro.ops.stack import GateParts, JoinParts, LayerParts, Matrix, NativeStack, Norm
+from moestro.ops.stack import GateParts, LayerParts, Matrix, MtpParts, NativeStack, Norm
 
 
 def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
@@ -27,7 +27,7 @@ def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
     gates = model.gates()
     parts = [_layer(block, None) for block in model.layers if isinstance(block, Block)]
     modules = [module for module in model.mtp if isinstance(module, MTPModule)]
-    parts += [_layer(module.block, _join(module)) for module in modules]
+    parts += [_layer(module.block, _mtp(module)) for module in modules]
     assert model.packed_head is not None
     return NativeStack(
         kernels=kernels,
@@ -61,13 +61,13 @@ def _shape(config: ModelConfig, model: Transformer) -> dict[str, Any]:
     } | choice_rule(config)
 
 
-def _join(module: MTPModule) -> JoinParts:
+def _mtp(module: MTPModule) -> MtpParts:
     assert module.eh_proj.packed is not None
-    product = module.eh_proj.packed.weights
-    return JoinParts(_norm(module.enorm), _norm(module.hnorm), product, _norm(module.norm))
+    eh_proj = module.eh_proj.packed.weights
+    return MtpParts(_norm(module.enorm), _norm(module.hnorm), eh_proj, _norm(module.norm))
 
 
-def _layer(block: Block, join: JoinParts | None) -> LayerParts:
+def _layer(block: Block, mtp: MtpParts | None) -> LayerParts:
     attention, mlp = block.self_attn, block.mlp
     gate, routed, shared = _feed_forward(mlp)
     is_compressed = attention.config.q_lora_rank is not None
@@ -80,14 +80,14 @@ def _layer(block: Block, join: JoinParts | None) -> LayerParts:
         query=_matrix(_query(attention)),
         latent=_matrix(attention.kv_a_proj_with_mqa),
         latent_norm=_norm(attention.kv_a_layernorm),
-        keys=expansion.keys.weights,
-        values=expansion.values.weights,
+        w_uk=expansion.w_uk.weights,
+        w_uv=expansion.w_uv.weights,
         out=_matrix(attention.o_proj),
         post_norm=_norm(block.post_attention_layernorm),
         gate=gate,
         routed=routed,
         shared=shared,
-        join=join,
+        mtp=mtp,
     )
 
 

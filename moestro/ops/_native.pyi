@@ -62,11 +62,11 @@ class ChoiceRule:
     num_slots: int
     fewest: int
     num_expert_groups: int
-    kept_groups: int
+    topk_group: int
     best_of_group: int
     is_sigmoid: bool
     is_normalized: bool
-    routed_scale: float
+    routed_scaling_factor: float
     num_fractions: int
     fractions: int
 
@@ -94,10 +94,8 @@ class Gate:
 class Experts:
     def __init__(self, gate_up: Matrices, down: Matrices, /) -> None: ...
 
-class Join:
-    def __init__(
-        self, embedding_norm: Norm, hidden_norm: Norm, product: Matrices, final_norm: Norm, /
-    ) -> None: ...
+class Mtp:
+    def __init__(self, enorm: Norm, hnorm: Norm, eh_proj: Matrices, norm: Norm, /) -> None: ...
 
 class Layer:
     input_norm: Norm
@@ -106,14 +104,14 @@ class Layer:
     query: Matrices
     latent: Matrices
     latent_norm: Norm
-    keys: Matrices
-    values: Matrices
+    w_uk: Matrices
+    w_uv: Matrices
     out: Matrices
     post_norm: Norm
     gate: Gate
     routed: Experts
     shared: Experts
-    join: Join
+    mtp: Mtp
 
 class Shape(ChoiceRule):
     hidden: int

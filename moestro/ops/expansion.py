@@ -17,10 +17,10 @@ from moestro.ops.panels import unpack
 
 @dataclass(frozen=True)
 class PackedExpansion:
-    """The absorbed path's two products by head, packed."""
+    """The absorbed path's two matrices by head, W^UK and W^UV, packed."""
 
-    keys: Packed
-    values: Packed
+    w_uk: Packed
+    w_uv: Packed
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,19 @@ class Expansion:
         if self.weight_HEC is not None:
             return self.weight_HEC.to(dtype)
         assert self.packed is not None
-        key_HCN, value_HVC = (
-            unpack(part.weights) for part in (self.packed.keys, self.packed.values)
-        )
+        key_HCN, value_HVC = (unpack(part.weights) for part in (self.packed.w_uk, self.packed.w_uv))
         return torch.cat([key_HCN.transpose(1, 2), value_HVC], dim=1).to(dtype)
 
-    def carry(self, nope_THN: Tensor) -> Tensor:
+    def absorb(self, nope_THN: Tensor) -> Tensor:
         """Return queries in the latent space, query_THC."""
         if self.packed is not None:
-            return self.packed.keys.by_head(nope_THN)
+            return self.packed.w_uk.by_head(nope_THN)
         key_HNC = self.matrix(nope_THN.dtype)[:, : nope_THN.shape[-1]]
         return torch.einsum("thn,hnc->thc", nope_THN, key_HNC)
 
     def expand(self, mixed_THC: Tensor, num_key_rows: int) -> Tensor:
         """Return the values out_THV of mixed latents; values come after so many key rows."""
         if self.packed is not None:
-            return self.packed.values.by_head(mixed_THC)
+            return self.packed.w_uv.by_head(mixed_THC)
         value_HVC = self.matrix(mixed_THC.dtype)[:, num_key_rows:]
         return torch.einsum("thc,hvc->thv", mixed_THC, value_HVC)

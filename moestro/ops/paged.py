@@ -49,7 +49,7 @@ def paged(
     query: Query, pages_AZW: Tensor, groups: Sequence[Group], up: Expansion, row_multiple: int
 ) -> Tensor:
     """Attend; `query` has B = 1 and T rows, rows of no group give zeros. Returns out_THV."""
-    query_THC = up.carry(query.nope_BSHN[0])
+    query_THC = up.absorb(query.nope_BSHN[0])
     query_THW = torch.cat([query_THC, query.rope_BSHR[0]], dim=-1)
     mixed_THC = torch.zeros_like(query_THC)
     for group in groups:

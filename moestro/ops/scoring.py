@@ -59,11 +59,11 @@ def find_fault(kernels: NativeKernels) -> str | None:
         "num_slots": K,
         "fewest": K,
         "num_expert_groups": 1,
-        "kept_groups": 1,
+        "topk_group": 1,
         "best_of_group": 2,
         "is_sigmoid": True,
         "is_normalized": True,
-        "routed_scale": scale,
+        "routed_scaling_factor": scale,
     }
     bias_E, nothing = torch.linspace(0.0, 0.2, E), torch.empty(0)
 

@@ -50,20 +50,21 @@ class GateParts:
 
 
 @dataclass(frozen=True)
-class JoinParts:
+class MtpParts:
     """What an MTP module does before its layer and behind it."""
 
-    embedding_norm: Norm
-    hidden_norm: Norm
-    product: Panels
-    final_norm: Norm
+    enorm: Norm
+    hnorm: Norm
+    eh_proj: Panels
+    norm: Norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerParts:
-    """One layer. Without query compression `query_a` and `query_norm` are None.
+    """One layer; `w_uk` and `w_uv` are W^UK and W^UV by head.
 
-    A dense layer has no `gate` and no `routed`: its feed-forward is one shared expert.
+    Without query compression `query_a` and `query_norm` are None. A dense layer has no `gate` and
+    no `routed`: its feed-forward is one shared expert.
     """
 
     input_norm: Norm
@@ -72,14 +73,14 @@ class LayerParts:
     query: Matrix
     latent: Matrix
     latent_norm: Norm
-    keys: Panels
-    values: Panels
+    w_uk: Panels
+    w_uv: Panels
     out: Matrix
     post_norm: Norm
     gate: GateParts | None
     routed: PackedExperts | None
     shared: PackedExperts | None
-    join: JoinParts | None = None
+    mtp: MtpParts | None = None
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class NativeStack:
     def _expansion(self, parts: LayerParts) -> tuple[Panels, Panels]:
         """Return what makes a head's keys, and its values, in the format of the cache."""
         kind: WeightKind = "float32" if self.cache_dtype == torch.float32 else "bfloat16"
-        keys_HNC = unpack(parts.keys).transpose(1, 2)
-        values = parts.values
+        keys_HNC = unpack(parts.w_uk).transpose(1, 2)
+        values = parts.w_uv
         if values.kind != kind:
             values = pack(unpack(values), kind, self.kernels)
         expansion = pack(keys_HNC, kind, self.kernels), values
@@ -183,7 +184,7 @@ class NativeStack:
 
     def draft(self, embedded_TD: Tensor, hidden_TD: Tensor, layer: int, step: StackStep) -> None:
         """Run an MTP module in place of the tokens' embeddings, behind the states before them."""
-        assert self.layers[layer].join is not None
+        assert self.layers[layer].mtp is not None
         assert hidden_TD.shape == embedded_TD.shape
         assert hidden_TD.is_contiguous()
         self._run(embedded_TD, hidden_TD, range(layer, layer + 1), step, False)
@@ -305,8 +306,8 @@ class NativeStack:
         layer.query = self._matrix(parts.query)
         layer.latent = self._matrix(parts.latent)
         layer.latent_norm = self._norm(parts.latent_norm)
-        layer.keys = self.kernels.matrices(parts.keys)
-        layer.values = self.kernels.matrices(parts.values)
+        layer.w_uk = self.kernels.matrices(parts.w_uk)
+        layer.w_uv = self.kernels.matrices(parts.w_uv)
         layer.out = self._matrix(parts.out)
         layer.post_norm = self._norm(parts.post_norm)
         if parts.gate is not None:
@@ -320,20 +321,19 @@ class NativeStack:
             layer.routed = self._experts(parts.routed)
         if parts.shared is not None:
             layer.shared = self._experts(parts.shared)
-        if parts.join is not None:
-            layer.join = self._join(parts.join)
+        if parts.mtp is not None:
+            layer.mtp = self._mtp(parts.mtp)
         return layer
 
-    def _join(self, join: JoinParts) -> Any:
-        norms = (join.embedding_norm, join.hidden_norm, join.final_norm)
-        embedding, hidden, final = map(self._norm, norms)
-        product = self.kernels.matrices(join.product)
-        return self.kernels.native.Join(embedding, hidden, product, final)
+    def _mtp(self, mtp: MtpParts) -> Any:
+        enorm, hnorm, norm = map(self._norm, (mtp.enorm, mtp.hnorm, mtp.norm))
+        eh_proj = self.kernels.matrices(mtp.eh_proj)
+        return self.kernels.native.Mtp(enorm, hnorm, eh_proj, norm)
 
     def _bytes_of(self, parts: LayerParts) -> int:
         matrices = [parts.query_a, parts.query, parts.latent, parts.out]
         always = [matrix.weights for matrix in matrices if matrix is not None]
-        always += [parts.keys, parts.values]
+        always += [parts.w_uk, parts.w_uv]
         if parts.gate is not None:
             always.append(parts.gate.weight)
         if parts.shared is not None:

@@ -43,10 +43,10 @@ class Model {
     shape_.num_slots = 3;
     shape_.fewest = 2;
     shape_.num_expert_groups = sizes.groups;
-    shape_.kept_groups = (sizes.groups + 1) / 2;
+    shape_.topk_group = (sizes.groups + 1) / 2;
     shape_.best_of_group = 2;
     shape_.is_sigmoid = shape_.is_normalized = true;
-    shape_.routed_scale = 1.5f;
+    shape_.routed_scaling_factor = 1.5f;
     shape_.num_fractions = 3;
     shape_.fractions = FRACTIONS;
     layers_.push_back(layer(false));
@@ -118,11 +118,11 @@ class Model {
     layer.query = matrix(1, s.heads * (s.nope + s.rotary), s.rank > 0 ? s.rank : s.hidden);
     layer.latent = matrix(1, s.latent + s.rotary, s.hidden);
     layer.latent_norm = norm(s.latent);
-    layer.keys = matrix(s.heads, s.latent, s.nope);
+    layer.w_uk = matrix(s.heads, s.latent, s.nope);
     keys_.push_back(&matrices_.back());
-    layer.values = matrix(s.heads, s.value, s.latent);
+    layer.w_uv = matrix(s.heads, s.value, s.latent);
     values_.push_back(&matrices_.back());
-    layer.keys.bias = layer.values.bias = nullptr;
+    layer.w_uk.bias = layer.w_uv.bias = nullptr;
     layer.out = matrix(1, s.hidden, s.heads * s.value);
     layer.post_norm = norm(s.hidden);
     if (!is_sparse) {

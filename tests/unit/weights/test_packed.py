@@ -45,8 +45,8 @@ def matrices(model: Transformer) -> dict[str, Tensor]:
         if isinstance(module, Linear) and module.packed is not None:
             found[name] = unpack(module.packed.weights)
         elif isinstance(module, Attention) and module.packed_up is not None:
-            found[name + ".keys"] = unpack(module.packed_up.keys.weights)
-            found[name + ".values"] = unpack(module.packed_up.values.weights)
+            found[name + ".w_uk"] = unpack(module.packed_up.w_uk.weights)
+            found[name + ".w_uv"] = unpack(module.packed_up.w_uv.weights)
         elif isinstance(module, Experts | FeedForward) and module.packed is not None:
             experts = module.packed[1]
             found[name + ".down"] = unpack(experts.down)
