@@ -18,6 +18,7 @@ from moestro.api.dialect import (
     choose_tool,
     constrain,
     given,
+    say,
     switch_thinking,
     write_json,
 )
@@ -253,7 +254,7 @@ def _assistant_message(blocks: Sequence[Block]) -> Message:
             raise _misplaced(block, "assistant")
     return Message(
         role="assistant",
-        content=_join(texts),
+        content=say(_join(texts), calls),
         reasoning="\n".join(thoughts) or None,
         tool_calls=tuple(calls),
     )

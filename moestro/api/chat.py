@@ -30,10 +30,14 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; `content` is None where an assistant only called tools.
+
+    Many chat templates tell such a turn by that: DeepSeek's own leave calls out beside an empty
+    text.
+    """
 
     role: str
-    content: str = ""
+    content: str | None = None
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()

@@ -1,4 +1,4 @@
-"""What the dialects of requests have in common: strict parts, the choice of tools, thinking.
+"""What the dialects of requests have in common: strict parts, turns of calls, choice of tools.
 
 Knows no dialect's words. Next: anthropic.py, responses.py.
 """
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
-from moestro.api.chat import Constraint, Tool, ToolChoice
+from moestro.api.chat import Constraint, Tool, ToolCall, ToolChoice
 from moestro.api.openai_bodies import Number
 from moestro.errors import ConfigError
 
@@ -63,6 +63,11 @@ def choose_tool(
 def constrain(schema: Mapping[str, Any]) -> Constraint:
     """Return what keeps an answer to a JSON schema."""
     return Constraint(kind="json_schema", source=write_json(schema))
+
+
+def say(text: str, calls: Sequence[ToolCall]) -> str | None:
+    """Return an assistant's words: None where it said nothing and only called tools."""
+    return text or (None if calls else "")
 
 
 def switch_thinking(is_on: bool) -> dict[str, bool]:

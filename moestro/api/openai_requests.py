@@ -17,7 +17,7 @@ from moestro.api.chat import (
     ToolCall,
     ToolChoice,
 )
-from moestro.api.dialect import choose_tool
+from moestro.api.dialect import choose_tool, say
 from moestro.api.openai_bodies import (
     ChatBody,
     CompletionBody,
@@ -169,10 +169,11 @@ def _read_message(body: MessageBody) -> Message:
         for call in body.tool_calls or ()
     )
     content = body.content or ""
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
     return Message(
         # What OpenAI's newer models call a developer, templates know as the system.
         role="system" if body.role == "developer" else body.role,
-        content=content if isinstance(content, str) else "".join(part.text for part in content),
+        content=say(text, calls),
         name=body.name,
         reasoning=body.reasoning_content,
         tool_calls=calls,

@@ -27,6 +27,7 @@ from moestro.api.dialect import (
     choose_tool,
     constrain,
     given,
+    say,
     switch_thinking,
 )
 from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole
@@ -249,7 +250,8 @@ def _messages(body: ResponsesRequest) -> list[Message]:
 def _add_call(messages: list[Message], call: ToolCall, thoughts: str) -> None:
     latest = messages[-1] if messages else None
     if latest is not None and latest.role == "assistant" and not thoughts:
-        messages[-1] = replace(latest, tool_calls=(*latest.tool_calls, call))
+        calls = (*latest.tool_calls, call)
+        messages[-1] = replace(latest, content=say(latest.content or "", calls), tool_calls=calls)
     else:
         messages.append(Message(role="assistant", reasoning=thoughts or None, tool_calls=(call,)))
 

@@ -134,7 +134,7 @@ async def interleave(recitals: Sequence[Recital]) -> AsyncGenerator[Chunk, None]
 def prompt_ids(request: Request, limit: int) -> list[int]:
     """Return a request's token ids; messages become lines like `user: hello`."""
     if isinstance(request, ChatRequest):
-        lines = (f"{each.role}: {each.content}" for each in request.messages)
+        lines = (f"{each.role}: {each.content or ''}" for each in request.messages)
         return _encode_prompt("\n".join(lines), limit)
     if isinstance(request.prompt, str):
         return _encode_prompt(request.prompt, limit)

@@ -47,13 +47,14 @@ def write_request(request: Request) -> dict[str, Any]:
 
 
 def _write_message(message: Message) -> dict[str, Any]:
-    written: dict[str, Any] = {
-        "role": message.role,
-        "content": message.content,
+    # The content even where it is null: templates take a turn without the field for another.
+    written: dict[str, Any] = {"role": message.role, "content": message.content}
+    optional = {
         "name": message.name,
         "reasoning_content": message.reasoning,
         "tool_call_id": message.tool_call_id,
     }
+    written |= {name: value for name, value in optional.items() if value is not None}
     if message.tool_calls:
         written["tool_calls"] = [
             {
@@ -63,7 +64,7 @@ def _write_message(message: Message) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
-    return {name: value for name, value in written.items() if value is not None}
+    return written
 
 
 def _write_tools(request: ChatRequest) -> dict[str, Any]:

@@ -26,7 +26,7 @@ PLAIN_TEMPLATE = """\
 {%- for message in messages %}
     {%- if message.role in ("system", "developer") %}{{ message.content }}
     {%- elif message.role == "user" %}User: {{ message.content }}
-    {%- elif message.role == "assistant" %}Assistant: {{ message.content }}
+    {%- elif message.role == "assistant" %}Assistant: {{ message.content or "" }}
     {%- else %}{{ raise_exception("this model's template knows no role " ~ message.role) }}
     {%- endif %}
     {{- "\\n\\n" if not loop.last or add_generation_prompt }}

@@ -97,6 +97,12 @@ def test_a_whole_round_of_tools_becomes_turns_of_their_own() -> None:
     )
 
 
+def test_a_turn_of_calls_alone_has_no_content() -> None:
+    use = {"type": "tool_use", "id": "t", "name": "weather", "input": {}}
+    request = read(messages=[*HELLO, {"role": "assistant", "content": [use]}, *HELLO])
+    assert [message.content for message in request.messages] == ["hello", None, "hello"]
+
+
 def test_every_wish_as_to_the_answer_arrives() -> None:
     request = read(
         stop_sequences=["END"],

@@ -96,6 +96,13 @@ def test_a_chat_takes_the_newer_name_of_max_tokens_and_asks_for_logprobs_twice()
     assert chat_options(logprobs=False).top_logprobs is None
 
 
+def test_only_a_turn_that_calls_tools_has_no_content() -> None:
+    call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
+    turns = [{"role": "assistant"}, {"role": "assistant", "tool_calls": [call]}, {"role": "user"}]
+    asked = read_chat(ChatBody.model_validate({"messages": turns}), "m")
+    assert [message.content for message in asked.messages] == ["", None, ""]
+
+
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
     [

@@ -76,6 +76,12 @@ def test_thoughts_and_calls_join_the_turn_that_they_belong_to() -> None:
     )
 
 
+def test_a_turn_of_calls_beside_an_empty_text_has_no_content() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+    request = read(input=[{"role": "assistant", "content": []}, call])
+    assert [message.content for message in request.messages] == [None]
+
+
 def test_every_wish_as_to_the_answer_arrives() -> None:
     request = read(
         tools=[WEATHER],

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from moestro.api.chat import Constraint, Message, Tool, ToolChoice
+from moestro.api.openai_bodies import ChatBody
+from moestro.api.openai_requests import read_chat
 from moestro.errors import (
     DataError,
 )
@@ -12,6 +14,14 @@ from tests.unit.backends.local_parts import ask, build, chat, chunks, text_of, t
 
 TOOL = Tool(name="area", description="Area", parameters={"type": "object", "properties": {}})
 HERMES = "{{ messages[-1].content }}{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+# DeepSeek-V3's own way to tell a turn of calls from one of words.
+BY_NONE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' and message['content'] is none -%}
+{%- for call in message['tool_calls'] -%}<{{ call['function']['name'] }}>{%- endfor -%}
+{%- elif message['role'] == 'assistant' -%}[{{ message['content'] }}]
+{%- else -%}{{ message['content'] }}{%- endif -%}
+{%- endfor -%}"""
 THINKING = "{{ messages[-1].content }}{% if open %}<think>{% endif %}{# </think> #}"
 
 
@@ -65,6 +75,21 @@ def test_a_call_of_a_tool_is_read_out_of_the_text() -> None:
     assert [delta.name for delta in deltas if delta.name] == ["area"]
     assert "".join(delta.arguments for delta in deltas) == '{"r": 2}'
     assert [chunk.finish for chunk in pieces if chunk.finish] == ["tool_calls"]
+
+
+@pytest.mark.parametrize(("content", "turn"), [(None, "<area>"), ("", "<area>"), ("a", "[a]")])
+def test_calls_of_an_earlier_turn_reach_a_template_that_tells_them_by_null(
+    content: str | None, turn: str
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "area", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "how large?"},
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "c"},
+    ]
+    backend, engine = build(template=BY_NONE)
+    ask(backend, read_chat(ChatBody.model_validate({"messages": turns}), "tiny"))
+    assert tokenizer().decode(engine.requests[0].prompt) == f"how large?{turn}2"
 
 
 def test_tools_that_may_not_be_used_are_not_told_of() -> None:
