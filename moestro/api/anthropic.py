@@ -17,13 +17,12 @@ from moestro.api.dialect import (
     by_type,
     choose_tool,
     constrain,
-    given,
     say,
     switch_thinking,
     write_json,
 )
 from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Stop, Whole
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
 _CHOICES: dict[str, Literal["auto", "none", "required", "named"]] = {
@@ -209,11 +208,7 @@ def read_messages(body: MessagesRequest, model: str) -> ChatRequest:
     options = Options(
         max_tokens=body.max_tokens,
         stops=tuple(body.stop_sequences or ()),
-        sampling=Sampling(
-            temperature=given(body.temperature, 1.0),
-            top_p=given(body.top_p, 1.0),
-            top_k=given(body.top_k, 0),
-        ),
+        sampling=SamplingWish(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         constraint=None if output is None else constrain(output.json_schema),
         experts=body.experts,
     )

@@ -1,6 +1,7 @@
 """What one can know of a model without asking it anything. Next: backend.py."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,6 +10,7 @@ class ModelCard:
 
     `fewest_experts` and `most_experts` are the limits of the request field `experts`; both are 0
     where the backend does not know. `num_moe_layers` and `num_experts` give the shape of an x-ray.
+    `default_sampling` holds what a silent request is sampled with where that is not OpenAI's own.
     Prices are in dollars per million tokens, None where there are none.
     """
 
@@ -25,5 +27,6 @@ class ModelCard:
     num_experts: int = 0
     num_parameters: int = 0
     num_active_parameters: int = 0
+    default_sampling: Mapping[str, float] = field(default_factory=dict)
     input_usd_per_mtok: float | None = None
     output_usd_per_mtok: float | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
 MOST_CHOICES = 128
@@ -85,7 +85,7 @@ class Options:
     num_choices: int = 1
     stops: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingWish = field(default_factory=SamplingWish)
     constraint: Constraint | None = None
     top_logprobs: int | None = None
     experts: Experts = None

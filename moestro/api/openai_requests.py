@@ -27,7 +27,7 @@ from moestro.api.openai_bodies import (
     OptionsBody,
 )
 from moestro.api.openai_constraints import read_constraint
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
 # OpenAI's own default; a chat goes on to the end of the context instead.
@@ -135,20 +135,23 @@ def _read_options(body: OptionsBody, max_tokens: int | None, top: int | None) ->
     )
 
 
-def _read_sampling(body: OptionsBody) -> Sampling:
-    biases = {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
-    return Sampling(
-        temperature=_or(body.temperature, 1.0),
-        top_p=_or(body.top_p, 1.0),
-        top_k=max(0, _or(body.top_k, 0)),
-        min_p=_or(body.min_p, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
+def _read_sampling(body: OptionsBody) -> SamplingWish:
+    biases = None
+    if body.logit_bias is not None:
+        biases = {int(token_id): bias for token_id, bias in body.logit_bias.items()}
+    return SamplingWish(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        # Both 0 and -1 say that it is off.
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
         logit_bias=biases,
         seed=body.seed,
-        min_tokens=_or(body.min_tokens, 0),
-        ignore_eos=bool(body.ignore_eos),
+        min_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
     )
 
 

@@ -26,12 +26,11 @@ from moestro.api.dialect import (
     by_type,
     choose_tool,
     constrain,
-    given,
     say,
     switch_thinking,
 )
 from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
 MOST_INCLUDED = 64
@@ -195,9 +194,7 @@ def read_responses(body: ResponsesRequest, model: str) -> ChatRequest:
         template_variables={} if effort is None else switch_thinking(effort != "none"),
         options=Options(
             max_tokens=body.max_output_tokens,
-            sampling=Sampling(
-                temperature=given(body.temperature, 1.0), top_p=given(body.top_p, 1.0)
-            ),
+            sampling=SamplingWish(temperature=body.temperature, top_p=body.top_p),
             constraint=_constraint(body.text.format if body.text else None),
             top_logprobs=_top_logprobs(body),
             experts=body.experts,

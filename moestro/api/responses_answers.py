@@ -186,12 +186,12 @@ def _echo(asked: ResponsesRequest) -> Body:
         "reasoning": {"effort": effort, "summary": None},
         # Whatever was asked: nothing is kept.
         "store": False,
-        "temperature": given(asked.temperature, 1.0),
+        "temperature": asked.temperature,
         "text": {"format": _dump(form) if form else {"type": "text"}},
         "tool_choice": choice if isinstance(choice, str) else _dump(choice),
         "tools": [_write_tool(tool) for tool in asked.tools or ()],
         "top_logprobs": given(asked.top_logprobs, 0),
-        "top_p": given(asked.top_p, 1.0),
+        "top_p": asked.top_p,
         "truncation": "disabled",
         "user": asked.user,
     }

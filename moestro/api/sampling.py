@@ -5,7 +5,7 @@ Knows no tensors. Next: chat.py.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moestro.errors import ConfigError
 
@@ -64,6 +64,31 @@ class Sampling:
     def has_penalties(self) -> bool:
         """Whether tokens that went before change the logits."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingWish:
+    """What a request says of its sampling; what is None is left to the model that it goes to."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.fill(Sampling())
+
+    def fill(self, own: Sampling) -> Sampling:
+        """Return the whole, with the model's own in place of what was left out."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(own, **given)
 
 
 def _check(name: str, value: float, low: float, high: float, *, excludes_low: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Options, Request
+from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request
 from moestro.api.chunks import Token
 from moestro.backends.answers import Answer, Echo
 from moestro.backends.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class Jobs:
         options = request.options
         grant(options.experts, self._checkpoint.shape)
         find_grammar(request)
-        shortest = options.sampling.min_tokens
+        shortest = options.sampling.min_tokens or 0
         if options.max_tokens is not None and shortest > options.max_tokens:
             raise ConfigError(
                 f"min_tokens is {shortest}, but max_tokens is {options.max_tokens}: lower it"
@@ -64,7 +64,7 @@ class Jobs:
     def build(self, request: Request, prompt: Prompt) -> Job:
         """Make a request that has passed `check` ready for the engine."""
         options = request.options
-        sampling = options.sampling
+        sampling = options.sampling.fill(self._checkpoint.sampling)
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbits(62))
         has_echo = isinstance(request, CompletionRequest) and request.echo
@@ -72,7 +72,7 @@ class Jobs:
         made = EngineRequest(
             id=secrets.token_hex(16),
             prompt=prompt.ids,
-            max_tokens=self._room(len(prompt.ids), options),
+            max_tokens=self._room(len(prompt.ids), options.max_tokens, sampling.min_tokens),
             sampling=sampling,
             num_choices=options.num_choices,
             stop_token_ids=own_stops | frozenset(options.stop_token_ids),
@@ -92,9 +92,9 @@ class Jobs:
         echo = self._echo(prompt, made, wish) if has_echo else None
         return Job(made, Answer(self._model, made, choices, self._names, wish, echo))
 
-    def _room(self, num_prompt: int, options: Options) -> int:
-        limit, wanted = self._context_length, options.max_tokens
-        fewest = 0 if wanted == 0 else max(1, options.sampling.min_tokens)
+    def _room(self, num_prompt: int, wanted: int | None, shortest: int) -> int:
+        limit = self._context_length
+        fewest = 0 if wanted == 0 else max(1, shortest)
         if num_prompt + fewest > limit:
             raise DataError(
                 f"the prompt has {num_prompt} tokens, and with an answer of {fewest} or more it"

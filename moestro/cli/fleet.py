@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moestro import settings
 from moestro.cli import gateway_app, scribe, serving, worker
@@ -44,7 +44,7 @@ _LEDGER = "the ledger's process"
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
     """All settings of `moestro serve` for a fleet; `workers` is how many processes pass requests
-    on."""
+    on, `generation_config` is as in `ServeConfig`."""
 
     models: tuple[FleetModel, ...]
     policy: PolicyConfig | None = None
@@ -54,6 +54,7 @@ class FleetConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     workers: int = 1
+    generation_config: Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= MOST_WORKERS:
@@ -153,7 +154,9 @@ class Running:
                 log.warning("%s: what changed there holds from the next start on", name)
         new = replace(new, **{name: getattr(old, name) for name in fixed})
         wanted = {model.name: model for model in new.models if model.is_local}
-        is_other = new.engine != old.engine
+        is_other = any(
+            getattr(new, name) != getattr(old, name) for name in ("engine", "generation_config")
+        )
         stale = [
             name
             for name, local in self._locals.items()
@@ -184,7 +187,11 @@ class Running:
         keys = KeysConfig(allowed={"gateway": digest})
         server = ServerConfig(port=0, drain_s=config.server.drain_s, keys=keys)
         serve = wiring.ServeConfig(
-            model=model.path, name=model.name, engine=config.engine, server=server
+            model=model.path,
+            name=model.name,
+            generation_config=config.generation_config,
+            engine=config.engine,
+            server=server,
         )
         # Opened here as well, so that a mistake is known before anything runs.
         (card,) = wiring.build_backend(serve).cards()

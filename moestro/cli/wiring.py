@@ -3,12 +3,14 @@
 Next: serving.py, server/app.py, backends/local.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from fastapi import FastAPI
 
 from moestro.api.backend import Backend
+from moestro.api.sampling import Sampling
 from moestro.backends.checkpoint import load_checkpoint
 from moestro.backends.local import LocalBackend
 from moestro.engine.config import EngineConfig
@@ -25,10 +27,13 @@ class ServeConfig:
     """All settings of `moestro serve` for one model: where it is, what clients call it, and how.
 
     `model` is a run, a checkpoint or a Hugging Face folder; without a name it has its folder's.
+    `generation_config` "auto" samples as the folder's generation_config.json recommends where a
+    request says nothing; "off" as OpenAI does.
     """
 
     model: Path
     name: str = ""
+    generation_config: Literal["auto", "off"] = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
 
@@ -36,7 +41,10 @@ class ServeConfig:
 def build_backend(config: ServeConfig) -> LocalBackend:
     """Open the model's folder; what can be wrong without its weights is found here."""
     name = config.name or config.model.resolve().name
-    return LocalBackend(name, load_checkpoint(find_checkpoint(config.model)), config.engine)
+    checkpoint = load_checkpoint(find_checkpoint(config.model))
+    if config.generation_config == "off":
+        checkpoint = replace(checkpoint, sampling=Sampling())
+    return LocalBackend(name, checkpoint, config.engine)
 
 
 def build_server(backend: Backend, config: ServerConfig) -> tuple[FastAPI, Backend]:

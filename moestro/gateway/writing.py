@@ -10,7 +10,6 @@ import msgspec
 
 from moestro.api.chat import ChatRequest, CompletionRequest, Constraint, Message, Options, Request
 from moestro.api.chunks import Chunk, Finish, Token, ToolCallDelta, Usage
-from moestro.api.sampling import Sampling
 
 _FINISHES: Mapping[str, Finish] = {
     "stop": "stop",
@@ -18,7 +17,6 @@ _FINISHES: Mapping[str, Finish] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-_NO_SAMPLING = Sampling()
 
 
 def write_request(request: Request) -> dict[str, Any]:
@@ -91,13 +89,9 @@ def _write_tools(request: ChatRequest) -> dict[str, Any]:
 
 
 def _write_options(options: Options) -> dict[str, Any]:
-    sampling = {
-        name: value
-        for name, value in vars(options.sampling).items()
-        if value != getattr(_NO_SAMPLING, name)
-    }
+    sampling = {name: value for name, value in vars(options.sampling).items() if value is not None}
     if "logit_bias" in sampling:
-        biases = options.sampling.logit_bias.items()
+        biases = sampling["logit_bias"].items()
         sampling["logit_bias"] = {str(token_id): bias for token_id, bias in biases}
     return sampling | {
         "max_tokens": options.max_tokens,

@@ -139,6 +139,7 @@ class ModelAnswer(BaseModel):
     num_experts: int
     num_parameters: int
     num_active_parameters: int
+    default_sampling: dict[str, float]
     input_usd_per_mtok: float | None
     output_usd_per_mtok: float | None
 

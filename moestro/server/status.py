@@ -92,6 +92,7 @@ def _write_card(card: ModelCard) -> dict[str, Any]:
         "num_experts": card.num_experts,
         "num_parameters": card.num_parameters,
         "num_active_parameters": card.num_active_parameters,
+        "default_sampling": dict(card.default_sampling),
         "input_usd_per_mtok": card.input_usd_per_mtok,
         "output_usd_per_mtok": card.output_usd_per_mtok,
     }

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from moestro.api.chat import Constraint, Options, ToolChoice
 from moestro.api.openai_bodies import ChatBody, CompletionBody
 from moestro.api.openai_requests import read_chat, read_completions
+from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
 USER = {"role": "user", "content": "hi"}
@@ -86,7 +87,15 @@ def test_every_knob_arrives() -> None:
 
 
 def test_numbers_that_javascript_writes_are_whole_and_minus_one_is_no_top_k() -> None:
-    assert completion_options(max_tokens=16.0, top_k=-1) == completion_options()
+    assert completion_options(max_tokens=16.0, top_k=-1) == completion_options(top_k=0)
+
+
+def test_what_a_request_does_not_say_of_sampling_is_left_open() -> None:
+    assert set(vars(chat_options().sampling).values()) == {None}
+    said = chat_options(temperature=1, top_p=1, top_k=0, min_p=0, repetition_penalty=1).sampling
+    model = Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1, repetition_penalty=1.1)
+    assert said.fill(model) == Sampling()
+    assert chat_options().sampling.fill(model) == model
 
 
 def test_a_chat_takes_the_newer_name_of_max_tokens_and_asks_for_logprobs_twice() -> None:

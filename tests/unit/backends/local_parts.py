@@ -10,6 +10,7 @@ from typing import Any
 
 from moestro.api.chat import ChatRequest, CompletionRequest, Message, Options, Request
 from moestro.api.chunks import Chunk, Started
+from moestro.api.sampling import Sampling
 from moestro.backends.checkpoint import Checkpoint
 from moestro.backends.local import LocalBackend
 from moestro.engine.config import EngineConfig
@@ -159,6 +160,7 @@ def build(
     config: EngineConfig | None = None,
     stats: EngineStats | None = None,
     ends: bool = True,
+    sampling: Sampling | None = None,
 ) -> tuple[LocalBackend, Reciter]:
     """Build a backend that recites the texts, each with the end-of-text token if it `ends`."""
     words = tokenizer()
@@ -174,6 +176,7 @@ def build(
         template=ChatTemplate({"default": template}) if template else plain(),
         has_own_template=template is not None,
         stop_ids=frozenset({words.eos_id}),
+        sampling=sampling or Sampling(),
     )
     return LocalBackend("tiny", checkpoint, config or EngineConfig(), engine), engine
 

@@ -1,12 +1,13 @@
 """The local backend: what a request becomes, and what an answer is made of."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from moestro.api.chunks import Started, Usage
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import Sampling, SamplingWish
 from moestro.engine.config import EngineConfig
 from moestro.errors import (
     UnknownModelError,
@@ -157,16 +158,27 @@ def test_each_request_without_a_seed_gets_its_own() -> None:
     backend, engine = build("area")
     for _ in range(3):
         ask(backend, completion())
-    ask(backend, completion(sampling=Sampling(seed=7)))
+    ask(backend, completion(sampling=SamplingWish(seed=7)))
     seeds = [request.sampling.seed for request in engine.requests]
     assert len(set(seeds)) == 4
     assert seeds[3] == 7
     assert None not in seeds
 
 
+def test_silent_requests_are_sampled_as_the_models_makers_recommend() -> None:
+    own = Sampling(temperature=0.6, top_p=0.95)
+    backend, engine = build("area", sampling=own)
+    ask(backend, completion())
+    ask(backend, completion(sampling=SamplingWish(temperature=1, top_k=5)))
+    assert [replace(request.sampling, seed=None) for request in engine.requests] == [
+        own, Sampling(temperature=1, top_p=0.95, top_k=5),
+    ]  # fmt: skip
+    assert backend.cards()[0].default_sampling == {"temperature": 0.6, "top_p": 0.95}
+
+
 def test_who_ignores_the_end_gets_past_it() -> None:
     backend, engine = build("area")
-    ask(backend, completion(sampling=Sampling(ignore_eos=True), stop_token_ids=(70,)))
+    ask(backend, completion(sampling=SamplingWish(ignore_eos=True), stop_token_ids=(70,)))
     ask(backend, completion(stop_token_ids=(70,)))
     assert [set(request.stop_token_ids) for request in engine.requests] == [
         {70}, {70, tokenizer().eos_id},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moestro.api.chat import Constraint, Tool, ToolChoice
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.api.stats import ExpertStats
 from moestro.engine.config import EngineConfig, QueueConfig
 from moestro.engine.request import FailEvent
@@ -49,7 +49,7 @@ def test_a_model_without_a_table_takes_all_its_experts_or_says_so() -> None:
         (completion("a", suffix="b", echo=True), ConfigError, "do not go together"),
         (completion((1,), suffix="b"), ConfigError, "needs a prompt in text"),
         (completion(model="other"), UnknownModelError, "choose tiny"),
-        (completion(max_tokens=3, sampling=Sampling(min_tokens=4)), ConfigError, "min_tokens"),
+        (completion(max_tokens=3, sampling=SamplingWish(min_tokens=4)), ConfigError, "min_tokens"),
         (chat(tool_choice=ToolChoice(mode="required")), DataError, "there are no tools"),
         (chat(tools=(TOOL,), tool_choice=ToolChoice(mode="named", name="x")), DataError, "area"),
         (

@@ -10,7 +10,7 @@ import pytest
 from moestro.api.backend import Backend
 from moestro.api.chat import ChatRequest, CompletionRequest, Message, Options, Request, ToolCall
 from moestro.api.chunks import Chunk, Started, Usage
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.api.whole import Gathered
 from moestro.backends.recital import Script
 from moestro.backends.scripted import DEFAULT_CARD, ScriptedBackend
@@ -61,7 +61,7 @@ def test_no_chunk_has_half_a_character() -> None:
         (Options(max_tokens=3), "one two three", "stop", None),
         (Options(stops=("three", " tw")), "one", "stop", " tw"),
         (
-            Options(max_tokens=5, sampling=Sampling(ignore_eos=True)),
+            Options(max_tokens=5, sampling=SamplingWish(ignore_eos=True)),
             "one two threeone two",
             "length",
             None,

@@ -19,7 +19,7 @@ from moestro.api.chat import (
 from moestro.api.openai_bodies import ChatBody, CompletionBody
 from moestro.api.openai_requests import read_chat, read_completions
 from moestro.api.relay import Call
-from moestro.api.sampling import Sampling
+from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError, DataError
 from moestro.gateway.asked import Asked, read_call
 from moestro.gateway.continuing import changes_to_continue
@@ -111,7 +111,7 @@ def test_a_chat_is_written_as_it_is_read() -> None:
             max_tokens=5,
             num_choices=2,
             stops=("x",),
-            sampling=Sampling(temperature=0, logit_bias={3: 1.0}, seed=4),
+            sampling=SamplingWish(temperature=0, top_p=1, logit_bias={3: 1.0}, seed=4),
             constraint=Constraint(kind="json_object"),
             top_logprobs=2,
             experts=2.5,
