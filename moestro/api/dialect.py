@@ -76,6 +76,13 @@ def switch_thinking(is_on: bool) -> dict[str, bool]:
     return {"thinking": is_on, "enable_thinking": is_on}
 
 
+def ask_effort(effort: str | None) -> dict[str, bool | str]:
+    """Return the template variables of a wish as to how much to think; "none" is not at all."""
+    if effort is None:
+        return {}
+    return switch_thinking(effort != "none") | {"reasoning_effort": effort}
+
+
 def write_json(value: Mapping[str, Any]) -> str:
     """Write JSON text; unlike Python's own writer it can nest as deep as what was read."""
     return msgspec.json.encode(value).decode()

@@ -223,6 +223,9 @@ class ConversationBody(_Body):
     ]
     tools: Annotated[list[ToolBody], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: StrictStr | None = Field(
+        None, description="How much to think, for the model's template to read; `none` is not."
+    )
 
 
 class ChatBody(ConversationBody, OptionsBody):

@@ -17,7 +17,7 @@ from moestro.api.chat import (
     ToolCall,
     ToolChoice,
 )
-from moestro.api.dialect import choose_tool, say
+from moestro.api.dialect import ask_effort, choose_tool, say
 from moestro.api.openai_bodies import (
     ChatBody,
     CompletionBody,
@@ -113,7 +113,7 @@ def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
             )
             for tool in body.tools or ()
         ),
-        template_variables=body.chat_template_kwargs or {},
+        template_variables=ask_effort(body.reasoning_effort) | (body.chat_template_kwargs or {}),
     )
 
 

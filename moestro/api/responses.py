@@ -23,11 +23,11 @@ from moestro.api.chat import (
 from moestro.api.dialect import (
     ExpertsField,
     Part,
+    ask_effort,
     by_type,
     choose_tool,
     constrain,
     say,
-    switch_thinking,
 )
 from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole
 from moestro.api.sampling import SamplingWish
@@ -146,7 +146,7 @@ class TextConfig(Part):
 
 
 class ReasoningConfig(Part):
-    """Whether to think first: any effort but "none"; how much is the model's own choice."""
+    """How much to think first, for the model's template to read; "none" is not at all."""
 
     effort: str | None = None
 
@@ -191,7 +191,7 @@ def read_responses(body: ResponsesRequest, model: str) -> ChatRequest:
         tools=tools,
         tool_choice=_tool_choice(body.tool_choice, tools),
         has_parallel_tool_calls=body.parallel_tool_calls is not False,
-        template_variables={} if effort is None else switch_thinking(effort != "none"),
+        template_variables=ask_effort(effort),
         options=Options(
             max_tokens=body.max_output_tokens,
             sampling=SamplingWish(temperature=body.temperature, top_p=body.top_p),

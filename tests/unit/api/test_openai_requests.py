@@ -105,6 +105,19 @@ def test_a_chat_takes_the_newer_name_of_max_tokens_and_asks_for_logprobs_twice()
     assert chat_options(logprobs=False).top_logprobs is None
 
 
+def test_an_effort_reaches_the_template_and_none_is_no_thinking() -> None:
+    def variables(**fields: Any) -> Any:
+        body = ChatBody.model_validate({"messages": [USER]} | fields)
+        return read_chat(body, "m").template_variables
+
+    off = {"thinking": False, "enable_thinking": False, "reasoning_effort": "none"}
+    assert variables(reasoning_effort="none") == off
+    assert variables(reasoning_effort="high")["reasoning_effort"] == "high"
+    assert variables(reasoning_effort="high")["thinking"]
+    assert variables(reasoning_effort="none", chat_template_kwargs={"thinking": True})["thinking"]
+    assert variables() == {}
+
+
 def test_only_a_turn_that_calls_tools_has_no_content() -> None:
     call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
     turns = [{"role": "assistant"}, {"role": "assistant", "tool_calls": [call]}, {"role": "user"}]

@@ -100,7 +100,8 @@ def test_every_wish_as_to_the_answer_arrives() -> None:
     assert request.tool_choice == ToolChoice(mode="named", name="weather")
     assert not request.has_parallel_tool_calls
     assert options.constraint == Constraint(kind="json_schema", source='{"type":"object"}')
-    assert request.template_variables == {"thinking": True, "enable_thinking": True}
+    on = {"thinking": True, "enable_thinking": True}
+    assert request.template_variables == on | {"reasoning_effort": "low"}
     assert (options.max_tokens, options.top_logprobs, options.experts) == (7, 3, "min")
     assert (options.sampling.temperature, options.sampling.top_p) == (0.5, 0.9)
 
@@ -121,9 +122,11 @@ def test_simple_formats_need_no_schema(form: dict[str, str], constraint: Constra
     assert read(text={"format": form}).options.constraint == constraint
 
 
-def test_no_effort_is_no_thinking() -> None:
+def test_an_effort_reaches_the_template_and_none_is_no_thinking() -> None:
     variables = read(reasoning={"effort": "none"}).template_variables
-    assert variables == {"thinking": False, "enable_thinking": False}
+    off = {"thinking": False, "enable_thinking": False}
+    assert variables == off | {"reasoning_effort": "none"}
+    assert read(reasoning={"effort": "low"}).template_variables["reasoning_effort"] == "low"
 
 
 @pytest.mark.parametrize(
