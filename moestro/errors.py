@@ -5,7 +5,14 @@ Knows nothing of where errors come from. Next: settings.py.
 
 
 class MoestroError(Exception):
-    """Something a person can put right; the message names thing, value and next step."""
+    """Something a person can put right; the message names thing, value and next step.
+
+    `param` is the field of a request that is at fault, where it is one.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ConfigError(MoestroError):
@@ -14,6 +21,10 @@ class ConfigError(MoestroError):
 
 class DataError(MoestroError):
     """The text given cannot be used: the user must give other text."""
+
+
+class ContextLengthError(DataError):
+    """A prompt is longer than the model can read: the user must shorten it."""
 
 
 class CheckpointError(MoestroError):

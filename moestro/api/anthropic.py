@@ -209,7 +209,9 @@ def read_messages(body: MessagesRequest, model: str) -> ChatRequest:
         max_tokens=body.max_tokens,
         stops=tuple(body.stop_sequences or ()),
         sampling=SamplingWish(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
-        constraint=None if output is None else constrain(output.json_schema),
+        constraint=None
+        if output is None
+        else constrain(output.json_schema, "output_config.format"),
         experts=body.experts,
     )
     return replace(read_conversation(body, model), options=options)

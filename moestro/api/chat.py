@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moestro.api.sampling import SamplingWish
-from moestro.errors import ConfigError
+from moestro.errors import ConfigError, ContextLengthError
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
@@ -63,10 +63,14 @@ class ToolChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """What the answer must look like: a JSON schema, any JSON object, a regex or a Lark grammar."""
+    """What the answer must look like: a JSON schema, any JSON object, a regex or a Lark grammar.
+
+    `param` is the field of the request that says so.
+    """
 
     kind: Literal["json_schema", "json_object", "regex", "lark"]
     source: str = ""
+    param: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,13 @@ class Options:
         _check_range("n", self.num_choices, 1, MOST_CHOICES)
         _check_range("top_logprobs", self.top_logprobs, 0, MOST_TOP_LOGPROBS)
         if len(self.stops) > MOST_STOPS:
-            raise ConfigError(f"stop has {len(self.stops)} strings, limit {MOST_STOPS}: send fewer")
+            raise ConfigError(
+                f"stop has {len(self.stops)} strings, limit {MOST_STOPS}: send fewer", param="stop"
+            )
         if any(not 1 <= len(stop) <= MOST_STOP_CHARACTERS for stop in self.stops):
             raise ConfigError(
-                f"a stop string must have 1 to {MOST_STOP_CHARACTERS} characters: change stop"
+                f"a stop string must have 1 to {MOST_STOP_CHARACTERS} characters: change stop",
+                param="stop",
             )
 
 
@@ -140,7 +147,16 @@ class CompletionRequest:
 Request = ChatRequest | CompletionRequest
 
 
+def overlong(request: Request, size: str, limit: int) -> ContextLengthError:
+    """Return the error of a prompt of this size, in the words by which clients know it."""
+    return ContextLengthError(
+        f"the prompt is too long: it has {size}, and this model's maximum context length is"
+        f" {limit} tokens: shorten it",
+        param="messages" if isinstance(request, ChatRequest) else "prompt",
+    )
+
+
 def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
     if value is not None and not (low <= value and (high is None or value <= high)):
         upto = "or more" if high is None else f"to {high}"
-        raise ConfigError(f"{name} is {value}: it must be {low} {upto}")
+        raise ConfigError(f"{name} is {value}: it must be {low} {upto}", param=name)

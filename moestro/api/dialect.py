@@ -52,17 +52,21 @@ def choose_tool(
     if mode in ("auto", "none"):
         return ToolChoice(mode=mode)
     if not tools:
-        raise ConfigError("tool_choice asks for a tool, but there are no tools: send tools")
+        raise ConfigError(
+            "tool_choice asks for a tool, but there are no tools: send tools", param="tool_choice"
+        )
     if mode == "required":
         return ToolChoice(mode=mode)
     if name is None or name not in {tool.name for tool in tools}:
-        raise ConfigError(f"tool_choice names {str(name)[:60]!r}: choose one of tools")
+        raise ConfigError(
+            f"tool_choice names {str(name)[:60]!r}: choose one of tools", param="tool_choice"
+        )
     return ToolChoice(mode=mode, name=name)
 
 
-def constrain(schema: Mapping[str, Any]) -> Constraint:
-    """Return what keeps an answer to a JSON schema."""
-    return Constraint(kind="json_schema", source=write_json(schema))
+def constrain(schema: Mapping[str, Any], param: str) -> Constraint:
+    """Return what keeps an answer to the JSON schema in a field."""
+    return Constraint(kind="json_schema", source=write_json(schema), param=param)
 
 
 def say(text: str, calls: Sequence[ToolCall]) -> str | None:

@@ -4,6 +4,7 @@ Whether a schema or grammar makes sense, the backend finds out. Next: openai_bod
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,8 +18,11 @@ def read_constraint(body: OptionsBody) -> Constraint | None:
     """Return the one thing asked for; two of them are a mistake."""
     found = dict(_find(body))
     if len(found) > 1:
-        raise ConfigError(f"{' and '.join(found)} are both given: an answer obeys one, send one")
-    return next(iter(found.values()), None)
+        raise ConfigError(
+            f"{' and '.join(found)} are both given: an answer obeys one, send one",
+            param=list(found)[1],
+        )
+    return next((replace(each, param=name) for name, each in found.items()), None)
 
 
 def _find(body: OptionsBody) -> Iterator[tuple[str, Constraint]]:
@@ -54,7 +58,10 @@ def _find_format(wanted: ResponseFormat) -> Iterator[tuple[str, Constraint]]:
         yield "response_format", Constraint(kind="json_object")
     if wanted.type == "json_schema":
         if wanted.json_schema is None:
-            raise ConfigError("response_format.json_schema is missing: send the schema")
+            raise ConfigError(
+                "response_format.json_schema is missing: send the schema",
+                param="response_format.json_schema",
+            )
         yield "response_format", _schema(wanted.json_schema.schema_)
 
 

@@ -42,7 +42,8 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
     num_choices = _or(body.n, 1)
     if body.best_of is not None and body.best_of != num_choices:
         raise ConfigError(
-            f"best_of is {body.best_of} and n {num_choices}: they must be equal, leave best_of out"
+            f"best_of is {body.best_of} and n {num_choices}: they must be equal, leave best_of out",
+            param="best_of",
         )
     max_tokens = _or(body.max_tokens, COMPLETION_MAX_TOKENS)
     options = _read_options(body, max_tokens, body.logprobs)
@@ -50,7 +51,8 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
     if len(prompts) * num_choices > MOST_ANSWERS:
         raise ConfigError(
             f"{len(prompts)} prompts with n {num_choices} ask for {len(prompts) * num_choices}"
-            f" answers, limit {MOST_ANSWERS}: send fewer at once"
+            f" answers, limit {MOST_ANSWERS}: send fewer at once",
+            param="n",
         )
     return [
         CompletionRequest(
@@ -68,7 +70,8 @@ def read_chat(body: ChatBody, model: str) -> ChatRequest:
     """Return the request that a chat is."""
     if body.top_logprobs is not None and not body.logprobs:
         raise ConfigError(
-            f"top_logprobs is {body.top_logprobs} without logprobs: set logprobs to true"
+            f"top_logprobs is {body.top_logprobs} without logprobs: set logprobs to true",
+            param="top_logprobs",
         )
     top = _or(body.top_logprobs, 0) if body.logprobs else None
     max_tokens = _or(body.max_completion_tokens, body.max_tokens)
@@ -90,12 +93,14 @@ def _read_continuing(body: ChatBody) -> bool:
         return False
     if body.add_generation_prompt:
         raise ConfigError(
-            "continue_final_message and add_generation_prompt are both true: leave out one"
+            "continue_final_message and add_generation_prompt are both true: leave out one",
+            param="continue_final_message",
         )
     if body.messages[-1].role != "assistant":
         raise ConfigError(
             "continue_final_message is true, but the last message is not the assistant's: end with"
-            " what is to be continued"
+            " what is to be continued",
+            param="continue_final_message",
         )
     return True
 
@@ -119,7 +124,9 @@ def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
 
 def _read_options(body: OptionsBody, max_tokens: int | None, top: int | None) -> Options:
     if body.stream_options is not None and not body.stream:
-        raise ConfigError("stream_options is given without stream: set stream to true")
+        raise ConfigError(
+            "stream_options is given without stream: set stream to true", param="stream_options"
+        )
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Options(
         max_tokens=max_tokens,

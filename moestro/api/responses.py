@@ -213,7 +213,8 @@ def _check_nothing_kept(body: ResponsesRequest) -> None:
         if value is not None:
             raise ConfigError(
                 f"{name} is given, but this server keeps nothing between requests: leave it out"
-                " and send the whole conversation as input"
+                " and send the whole conversation as input",
+                param=name,
             )
 
 
@@ -240,7 +241,9 @@ def _messages(body: ResponsesRequest) -> list[Message]:
             )
             thoughts = ""
     if not any(message.role != "system" for message in messages):
-        raise ConfigError("input has nothing to answer: send at least one message of the user")
+        raise ConfigError(
+            "input has nothing to answer: send at least one message of the user", param="input"
+        )
     return messages
 
 
@@ -261,10 +264,11 @@ def _tool(index: int, tool: FunctionParam) -> Tool:
     if tool.type != "function":
         raise ConfigError(
             f"tools[{index}] is of type {tool.type[:80]}, which this server does not run:"
-            " give tools of type function"
+            " give tools of type function",
+            param="tools",
         )
     if tool.name is None:
-        raise ConfigError(f"tools[{index}] has no name: give it one")
+        raise ConfigError(f"tools[{index}] has no name: give it one", param="tools")
     return Tool(
         name=tool.name, description=tool.description or "", parameters=tool.parameters or {}
     )
@@ -278,7 +282,8 @@ def _tool_choice(
     if choice.type != "function":
         raise ConfigError(
             f"tool_choice is of type {choice.type[:80]}, which this server does not know:"
-            " give auto, none, required or a function"
+            " give auto, none, required or a function",
+            param="tool_choice",
         )
     return choose_tool("named", choice.name, tools)
 
@@ -289,8 +294,10 @@ def _constraint(form: TextFormat | None) -> Constraint | None:
     if form.type == "json_object":
         return Constraint(kind="json_object")
     if form.json_schema is None:
-        raise ConfigError("text.format is of type json_schema, but has no schema: add it")
-    return constrain(form.json_schema)
+        raise ConfigError(
+            "text.format is of type json_schema, but has no schema: add it", param="text.format"
+        )
+    return constrain(form.json_schema, "text.format")
 
 
 def _top_logprobs(body: ResponsesRequest) -> int | None:

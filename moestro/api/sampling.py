@@ -43,12 +43,13 @@ class Sampling:
         _check("min_tokens", self.min_tokens, 0, math.inf)
         if len(self.logit_bias) > _MOST_BIASES:
             raise ConfigError(
-                f"logit_bias has {len(self.logit_bias)} entries, limit {_MOST_BIASES}: send fewer"
+                f"logit_bias has {len(self.logit_bias)} entries, limit {_MOST_BIASES}: send fewer",
+                param="logit_bias",
             )
         for token_id, bias in self.logit_bias.items():
             _check(f"logit_bias of token {token_id}", bias, -100, 100)
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}: it must fit 64 bits")
+            raise ConfigError(f"seed is {self.seed}: it must fit 64 bits", param="seed")
 
     @property
     def is_greedy(self) -> bool:
@@ -97,4 +98,6 @@ def _check(name: str, value: float, low: float, high: float, *, excludes_low: bo
     if not is_inside or math.isinf(value):
         border = f"over {low:g}" if excludes_low else f"from {low:g}"
         upto = "" if math.isinf(high) else f" up to {high:g}"
-        raise ConfigError(f"{name} is {value}: it must be a number {border}{upto}")
+        raise ConfigError(
+            f"{name} is {value}: it must be a number {border}{upto}", param=name.partition(" ")[0]
+        )

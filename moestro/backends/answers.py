@@ -84,7 +84,7 @@ class Answer:
                     self._ended = event
                 case FailEvent():
                     kind = DataError if event.is_callers_fault else BackendError
-                    raise kind(event.message)
+                    raise kind(event.message, param=event.param)
         chunks = (choice.take_chunk() for choice in touched.values())
         yield from (chunk for chunk in chunks if chunk is not None)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request
+from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request, overlong
 from moestro.api.chunks import Token
 from moestro.backends.answers import Answer, Echo
 from moestro.backends.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from moestro.backends.reading import Reading
 from moestro.backends.speech import Speech
 from moestro.backends.token_names import Names, Wish
 from moestro.engine.request import EngineRequest, TokenScore
-from moestro.errors import ConfigError, DataError
+from moestro.errors import ConfigError
 from moestro.model.config import ModelConfig
 from moestro.text.forced import ForcedStream, forced_schema
 from moestro.text.grammar import GrammarSpec
@@ -56,10 +56,13 @@ class Jobs:
         shortest = options.sampling.min_tokens or 0
         if options.max_tokens is not None and shortest > options.max_tokens:
             raise ConfigError(
-                f"min_tokens is {shortest}, but max_tokens is {options.max_tokens}: lower it"
+                f"min_tokens is {shortest}, but max_tokens is {options.max_tokens}: lower it",
+                param="min_tokens",
             )
         if isinstance(request, CompletionRequest) and request.echo and request.suffix is not None:
-            raise ConfigError("echo and suffix do not go together: leave out one of them")
+            raise ConfigError(
+                "echo and suffix do not go together: leave out one of them", param="suffix"
+            )
 
     def build(self, request: Request, prompt: Prompt) -> Job:
         """Make a request that has passed `check` ready for the engine."""
@@ -72,7 +75,7 @@ class Jobs:
         made = EngineRequest(
             id=secrets.token_hex(16),
             prompt=prompt.ids,
-            max_tokens=self._room(len(prompt.ids), options.max_tokens, sampling.min_tokens),
+            max_tokens=self._room(request, len(prompt.ids), sampling.min_tokens),
             sampling=sampling,
             num_choices=options.num_choices,
             stop_token_ids=own_stops | frozenset(options.stop_token_ids),
@@ -92,14 +95,14 @@ class Jobs:
         echo = self._echo(prompt, made, wish) if has_echo else None
         return Job(made, Answer(self._model, made, choices, self._names, wish, echo))
 
-    def _room(self, num_prompt: int, wanted: int | None, shortest: int) -> int:
-        limit = self._context_length
+    def _room(self, request: Request, num_prompt: int, shortest: int) -> int:
+        limit, wanted = self._context_length, request.options.max_tokens
         fewest = 0 if wanted == 0 else max(1, shortest)
         if num_prompt + fewest > limit:
-            raise DataError(
-                f"the prompt has {num_prompt} tokens, and with an answer of {fewest} or more it"
-                f" passes the limit of {limit}: shorten it"
+            size = f"{num_prompt} tokens" + (
+                f" and an answer of {fewest} or more" if fewest else ""
             )
+            raise overlong(request, size, limit)
         room = limit - num_prompt
         return room if wanted is None else min(wanted, room)
 
@@ -148,11 +151,14 @@ def grant(experts: Experts, shape: ModelConfig) -> Granted:
     if wanted == "auto":
         return "auto"
     if not fewest <= wanted <= most:
-        raise ConfigError(f"experts is {experts}: this model takes {fewest} to {most} per token")
+        raise ConfigError(
+            f"experts is {experts}: this model takes {fewest} to {most} per token", param="experts"
+        )
     if not shape.has_budget:
         raise ConfigError(
             f"experts is {experts}, but this checkpoint has no budget table: leave it out, or"
-            " calibrate the model first (moestro convert --calibrate)"
+            " calibrate the model first (moestro convert --calibrate)",
+            param="experts",
         )
     return float(wanted)
 
@@ -163,10 +169,12 @@ def find_grammar(request: Request) -> GrammarSpec | None:
     if not isinstance(request, ChatRequest) or not _is_forced(request):
         if constraint is None:
             return None
-        return GrammarSpec(kind=constraint.kind, source=constraint.source)
+        return GrammarSpec(kind=constraint.kind, source=constraint.source, param=constraint.param)
     if constraint is not None:
         raise ConfigError(
-            "response_format and a tool_choice that forces a call do not go together: leave out one"
+            "response_format and a tool_choice that forces a call do not go together:"
+            " leave out one",
+            param="tool_choice",
         )
     choice: str | Mapping[str, Any] = "required"
     if request.tool_choice.mode == "named":
@@ -174,7 +182,7 @@ def find_grammar(request: Request) -> GrammarSpec | None:
     tools = [describe_tool(tool) for tool in request.tools]
     is_parallel = request.has_parallel_tool_calls and request.tool_choice.mode == "required"
     schema = forced_schema(tools, choice, parallel=is_parallel)
-    return GrammarSpec(kind="json_schema", source=json.dumps(schema))
+    return GrammarSpec(kind="json_schema", source=json.dumps(schema), param="tools")
 
 
 def _is_forced(request: ChatRequest) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Message, Request, Tool
+from moestro.api.chat import ChatRequest, CompletionRequest, Message, Request, Tool, overlong
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.text.template import ChatTemplate
 from moestro.text.template import Prompt as Rendered
@@ -61,7 +61,7 @@ class Prompts:
         if isinstance(request.prompt, tuple):
             return self._take_ids(request, request.prompt)
         size = len(request.prompt) + len(request.suffix or "")
-        self._check_characters(size)
+        self._check_characters(request, size)
         return await _away(size, lambda: self._build_text(request))
 
     async def read(self, ids: Sequence[int]) -> str:
@@ -75,13 +75,16 @@ class Prompts:
     def _build_chat(self, request: ChatRequest) -> Prompt:
         taken = _RESERVED & set(request.template_variables)
         if taken:
-            raise ConfigError(f"the chat template's {min(taken)} cannot be set: leave it out")
-        self._check_characters(_count_characters(request))
+            raise ConfigError(
+                f"the chat template's {min(taken)} cannot be set: leave it out",
+                param="chat_template_kwargs",
+            )
+        self._check_characters(request, _count_characters(request))
         rendered = self._render(request)
-        self._check_characters(len(rendered.text))
+        self._check_characters(request, len(rendered.text))
         ids = tuple(rendered.encode(self._tokenizer))
         if not ids:
-            raise DataError("the conversation is empty: send a message with text")
+            raise DataError("the conversation is empty: send a message with text", param="messages")
         return Prompt(ids=ids, num_lead=len(ids), text=rendered.text)
 
     def _render(self, request: ChatRequest) -> Rendered:
@@ -114,21 +117,22 @@ class Prompts:
         fim = self._tokenizer.fim
         if fim is None:
             raise ConfigError(
-                "this model's tokenizer has no fill-in-the-middle tokens: leave out suffix"
+                "this model's tokenizer has no fill-in-the-middle tokens: leave out suffix",
+                param="suffix",
             )
         ids = fim.prompt(ids, self._tokenizer.encode(request.suffix))
         return Prompt(ids=(*lead, *ids), num_lead=len(lead))
 
     def _take_ids(self, request: CompletionRequest, ids: tuple[int, ...]) -> Prompt:
         if request.suffix is not None:
-            raise ConfigError("suffix needs a prompt in text, not in token ids: send text")
+            raise ConfigError(
+                "suffix needs a prompt in text, not in token ids: send text", param="suffix"
+            )
         if not ids:
-            raise DataError("the prompt has no tokens: send at least one")
+            raise DataError("the prompt has no tokens: send at least one", param="prompt")
         # Before a look at each: there may be a million.
         if len(ids) > self._context_length:
-            raise DataError(
-                f"the prompt has {len(ids)} tokens, limit {self._context_length}: shorten it"
-            )
+            raise overlong(request, f"{len(ids)} tokens", self._context_length)
         self._check_ids(ids)
         return Prompt(ids=ids)
 
@@ -139,13 +143,10 @@ class Prompts:
                 f"token {outside[0]} is outside the vocabulary of {self._vocab_size}: send others"
             )
 
-    def _check_characters(self, size: int) -> None:
+    def _check_characters(self, request: Request, size: int) -> None:
         # No way of cutting so many into tokens fits, and to look for one takes seconds.
         if size > self._most_characters:
-            raise DataError(
-                f"the prompt has {size} characters, and {self._context_length} tokens are the"
-                " limit: shorten it"
-            )
+            raise overlong(request, f"{size} characters", self._context_length)
 
 
 async def _away(size: int, build: Callable[[], T]) -> T:

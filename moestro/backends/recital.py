@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from moestro.api.cards import ModelCard
-from moestro.api.chat import ChatRequest, CompletionRequest, Request, ToolCall
+from moestro.api.chat import ChatRequest, CompletionRequest, Request, ToolCall, overlong
 from moestro.api.chunks import Chunk, Token, ToolCallDelta, Usage
 from moestro.backends.scripted_tokens import MOST_BYTES, build_token, decode, encode
-from moestro.errors import DataError, MoestroError
+from moestro.errors import MoestroError
 
 _ARGUMENTS_PIECE = 8
 
@@ -135,10 +135,10 @@ def prompt_ids(request: Request, limit: int) -> list[int]:
     """Return a request's token ids; messages become lines like `user: hello`."""
     if isinstance(request, ChatRequest):
         lines = (f"{each.role}: {each.content or ''}" for each in request.messages)
-        return _encode_prompt("\n".join(lines), limit)
+        return _encode_prompt(request, "\n".join(lines), limit)
     if isinstance(request.prompt, str):
-        return _encode_prompt(request.prompt, limit)
-    _check_length(len(request.prompt), limit)
+        return _encode_prompt(request, request.prompt, limit)
+    _check_length(request, len(request.prompt), limit)
     # Whoever sends an id that no text has learns it before the answer starts.
     decode(request.prompt)
     return list(request.prompt)
@@ -157,17 +157,17 @@ def total_usage(recitals: Sequence[Recital], prompt_tokens: int, cached_tokens: 
     )
 
 
-def _encode_prompt(text: str, limit: int) -> list[int]:
+def _encode_prompt(request: Request, text: str, limit: int) -> list[int]:
     # Before any work on it: to cut a few megabytes into tokens takes seconds.
-    _check_length(len(text) // MOST_BYTES, limit)
+    _check_length(request, len(text) // MOST_BYTES, limit)
     ids = encode(text)
-    _check_length(len(ids), limit)
+    _check_length(request, len(ids), limit)
     return ids
 
 
-def _check_length(num_tokens: int, limit: int) -> None:
+def _check_length(request: Request, num_tokens: int, limit: int) -> None:
     if num_tokens > limit:
-        raise DataError(f"the prompt has {num_tokens} tokens or more, limit {limit}: shorten it")
+        raise overlong(request, f"{num_tokens} tokens or more", limit)
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:

@@ -183,7 +183,10 @@ class ScriptedBackend:
             return most if self._auto_experts is None else self._auto_experts
         experts = most if options.experts is None else options.experts
         if not fewest <= experts <= most:
-            raise ConfigError(f"experts is {experts}: {card.id} takes {fewest} to {most} per token")
+            raise ConfigError(
+                f"experts is {experts}: {card.id} takes {fewest} to {most} per token",
+                param="experts",
+            )
         return experts
 
     def _check_capacity(self, num_before: int = 0) -> None:

@@ -109,5 +109,8 @@ class Progress:
         """Note that the request cannot be answered."""
         is_ours = isinstance(error, BackendError | CheckpointError)
         return FailEvent(
-            request_id=self.request.id, message=str(error), is_callers_fault=not is_ours
+            request_id=self.request.id,
+            message=str(error),
+            is_callers_fault=not is_ours,
+            param=error.param,
         )

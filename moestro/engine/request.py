@@ -204,11 +204,15 @@ class EndEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class FailEvent:
-    """A request cannot be answered; `is_callers_fault` tells a 400 from a 500."""
+    """A request cannot be answered; `is_callers_fault` tells a 400 from a 500.
+
+    `param` is the field of the request that is at fault, where it is one.
+    """
 
     request_id: str
     message: str
     is_callers_fault: bool
+    param: str | None = None
 
 
 Event = StartEvent | PromptEvent | TokensEvent | EndEvent | FailEvent

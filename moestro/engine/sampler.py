@@ -106,7 +106,8 @@ def check(sampling: Sampling, vocab_size: int, stop_token_ids: Iterable[int] = (
         for token_id in token_ids:
             if not 0 <= token_id < vocab_size:
                 raise ConfigError(
-                    f"{name} names token {token_id}: the model's ids are 0 to {vocab_size - 1}"
+                    f"{name} names token {token_id}: the model's ids are 0 to {vocab_size - 1}",
+                    param=name,
                 )
 
 

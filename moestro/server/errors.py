@@ -7,7 +7,7 @@ Other dialects give a function of their own for paths below theirs. Knows no bac
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from moestro.errors import (
     BackendError,
     CapacityError,
     ConfigError,
+    ContextLengthError,
     DataError,
     ForbiddenError,
     MoestroError,
@@ -39,6 +40,10 @@ _CODES = {
     415: "unsupported_media_type",
     429: "rate_limit_exceeded",
     503: "unavailable",
+}
+# What a path calls the fields that backends know by their names in chats.
+_OWN_NAMES: Mapping[str, Mapping[str, str]] = {
+    "/v1/responses": {"messages": "input", "max_tokens": "max_output_tokens"}
 }
 _SHOWN_CHARACTERS = 60
 _CLIENT_GONE_STATUS = 499
@@ -90,7 +95,9 @@ def describe(error: Exception, request_id: str = "") -> Problem:
         case UnknownModelError():
             return Problem(status=404, message=str(error), code="model_not_found", param="model")
         case ConfigError() | DataError():
-            return Problem(status=400, message=str(error))
+            is_long = isinstance(error, ContextLengthError)
+            code = "context_length_exceeded" if is_long else None
+            return Problem(status=400, message=str(error), code=code, param=error.param)
         case CapacityError():
             return Problem(
                 status=429,
@@ -128,6 +135,8 @@ def install(app: FastAPI, dialects: Mapping[str, Dialect]) -> None:
         if problem.status == 500:
             log.error("request %s failed: %s", request_id, type(error).__name__)
         path = request.url.path
+        own = _OWN_NAMES.get(path, {})
+        problem = replace(problem, param=own.get(problem.param or "", problem.param))
         spoken = (say for start, say in dialects.items() if path.startswith(start))
         body = next(spoken, Problem.to_dict)(problem)
         headers = dict(getattr(error, "headers", None) or {}) | problem.headers()

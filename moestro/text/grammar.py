@@ -41,21 +41,30 @@ _MOST_ENCODED = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class GrammarSpec:
-    """What an answer must follow; a `json_object` is any JSON object and needs no source."""
+    """What an answer must follow; a `json_object` is any JSON object and needs no source.
+
+    `param` is the field of a request that says so, for errors.
+    """
 
     kind: GrammarKind
     source: str = ""
+    param: str | None = None
 
 
 class Grammar:
     """One answer as it follows a grammar: ask what may come, accept a token of that, repeat."""
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, vocab_size: int, eos_ids: frozenset[int]
+        self,
+        matcher: llguidance.LLMatcher,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        param: str | None = None,
     ) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
+        self._param = param
         self._has_ended = False
         self._is_complete = matcher.is_stopped()
 
@@ -83,24 +92,15 @@ class Grammar:
             is_taken = token_id in self._eos_ids
             self._has_ended |= is_taken
             return is_taken
-        is_taken = self._matcher.try_consume_tokens([token_id]) == 1
-        if not is_taken:
-            self._check()
-            return False
-        self._note(token_id)
-        return True
+        return self._take(token_id)
 
     def accept(self, token_id: int) -> None:
         """Take the next token; one that the mask does not allow raises DataError."""
         if self.is_finished and token_id in self._eos_ids:
             self._has_ended = True
             return
-        if self._has_ended or not self._matcher.consume_token(token_id):
-            reason = _one_line(self._matcher.get_error()) or "it has ended"
-            raise DataError(
-                f"token {token_id} does not follow the grammar ({reason}): sample from its mask"
-            )
-        self._note(token_id)
+        if self._has_ended or not self._take(token_id):
+            raise DataError(f"token {token_id} does not follow the grammar: sample from its mask")
 
     def force(self, stop_ids: Collection[int]) -> list[int]:
         """Take all tokens of which each is the only one that may come, and return them.
@@ -110,28 +110,34 @@ class Grammar:
         if self.is_finished:
             return []
         forced = []
-        for token_id in self._matcher.compute_ff_tokens():
-            if token_id in stop_ids:
+        ahead = self._matcher.compute_ff_tokens()
+        self._check()
+        for token_id in ahead:
+            if token_id in stop_ids or not self._take(token_id):
                 break
-            self.accept(token_id)
             forced.append(token_id)
         return forced
 
     def copy(self) -> "Grammar":
         """Return another answer that goes on from here by itself."""
-        twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
+        twin = Grammar(self._matcher.deep_copy(), self._vocab_size, self._eos_ids, self._param)
         twin._has_ended = self._has_ended
         return twin
 
-    def _note(self, token_id: int) -> None:
+    def _take(self, token_id: int) -> bool:
+        if self._matcher.try_consume_tokens([token_id]) != 1:
+            self._check()
+            return False
         self._has_ended = token_id in self._eos_ids
         self._is_complete = self._matcher.is_stopped()
+        return True
 
     def _check(self) -> None:
         if self._matcher.is_error():
             raise DataError(
-                f"the grammar cannot be followed ({_one_line(self._matcher.get_error())}):"
-                " make it simpler"
+                f"the grammar cannot be followed ({_one_line(self._matcher.get_error())}): make it"
+                " simpler, and see that a text can come to its end",
+                param=self._param,
             )
 
 
@@ -157,6 +163,13 @@ class GrammarFactory:
     def compile(self, spec: GrammarSpec) -> Grammar:
         """Build the grammar's start; one that is invalid or too large raises DataError."""
         try:
+            return self._compile(spec)
+        except DataError as error:
+            error.param = spec.param
+            raise
+
+    def _compile(self, spec: GrammarSpec) -> Grammar:
+        try:
             source = _translate(spec)
             matcher = llguidance.LLMatcher(self._inner, source, limits=_LIMITS, log_level=0)
         except ValueError as error:
@@ -166,7 +179,7 @@ class GrammarFactory:
             matcher.compute_bitmask()
         if matcher.is_error():
             raise _unusable(spec, matcher.get_error())
-        return Grammar(matcher, self._vocab_size, self._eos_ids)
+        return Grammar(matcher, self._vocab_size, self._eos_ids, spec.param)
 
 
 _NAMES = {

@@ -170,7 +170,7 @@ def test_a_template_in_a_message_stays_text(server: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        (COMPLETIONS, ASKED | {"prompt": "radius " * 600}, ["tokens", "limit of 512"]),
+        (COMPLETIONS, ASKED | {"prompt": "radius " * 600}, ["tokens", "context length is 512"]),
         (COMPLETIONS, ASKED | {"prompt": "radius " * MANY}, ["characters", "512 tokens"]),
         (COMPLETIONS, ASKED | {"suffix": "radius " * MANY}, ["characters", "512 tokens"]),
         (COMPLETIONS, ASKED | {"prompt": [5] * MANY}, ["1000000 tokens", "limit 512"]),
@@ -178,7 +178,7 @@ def test_a_template_in_a_message_stays_text(server: Server) -> None:
         (COMPLETIONS, ASKED | {"min_tokens": 2**60}, ["min_tokens", "max_tokens is 8"]),
         (COMPLETIONS, ASKED | {"stop_token_ids": [2**52]}, ["stop_token_ids names token"]),
         (COMPLETIONS, ASKED | {"logit_bias": {"999999": 1}}, ["logit_bias names token 999999"]),
-        (CHAT, TALK | {"messages": [TURN] * 4096}, ["tokens", "limit of 512"]),
+        (CHAT, TALK | {"messages": [TURN] * 4096}, ["tokens", "context length is 512"]),
         (CHAT, TALK | {"messages": [TURN | {"content": "<" * 5 * MANY}]}, ["characters"]),
         (CHAT, TALK | {"messages": [TURN | {"name": "<" * 5 * MANY}]}, ["characters"]),
         (CHAT, TALK | {"chat_template_kwargs": {"a": [1] * MANY}}, ["chat_template_kwargs"]),

@@ -123,7 +123,7 @@ def test_mistakes_are_refused(real_client: openai.OpenAI) -> None:
     bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strange"}}}
     with pytest.raises(openai.BadRequestError, match="JSON schema"):
         say(real_client, response_format=bad)
-    with pytest.raises(openai.BadRequestError, match="limit of 512: shorten it"):
+    with pytest.raises(openai.BadRequestError, match="context length is 512 tokens: shorten it"):
         say(real_client, messages=[{"role": "user", "content": "area " * 600}])
     with pytest.raises(openai.NotFoundError, match="not served here"):
         say(real_client, model="gpt-9")

@@ -183,7 +183,11 @@ def test_the_budget_is_the_requests_own(
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
-        ({"prompt": "area " * 600}, openai.BadRequestError, "limit of 512: shorten it"),
+        (
+            {"prompt": "area " * 600},
+            openai.BadRequestError,
+            "context length is 512 tokens: shorten it",
+        ),
         ({"extra_body": {"experts": 5}}, openai.BadRequestError, "takes 2 to 4 per token"),
         ({"extra_body": {"experts": 1.9}}, openai.BadRequestError, "takes 2 to 4 per token"),
         ({"model": "gpt-9"}, openai.NotFoundError, "'gpt-9' is not served here: choose tiny"),

@@ -43,7 +43,7 @@ def test_a_model_without_a_table_takes_all_its_experts_or_says_so() -> None:
     [
         (completion(experts=1.5), ConfigError, "takes 2 to 4"),
         (completion(experts=float("nan")), ConfigError, "takes 2 to 4"),
-        (completion("radius" * 1000), DataError, "the limit of 256"),
+        (completion("radius" * 1000), DataError, "maximum context length is 256"),
         (completion((1, 400)), DataError, "outside the vocabulary of 320"),
         (completion(()), DataError, "no tokens"),
         (completion("a", suffix="b", echo=True), ConfigError, "do not go together"),
@@ -80,6 +80,28 @@ def test_a_request_that_the_engine_refuses_fails_before_it_starts() -> None:
         engine.failure = FailEvent(request_id="", message="no", is_callers_fault=is_callers)
         with pytest.raises(kind, match="no"):
             ask(backend, completion())
+
+
+def test_the_field_that_the_engine_finds_fault_with_is_named() -> None:
+    backend, engine = build("area")
+    engine.failure = FailEvent(
+        request_id="", message="no", is_callers_fault=True, param="logit_bias"
+    )
+    with pytest.raises(DataError) as caught:
+        ask(backend, completion())
+    assert caught.value.param == "logit_bias"
+
+
+def test_the_grammar_of_a_request_knows_the_field_that_it_came_from() -> None:
+    backend, engine = build("area", template="{{ tools }}")
+    format_ = Constraint(kind="json_object", param="response_format")
+    for request in (
+        chat(constraint=format_),
+        chat(tools=(TOOL,), tool_choice=ToolChoice(mode="required")),
+    ):
+        ask(backend, request)
+    grammars = [request.grammar for request in engine.requests]
+    assert [grammar and grammar.param for grammar in grammars] == ["response_format", "tools"]
 
 
 def test_a_reader_who_goes_away_frees_everything() -> None:

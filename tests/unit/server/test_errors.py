@@ -106,6 +106,41 @@ def test_what_is_not_plain_json_is_refused_in_one_line(content: bytes, message: 
     assert message in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "param", "fields"),
+    [
+        (TEXT, "prompt", {"prompt": "x" * 90_000}),
+        (CHAT, "messages", {"messages": [{"role": "user", "content": "x" * 90_000}]}),
+        ("/v1/responses", "input", {"input": "x" * 90_000}),
+    ],
+)
+def test_a_prompt_too_long_is_told_as_clients_look_for_it(
+    path: str, param: str, fields: dict[str, Any]
+) -> None:
+    error = complain(path, json=fields)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+    assert "this model's maximum context length is 8192 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "fields"),
+    [
+        (TEXT, "experts", {"experts": 9}),
+        (TEXT, "best_of", {"best_of": 2}),
+        (TEXT, "stream_options", {"stream_options": {}}),
+        (CHAT, "top_logprobs", {"top_logprobs": 1}),
+        (CHAT, "tool_choice", {"tool_choice": "required"}),
+        (CHAT, "response_format", {"guided_json": {}, "response_format": {"type": "json_object"}}),
+        ("/v1/responses", "previous_response_id", {"previous_response_id": "r"}),
+    ],
+)
+def test_a_wish_that_cannot_be_names_its_field(
+    path: str, param: str, fields: dict[str, Any]
+) -> None:
+    asked = {"prompt": "x", "input": "x", "messages": [{"role": "user", "content": "x"}]}
+    assert complain(path, json=asked | fields)["param"] == param
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None, "json"])
 def test_a_body_that_does_not_say_it_is_json_is_refused(kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}

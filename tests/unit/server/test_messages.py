@@ -76,7 +76,7 @@ def test_what_is_asked_reaches_the_backend() -> None:
     assert answer.json()["stop_sequence"] == "STOP"
     [request] = backend.requests
     assert isinstance(request, ChatRequest)
-    assert request.options.sampling.is_greedy
+    assert request.options.sampling.temperature == 0
 
 
 def test_tokens_are_counted_without_an_answer() -> None:

@@ -171,6 +171,14 @@ def test_a_token_outside_the_mask_is_refused(factory: GrammarFactory, tokenizer:
         grammar.accept(10)
 
 
+def test_a_grammar_that_no_text_can_end_is_named_as_the_cause(factory: GrammarFactory) -> None:
+    endless = GrammarSpec(kind="lark", source='start: "a" start', param="guided_grammar")
+    grammar = factory.compile(endless)
+    with pytest.raises(DataError, match="the grammar cannot be followed") as caught:
+        grammar.force([])
+    assert caught.value.param == "guided_grammar"
+
+
 @pytest.mark.parametrize(
     ("kind", "source", "reason"),
     [
