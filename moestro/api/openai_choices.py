@@ -52,7 +52,7 @@ class CompletionChoices:
 
     def whole(self, chunk: Chunk) -> dict[str, Any]:
         """Write a whole choice."""
-        return self._write(chunk.index, chunk)
+        return self._write(chunk.index, chunk, is_whole=True)
 
     def opening(self, index: int) -> None:
         """Write nothing: a completion begins with its text."""
@@ -61,9 +61,10 @@ class CompletionChoices:
         """Write a piece of a choice; None where a caller would see nothing of it."""
         return self._write(index, chunk) if _is_visible(chunk, self._view) else None
 
-    def _write(self, index: int, chunk: Chunk) -> dict[str, Any]:
+    def _write(self, index: int, chunk: Chunk, *, is_whole: bool = False) -> dict[str, Any]:
         logprobs = None
-        if self._view.has_logprobs and chunk.tokens:
+        # A whole answer without a token has none to tell of, which is not the same as untold.
+        if self._view.has_logprobs and (chunk.tokens or is_whole):
             offsets = self._offsets.setdefault(index, TextOffsets())
             logprobs = completion_logprobs(chunk.tokens, offsets)
         choice = {
@@ -94,7 +95,7 @@ class ChatChoices:
         if chunk.tool_calls:
             message["content"] = chunk.text or None
             message["tool_calls"] = [_call(call) for call in chunk.tool_calls]
-        return {"index": chunk.index, "message": message} | self._rest(chunk)
+        return {"index": chunk.index, "message": message} | self._rest(chunk, is_whole=True)
 
     def opening(self, index: int) -> dict[str, Any]:
         """Write whose turn it is."""
@@ -114,8 +115,8 @@ class ChatChoices:
             delta["tool_calls"] = [_call_delta(call) for call in chunk.tool_calls]
         return {"index": index, "delta": delta} | self._rest(chunk)
 
-    def _rest(self, chunk: Chunk) -> dict[str, Any]:
-        has_logprobs = self._view.has_logprobs and chunk.tokens
+    def _rest(self, chunk: Chunk, *, is_whole: bool = False) -> dict[str, Any]:
+        has_logprobs = self._view.has_logprobs and (chunk.tokens or is_whole)
         rest = {
             "logprobs": chat_logprobs(chunk.tokens) if has_logprobs else None,
             "finish_reason": chunk.finish,

@@ -121,6 +121,17 @@ def test_a_chats_log_probabilities_are_objects_with_bytes() -> None:
     assert choice["logprobs"]["content"] == [entry | {"top_logprobs": top}]
 
 
+def test_an_answer_without_a_token_has_log_probabilities_of_none_where_they_were_asked_for() -> (
+    None
+):
+    pieces = (STARTED, Chunk(finish="stop"), Chunk(usage=USAGE))
+    chat = whole(ChatChoices(ALL), *pieces)["choices"][0]["logprobs"]
+    assert chat == {"content": [], "refusal": None}
+    text = whole(CompletionChoices(ALL), *pieces)["choices"][0]["logprobs"]
+    assert text == {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    assert whole(ChatChoices(View()), *pieces)["choices"][0]["logprobs"] is None
+
+
 def test_an_x_ray_has_experts_by_layer() -> None:
     visits = ((Visit(expert=3, weight=0.75),), (Visit(expert=1, weight=1.0),))
     seen = token("a", num_experts=1.0, visits=visits)
