@@ -46,4 +46,7 @@ class Backend(Protocol):
         """Return the token ids that the request's prompt becomes."""
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids."""
+        """Return the text of token ids, with special tokens by their names."""
+
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it."""

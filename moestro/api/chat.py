@@ -117,6 +117,7 @@ class ChatRequest:
     """A conversation to answer. `template_variables` reach the checkpoint's chat template.
 
     `continues_final`: the last message is the answer's beginning, and the answer what follows.
+    Without `has_generation_prompt` the prompt ends with the last message, and begins no answer.
     """
 
     model: str
@@ -126,6 +127,7 @@ class ChatRequest:
     has_parallel_tool_calls: bool = True
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     continues_final: bool = False
+    has_generation_prompt: bool = True
     options: Options = field(default_factory=Options)
 
 
@@ -134,13 +136,15 @@ class CompletionRequest:
     """A text, or token ids taken as they are, to go on from.
 
     `suffix` is the text after a gap to fill. `echo` returns the prompt's own tokens first, with
-    their log-probabilities if those are asked for.
+    their log-probabilities if those are asked for. `has_special_tokens`: a text gets the token that
+    texts begin with.
     """
 
     model: str
     prompt: str | tuple[int, ...]
     suffix: str | None = None
     echo: bool = False
+    has_special_tokens: bool = True
     options: Options = field(default_factory=Options)
 
 

@@ -131,6 +131,9 @@ class CompletionBody(OptionsBody):
     suffix: StrictStr | None = Field(None, description="The text after a gap to fill.")
     echo: StrictBool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    add_special_tokens: StrictBool | None = Field(
+        None, description="False leaves out the token that texts begin with."
+    )
     best_of: Whole | None = Field(None, description="Must equal `n`.")
 
 
@@ -226,6 +229,13 @@ class ConversationBody(_Body):
     reasoning_effort: StrictStr | None = Field(
         None, description="How much to think, for the model's template to read; `none` is not."
     )
+    continue_final_message: StrictBool | None = Field(
+        None, description="Go on with the last message, the assistant's, instead of a new one."
+    )
+    add_generation_prompt: StrictBool | None = Field(
+        None,
+        description="False begins no answer; must not be true with `continue_final_message`.",
+    )
 
 
 class ChatBody(ConversationBody, OptionsBody):
@@ -237,12 +247,6 @@ class ChatBody(ConversationBody, OptionsBody):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     max_completion_tokens: Count | None = None
-    continue_final_message: StrictBool | None = Field(
-        None, description="Go on with the last message, the assistant's, instead of a new one."
-    )
-    add_generation_prompt: StrictBool | None = Field(
-        None, description="Must not be true with `continue_final_message`."
-    )
 
 
 class TokenizeTextBody(_Body):
@@ -250,12 +254,15 @@ class TokenizeTextBody(_Body):
 
     model: StrictStr | None = None
     prompt: StrictStr
+    add_special_tokens: StrictBool | None = None
+    return_token_strs: StrictBool | None = None
 
 
 class TokenizeChatBody(ConversationBody):
     """A conversation to cut into tokens, as a prompt for a chat is."""
 
     model: StrictStr | None = None
+    return_token_strs: StrictBool | None = None
 
 
 class DetokenizeBody(_Body):

@@ -60,6 +60,7 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             suffix=body.suffix,
             echo=bool(body.echo),
+            has_special_tokens=_or(body.add_special_tokens, True),
             options=replace(options, turn=number * num_choices),
         )
         for number, prompt in enumerate(prompts)
@@ -76,19 +77,15 @@ def read_chat(body: ChatBody, model: str) -> ChatRequest:
     top = _or(body.top_logprobs, 0) if body.logprobs else None
     max_tokens = _or(body.max_completion_tokens, body.max_tokens)
     conversation = read_conversation(body, model)
-    return ChatRequest(
-        model=model,
-        messages=conversation.messages,
-        tools=conversation.tools,
+    return replace(
+        conversation,
         tool_choice=_read_tool_choice(body, conversation.tools),
         has_parallel_tool_calls=_or(body.parallel_tool_calls, True),
-        template_variables=conversation.template_variables,
-        continues_final=_read_continuing(body),
         options=_read_options(body, max_tokens, top),
     )
 
 
-def _read_continuing(body: ChatBody) -> bool:
+def _read_continuing(body: ConversationBody) -> bool:
     if not body.continue_final_message:
         return False
     if body.add_generation_prompt:
@@ -107,6 +104,7 @@ def _read_continuing(body: ChatBody) -> bool:
 
 def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
     """Return a conversation without any wish as to its answer."""
+    is_continued = _read_continuing(body)
     return ChatRequest(
         model=model,
         messages=tuple(map(_read_message, body.messages)),
@@ -119,6 +117,8 @@ def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
             for tool in body.tools or ()
         ),
         template_variables=ask_effort(body.reasoning_effort) | (body.chat_template_kwargs or {}),
+        continues_final=is_continued,
+        has_generation_prompt=is_continued or _or(body.add_generation_prompt, True),
     )
 
 

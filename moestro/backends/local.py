@@ -128,9 +128,14 @@ class LocalBackend:
         return list((await self._prompts.build(request)).ids)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids."""
+        """Return the text of token ids, with special tokens by their names."""
         self._check_model(model)
         return await self._prompts.read(token_ids)
+
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it."""
+        self._check_model(model)
+        return await self._prompts.show(token_ids)
 
     async def _answer(self, job: Job, ticket: Ticket) -> Stream:
         if not job.request.max_tokens and not job.request.scores_prompt:

@@ -65,12 +65,13 @@ class Prompts:
         return await _away(size, lambda: self._build_text(request))
 
     async def read(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids; many are read in a thread."""
-        return await _away(len(ids), lambda: self._read(ids))
+        """Return the text of token ids, special tokens by their names; many in a thread."""
+        return await _away(len(ids), lambda: self._tokenizer.decode_named(self._checked(ids)))
 
-    def _read(self, ids: Sequence[int]) -> str:
-        self._check_ids(ids)
-        return self._tokenizer.decode(ids)
+    async def show(self, ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it; many in a thread."""
+        show = self._tokenizer.token_text
+        return await _away(len(ids), lambda: list(map(show, self._checked(ids))))
 
     def _build_chat(self, request: ChatRequest) -> Prompt:
         taken = _RESERVED & set(request.template_variables)
@@ -102,7 +103,8 @@ class Prompts:
                 messages,
                 tools=tools or None,
                 continue_final=request.continues_final,
-                **request.template_variables,
+                **{"add_generation_prompt": request.has_generation_prompt}
+                | dict(request.template_variables),
             )
         except CheckpointError as error:
             # A template that never comes to its end, and a long conversation in one that would.
@@ -110,7 +112,7 @@ class Prompts:
 
     def _build_text(self, request: CompletionRequest) -> Prompt:
         assert isinstance(request.prompt, str)
-        lead = [self._tokenizer.bos_id]
+        lead = [self._tokenizer.bos_id] if request.has_special_tokens else []
         ids = self._tokenizer.encode(request.prompt)
         if request.suffix is None:
             return Prompt(ids=(*lead, *ids), num_lead=len(lead))
@@ -133,15 +135,15 @@ class Prompts:
         # Before a look at each: there may be a million.
         if len(ids) > self._context_length:
             raise overlong(request, f"{len(ids)} tokens", self._context_length)
-        self._check_ids(ids)
-        return Prompt(ids=ids)
+        return Prompt(ids=tuple(self._checked(ids)))
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
+    def _checked(self, ids: Sequence[int]) -> Sequence[int]:
         outside = [token for token in ids if not 0 <= token < self._vocab_size]
         if outside:
             raise DataError(
                 f"token {outside[0]} is outside the vocabulary of {self._vocab_size}: send others"
             )
+        return ids
 
     def _check_characters(self, request: Request, size: int) -> None:
         # No way of cutting so many into tokens fits, and to look for one takes seconds.

@@ -18,7 +18,7 @@ from moestro.api.chunks import Chunk, Started, Timing
 from moestro.api.stats import State, Stats
 from moestro.backends.recital import Recital, Script, interleave, prompt_ids, total_usage
 from moestro.backends.scripted_counts import Counts
-from moestro.backends.scripted_tokens import decode
+from moestro.backends.scripted_tokens import decode, show
 from moestro.errors import BackendError, CapacityError, ConfigError, MoestroError, UnknownModelError
 
 DEFAULT_CARD = ModelCard(
@@ -128,6 +128,11 @@ class ScriptedBackend:
         """Return the text of token ids."""
         self._card(model)
         return decode(token_ids)
+
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it."""
+        self._card(model)
+        return list(map(show, token_ids))
 
     async def _recite(
         self,

@@ -45,6 +45,11 @@ def decode(token_ids: Sequence[int]) -> str:
     return b"".join(map(read_bytes, token_ids)).decode("utf-8", errors="replace")
 
 
+def show(token_id: int) -> str:
+    """Return a token as a person reads it."""
+    return _show(read_bytes(token_id))
+
+
 def build_token(
     token_id: int, place: int, card: ModelCard, *, top: int | None, experts: float
 ) -> Token:

@@ -105,6 +105,10 @@ class Translated:
         """Refuse: tokens are the backends' own."""
         raise ConfigError("tokens are not known here: ask a model's own server")
 
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Refuse: tokens are the backends' own."""
+        raise ConfigError("tokens are not known here: ask a model's own server")
+
     def _card(self, model: FleetModel) -> ModelCard:
         server = self._gateway.fleet.local.get(model.name)
         card = ModelCard(

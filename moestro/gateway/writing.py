@@ -29,13 +29,19 @@ def write_request(request: Request) -> dict[str, Any]:
     if isinstance(request, CompletionRequest):
         prompt = request.prompt
         body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
-        optional = {"suffix": request.suffix, "echo": request.echo or None}
+        optional = {
+            "suffix": request.suffix,
+            "echo": request.echo or None,
+            "add_special_tokens": None if request.has_special_tokens else False,
+        }
         body |= {"logprobs": request.options.top_logprobs}
     else:
         body["messages"] = [_write_message(message) for message in request.messages]
         optional = _write_tools(request)
         if request.continues_final:
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
+            body["continue_final_message"] = True
+        if request.continues_final or not request.has_generation_prompt:
+            body["add_generation_prompt"] = False
         if request.options.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": request.options.top_logprobs}
     is_chat = isinstance(request, ChatRequest)

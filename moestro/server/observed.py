@@ -80,6 +80,10 @@ class Observed:
         """Return the text of token ids."""
         return await self._backend.detokenize(model, token_ids)
 
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it."""
+        return await self._backend.show_tokens(model, token_ids)
+
 
 class _Histograms:
     """The registry's histograms of single requests, under vLLM's names where it has one."""

@@ -114,6 +114,7 @@ class TokensAnswer(BaseModel):
     count: int
     max_model_len: int | None
     tokens: list[int]
+    token_strs: list[str] | None
 
 
 class TextAnswer(BaseModel):

@@ -27,13 +27,22 @@ def routes(backend: Backend) -> APIRouter:
         model = pick_model(backend, body.model)
         asked: Request
         if isinstance(body, TokenizeTextBody):
-            asked = CompletionRequest(model=model, prompt=body.prompt)
+            has_special = body.add_special_tokens is not False
+            asked = CompletionRequest(
+                model=model, prompt=body.prompt, has_special_tokens=has_special
+            )
         else:
             asked = read_conversation(body, model)
         tokens = await backend.tokenize(asked)
         lengths = {card.id: card.context_length for card in backend.cards()}
+        texts = await backend.show_tokens(model, tokens) if body.return_token_strs else None
         return JsonResponse(
-            {"count": len(tokens), "max_model_len": lengths.get(model), "tokens": tokens}
+            {
+                "count": len(tokens),
+                "max_model_len": lengths.get(model),
+                "tokens": tokens,
+                "token_strs": texts,
+            }
         )
 
     @paths.post(

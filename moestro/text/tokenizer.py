@@ -143,6 +143,15 @@ class Tokenizer:
         """
         return self.decode_bytes(ids, continues=continues).decode("utf-8", errors="replace")
 
+    def decode_named(self, ids: Iterable[int]) -> str:
+        """Turn ids into text in which special tokens stand by their names."""
+        named = self._added
+        data = b"".join(
+            named[each].encode() if each in named else self.pieces.read(each) for each in ids
+        )
+        data = data.removeprefix(b" ") if self.pieces.has_lead_space else data
+        return data.decode("utf-8", errors="replace")
+
     def decode_bytes(self, ids: Iterable[int], *, continues: bool = False) -> bytes:
         """Turn ids into the exact bytes that they stand for."""
         data = b"".join(map(self.pieces.read, ids))
@@ -154,9 +163,9 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         r"""Show one token to a person: a special token by its name, half a character as `\xe2`."""
-        special = self._inner.get_added_tokens_decoder().get(token_id)
-        if special is not None:
-            return str(special.content)
+        added = self._added.get(token_id)
+        if added is not None:
+            return added
         return self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
 
     @cached_property
@@ -171,6 +180,11 @@ class Tokenizer:
                 f"the tokenizer has {self.vocab_size} ids, but the model's vocab_size is"
                 f" {vocab_size}: use the tokenizer that came with the model"
             )
+
+    @cached_property
+    def _added(self) -> Mapping[int, str]:
+        decoder = self._inner.get_added_tokens_decoder()
+        return {token_id: str(added.content) for token_id, added in decoder.items()}
 
     @cached_property
     def _trusting(self) -> tokenizers.Tokenizer:

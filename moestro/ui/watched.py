@@ -69,6 +69,10 @@ class Watched:
         """Return the text of token ids."""
         return await self._backend.detokenize(model, token_ids)
 
+    async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as a person reads it."""
+        return await self._backend.show_tokens(model, token_ids)
+
     def _known(self, model: str) -> str:
         # Whatever a request calls its model is the caller's text, and there is no end to it.
         return model if any(card.id == model for card in self.cards()) else ""

@@ -35,6 +35,16 @@ def test_the_assistants_last_message_can_be_continued() -> None:
     assert read_chat(body, "m").continues_final
 
 
+def test_an_answer_need_not_be_begun() -> None:
+    def asked(**fields: Any) -> Any:
+        return read_chat(ChatBody.model_validate({"messages": [USER]} | fields), "m")
+
+    assert asked().has_generation_prompt
+    assert not asked(add_generation_prompt=False).has_generation_prompt
+    body = CompletionBody.model_validate({"prompt": "x", "add_special_tokens": False})
+    assert not read_completions(body, "m")[0].has_special_tokens
+
+
 def test_what_cannot_be_continued_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not the assistant's"):
         chat_options(continue_final_message=True)

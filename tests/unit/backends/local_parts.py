@@ -188,7 +188,11 @@ def plain() -> ChatTemplate:
 
 def completion(prompt: str | tuple[int, ...] = "def", **changes: Any) -> CompletionRequest:
     """Ask for a text to be gone on from; options are given flat."""
-    own = {key: changes.pop(key) for key in ("suffix", "echo", "model") if key in changes}
+    own = {
+        key: changes.pop(key)
+        for key in ("suffix", "echo", "model", "has_special_tokens")
+        if key in changes
+    }
     return CompletionRequest(
         **({"model": "tiny", "prompt": prompt} | own), options=Options(**changes)
     )

@@ -191,7 +191,13 @@ def test_tokens_are_told_both_ways() -> None:
         words = tokenizer()
         ids = await backend.tokenize(completion("def area"))
         assert ids == [words.bos_id, *words.encode("def area")]
-        assert await backend.detokenize("tiny", ids) == "def area"
+        bare = await backend.tokenize(completion("def area", has_special_tokens=False))
+        assert bare == ids[1:]
+        lead = words.token_text(words.bos_id)
+        # As vLLM has it: what special tokens there are can be seen.
+        assert await backend.detokenize("tiny", ids) == f"{lead}def area"
+        shown = await backend.show_tokens("tiny", ids)
+        assert (shown[0], "".join(shown[1:])) == (lead, "def area")
         with pytest.raises(UnknownModelError):
             await backend.detokenize("other", ids)
 

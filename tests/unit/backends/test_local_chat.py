@@ -1,5 +1,6 @@
 """Conversations with a local backend: templates, thoughts, calls of tools."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,13 @@ def test_an_answer_that_was_begun_is_gone_on_with() -> None:
     ask(backend, replace(asked, messages=(*asked.messages, begun), continues_final=True))
     prompt = tokenizer().decode(engine.requests[0].prompt)
     assert prompt == "User: Two and two?\n\nAssistant: It is "
+
+
+def test_a_prompt_can_end_with_the_last_message() -> None:
+    backend, _ = build()
+    asked = replace(chat("Two and two?"), has_generation_prompt=False)
+    ids = asyncio.run(backend.tokenize(asked))
+    assert tokenizer().decode(ids) == "User: Two and two?"
 
 
 def test_thoughts_are_told_apart_and_counted() -> None:

@@ -67,6 +67,9 @@ def test_conversations_are_tokenized_as_a_chat_is() -> None:
     assert (answer["count"], answer["max_model_len"]) == (2, DEFAULT_CARD.context_length)
     text = ask(app, "POST", "/detokenize", json={"tokens": answer["tokens"]}).json()
     assert text == {"prompt": "user: hi"}
+    asked = {"messages": [USER], "return_token_strs": True}
+    assert ask(app, "POST", "/tokenize", json=asked).json()["token_strs"] == ["user:", " hi"]
+    assert answer["token_strs"] is None
     bad = ask(app, "POST", "/tokenize", json={})
     assert bad.json()["error"]["message"] == "prompt is missing: send it"
 

@@ -182,6 +182,7 @@ def test_all_else_is_the_backends_own() -> None:
         await observed.start()
         ids = await observed.tokenize(ASKED)
         text = await observed.detokenize("scripted", ids)
+        assert "".join(await observed.show_tokens("scripted", ids)) == text
         same = observed.cards() == backend.cards(), observed.stats() == backend.stats()
         await observed.stop(0.0)
         return text, same, backend.stats()[0].state

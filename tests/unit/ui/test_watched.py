@@ -93,6 +93,7 @@ def test_tokens_pass_both_ways() -> None:
         await watched.start()
         ids = await watched.tokenize(ASK)
         text = await watched.detokenize("scripted", ids)
+        assert "".join(await watched.show_tokens("scripted", ids)) == text
         await watched.stop(0.1)
         return text
 
