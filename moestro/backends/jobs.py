@@ -72,6 +72,7 @@ class Jobs:
             sampling = replace(sampling, seed=secrets.randbits(62))
         has_echo = isinstance(request, CompletionRequest) and request.echo
         own_stops = frozenset() if sampling.ignore_eos else self._checkpoint.stop_ids
+        grammar = find_grammar(request)
         made = EngineRequest(
             id=secrets.token_hex(16),
             prompt=prompt.ids,
@@ -79,7 +80,8 @@ class Jobs:
             sampling=sampling,
             num_choices=options.num_choices,
             stop_token_ids=own_stops | frozenset(options.stop_token_ids),
-            grammar=find_grammar(request),
+            grammar=grammar,
+            grammar_after=None if grammar is None else self._find_thoughts_end(request, prompt),
             top_logprobs=options.top_logprobs,
             scores_prompt=has_echo and options.top_logprobs is not None,
             experts=grant(options.experts, self._checkpoint.shape),
@@ -89,8 +91,7 @@ class Jobs:
         )
         wish = Wish(top_logprobs=options.top_logprobs, wants_xray=options.wants_xray)
         choices = [
-            self._choice(index, request, prompt, made.grammar)
-            for index in range(options.num_choices)
+            self._choice(index, request, prompt, made) for index in range(options.num_choices)
         ]
         echo = self._echo(prompt, made, wish) if has_echo else None
         return Job(made, Answer(self._model, made, choices, self._names, wish, echo))
@@ -106,9 +107,7 @@ class Jobs:
         room = limit - num_prompt
         return room if wanted is None else min(wanted, room)
 
-    def _choice(
-        self, index: int, request: Request, prompt: Prompt, grammar: GrammarSpec | None
-    ) -> Choice:
+    def _choice(self, index: int, request: Request, prompt: Prompt, made: EngineRequest) -> Choice:
         tokenizer, stops = self._checkpoint.tokenizer, request.options.stops
         if not isinstance(request, ChatRequest):
             return Choice(index, Speech(tokenizer, stops), Reading(None, None))
@@ -121,11 +120,21 @@ class Jobs:
             tools = ToolStream(self._tool_format)
             marks += self._tool_format.markers
         # An answer that follows a grammar from its first token on has no room for thoughts.
-        if self._tags is not None and grammar is None:
+        has_room = made.grammar is None or made.grammar_after is not None
+        if self._tags is not None and has_room:
             reasoning = ReasoningStream(is_open(prompt.text, self._tags), self._tags)
             marks += [self._tags.begin, self._tags.end]
         speech = Speech(tokenizer, (*stops, *self._checkpoint.template.stops), marks)
         return Choice(index, speech, Reading(reasoning, tools))
+
+    def _find_thoughts_end(self, request: Request, prompt: Prompt) -> int | None:
+        """Return the token that ends the thoughts which the prompt begins, if there are any."""
+        is_chat = isinstance(request, ChatRequest)
+        if not is_chat or self._tags is None or not is_open(prompt.text, self._tags):
+            return None
+        ids = self._checkpoint.tokenizer.encode_trusted(self._tags.end)
+        # Where it is no token of its own, a model may write it in many ways.
+        return ids[0] if len(ids) == 1 else None
 
     def _echo(self, prompt: Prompt, made: EngineRequest, wish: Wish) -> Echo:
         own = prompt.ids[prompt.num_lead :]

@@ -4,7 +4,7 @@ Knows what may follow and when to end; no tensors. Next: sampler.py, engine.py.
 """
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from moestro.engine.guide import Guide
@@ -35,7 +35,9 @@ class Answer:
         # Tokens to come about which the grammar leaves no choice; it has taken them already.
         self.forced: list[int] = []
         self._ends_forced = False
-        self._guide = None if grammar is None else Guide(grammar)
+        self._guide: Guide | None = None
+        # What the model thinks before this token follows no grammar.
+        self._awaited = None if grammar is None else sequence.request.grammar_after
         self.num_missing = 0
         sampling = sequence.request.sampling
         self.penalties = (
@@ -44,7 +46,8 @@ class Answer:
         self._is_plain = grammar is None and self.penalties is None and not sampling.logit_bias
         # Kept from step to step, as mostly nothing of it changes but the position.
         self._next = self._row(0)
-        self._force()
+        if self._awaited is None:
+            self._begin_grammar()
 
     @property
     def can_draft(self) -> bool:
@@ -74,11 +77,21 @@ class Answer:
         self._next.position = self.sequence.num_generated
         return self._next
 
+    def _begin_grammar(self) -> None:
+        if self.grammar is not None:
+            self._guide = Guide(self.grammar)
+            self._next = self._row(0)
+            self._force()
+
     def _row(self, index: int) -> Row:
         sequence, request = self.sequence, self.sequence.request
+        sampling = request.sampling
+        if self._awaited is not None:
+            # An answer that ended within its thoughts would be none.
+            sampling = replace(sampling, min_tokens=request.max_tokens)
         is_forced = index < len(self.forced)
         return Row(
-            sampling=request.sampling,
+            sampling=sampling,
             seed=sequence.seed,
             position=sequence.num_generated + index,
             penalties=self.penalties,
@@ -122,7 +135,10 @@ class Answer:
         request: EngineRequest = self.sequence.request
         if self.penalties is not None:
             self.penalties.accept(token_id)
-        is_complete = self.grammar is not None and self._follow(token_id)
+        is_complete = self._guide is not None and self._follow(token_id)
+        if token_id == self._awaited:
+            self._awaited = None
+            self._begin_grammar()
         # A text that its grammar has ended cannot go on, whatever else was asked.
         if is_complete or token_id in request.stop_token_ids:
             return "stop"

@@ -16,9 +16,10 @@ class EngineRequest:
     """One prompt and how to continue it, in token ids.
 
     `experts` is the granted budget: None for all, or "auto" to be set when the request starts.
-    `stop_token_ids` end an answer (the end-of-text token among them). `top_logprobs` as in
-    api/chat.py, and so is `turn`. With `scores_prompt` the prompt's own log-probabilities come
-    back, and with `max_tokens` 0 nothing else does.
+    `stop_token_ids` end an answer (the end-of-text token among them). The `grammar` begins behind
+    the answer's first `grammar_after`, the token that ends a model's thoughts; None: at once.
+    `top_logprobs` and `turn` as in api/chat.py. With `scores_prompt` the prompt's own
+    log-probabilities come back, and with `max_tokens` 0 nothing else does.
     """
 
     id: str
@@ -28,6 +29,7 @@ class EngineRequest:
     num_choices: int = 1
     stop_token_ids: frozenset[int] = frozenset()
     grammar: GrammarSpec | None = None
+    grammar_after: int | None = None
     top_logprobs: int | None = None
     scores_prompt: bool = False
     experts: float | Literal["auto"] | None = None

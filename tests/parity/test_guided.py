@@ -79,6 +79,36 @@ def test_forced_tokens_in_one_step_equal_one_step_each(
     assert together["mine"][-1][1] == "stop"
 
 
+def ids_of(answer: list[Any]) -> list[int]:
+    return [score.token_id for score, _ in answer]
+
+
+@pytest.mark.parametrize("mode", ["off", "always"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_grammar_begins_behind_the_token_that_it_waits_for(sampling: Sampling, mode: str) -> None:
+    free, _ = run(build(), [ask("free", grammar=None, sampling=sampling)])
+    thoughts = ids_of(free["free"])[:8]
+    thoughts = thoughts[: thoughts.index(thoughts[-1]) + 1]
+    waiting = ask("mine", sampling=sampling, grammar_after=thoughts[-1])
+    alone, _ = run(build(mode), [waiting])
+    among, _ = run(build(mode), [ask("other"), waiting, ask("free", grammar=None)])
+    assert among["mine"] == alone["mine"]
+    assert ids_of(alone["mine"])[: len(thoughts)] == thoughts
+    assert re.fullmatch(PATTERN, text(alone["mine"][len(thoughts) :]))
+    assert alone["mine"][-1][1] == "stop"
+
+
+def test_an_answer_does_not_end_before_its_grammar_begins() -> None:
+    free, _ = run(build(), [ask("free", grammar=None, max_tokens=6)])
+    ids = ids_of(free["free"])
+    stops = frozenset({ids[2]})
+    never = next(token_id for token_id in range(SHAPE.vocab_size) if token_id not in ids)
+    waiting = ask("mine", grammar_after=never, stop_token_ids=stops, max_tokens=6)
+    answer, _ = run(build(), [waiting])
+    assert not stops & set(ids_of(answer["mine"]))
+    assert answer["mine"][-1][1] == "length"
+
+
 @pytest.mark.parametrize("mode", ["off", "always"])
 def test_a_guided_answer_keeps_its_bits_in_company_and_where_room_is_short(mode: str) -> None:
     assert sum(num_preemptions_beside_others(sampling, mode) for sampling in SAMPLINGS) > 0

@@ -28,7 +28,7 @@ from moestro.engine.request import (
 from moestro.engine.stats import EngineStats
 from moestro.errors import BackendError
 from moestro.model.config import BudgetConfig, ModelConfig
-from moestro.text.learn import learn
+from moestro.text.learn import SPECIAL_TOKENS, learn
 from moestro.text.template import ChatTemplate
 from moestro.text.tokenizer import Tokenizer
 from tests.builders import tiny_config
@@ -148,9 +148,10 @@ class Reciter(EngineProcess):
         ]
 
 
-def tokenizer() -> Tokenizer:
-    """Learn a small vocabulary with an end-of-text token and the gap's three."""
-    return learn(["def area(radius):\n    return radius * radius\n" * 20], 320)
+def tokenizer(*names: str) -> Tokenizer:
+    """Learn a small vocabulary with an end-of-text token, the gap's three, and those named."""
+    texts = ["def area(radius):\n    return radius * radius\n" * 20]
+    return learn(texts, 320, special_tokens=(*SPECIAL_TOKENS, *names))
 
 
 def build(
@@ -161,11 +162,15 @@ def build(
     stats: EngineStats | None = None,
     ends: bool = True,
     sampling: Sampling | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[LocalBackend, Reciter]:
-    """Build a backend that recites the texts, each with the end-of-text token if it `ends`."""
-    words = tokenizer()
+    """Build a backend that recites the texts, each with the end-of-text token if it `ends`.
+
+    `names` are special tokens of its own.
+    """
+    words = tokenizer(*names)
     tail = [words.eos_id] if ends else []
-    engine = Reciter([[*words.encode(text), *tail] for text in texts or ("radius",)])
+    engine = Reciter([[*words.encode_trusted(text), *tail] for text in texts or ("radius",)])
     engine.stats = stats
     model: ModelConfig = tiny_config(**(SHAPE | dict(shape or {})))
     checkpoint = Checkpoint(

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from moestro.api.openai_requests import read_chat
 from moestro.errors import (
     DataError,
 )
-from tests.unit.backends.local_parts import ask, build, chat, chunks, text_of, tokenizer
+from tests.unit.backends.local_parts import ask, build, chat, chunks, completion, text_of, tokenizer
 
 TOOL = Tool(name="area", description="Area", parameters={"type": "object", "properties": {}})
 HERMES = "{{ messages[-1].content }}{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
@@ -64,13 +65,43 @@ def test_thoughts_are_told_apart_and_counted() -> None:
         assert 0 < usage.reasoning_tokens < usage.completion_tokens
 
 
-def test_an_answer_under_a_grammar_has_no_thoughts() -> None:
+def test_thoughts_that_no_token_ends_leave_no_room_beside_a_grammar() -> None:
     backend, engine = build('{"a": 1}', template=THINKING)
     constraint = Constraint(kind="json_object")
     pieces = ask(backend, chat(template_variables={"open": True}, constraint=constraint))
     assert text_of(pieces) == '{"a": 1}'
     assert engine.requests[0].grammar is not None
     assert engine.requests[0].grammar.kind == "json_object"
+
+
+@pytest.mark.parametrize(
+    ("wish", "answer", "said"),
+    [
+        ({"constraint": Constraint(kind="json_object")}, '{"a": 1}', ('{"a": 1}', "")),
+        (
+            {"tools": (TOOL,), "tool_choice": ToolChoice(mode="named", name="area")},
+            '{"name": "area", "arguments": {"r": 2}}',
+            ("", '{"r": 2}'),
+        ),
+    ],
+)
+def test_a_model_that_thinks_first_follows_the_grammar_behind_its_thoughts(
+    wish: dict[str, Any], answer: str, said: tuple[str, str]
+) -> None:
+    backend, engine = build(f"radius</think>{answer}", template=THINKING, names=["</think>"])
+    pieces = ask(backend, chat(template_variables={"open": True}, **wish))
+    words = tokenizer("</think>")
+    assert [engine.requests[0].grammar_after] == words.encode_trusted("</think>")
+    assert "".join(chunk.reasoning for chunk in chunks(pieces)) == "radius"
+    deltas = [delta for chunk in chunks(pieces) for delta in chunk.tool_calls]
+    assert (text_of(pieces), "".join(delta.arguments for delta in deltas)) == said
+
+
+def test_a_model_that_does_not_think_follows_the_grammar_at_once() -> None:
+    backend, engine = build('{"a": 1}', template=THINKING, names=["</think>"])
+    ask(backend, chat(constraint=Constraint(kind="json_object")))
+    ask(backend, completion("<think>", constraint=Constraint(kind="json_object")))
+    assert [request.grammar_after for request in engine.requests] == [None, None]
 
 
 def test_a_call_of_a_tool_is_read_out_of_the_text() -> None:
