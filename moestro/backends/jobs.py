@@ -45,8 +45,14 @@ class Jobs:
         self._checkpoint = checkpoint
         self._context_length = context_length
         self._names = Names(checkpoint.tokenizer)
-        self._tool_format = detect(checkpoint.template.source)
+        self._tool_format = detect(checkpoint.template.tool_source)
         self._tags = detect_tags(checkpoint.template.source)
+
+    @property
+    def reads_tools(self) -> bool:
+        """Whether the calls of all tools that the template tells of are read."""
+        is_told = self._checkpoint.has_own_template and self._checkpoint.template.takes_tools
+        return self._tool_format is not None or not is_told
 
     def check(self, request: Request) -> None:
         """Raise ConfigError or DataError for what is wrong whatever the prompt may be."""

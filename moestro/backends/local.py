@@ -5,6 +5,7 @@ engine's process and makes an answer of what comes back. Next: jobs.py, answers.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -24,6 +25,8 @@ from moestro.engine.process import EngineProcess
 from moestro.engine.stats import EngineStats
 from moestro.engine.worker import STATS_EVERY_S
 from moestro.errors import BackendError, UnknownModelError
+
+log = logging.getLogger(__name__)
 
 FACTORY = "moestro.engine.load:load_engine"
 _POLL_S = 0.02
@@ -64,6 +67,12 @@ class LocalBackend:
 
     async def start(self) -> None:
         """Begin to load in another process."""
+        if not self._jobs.reads_tools:
+            log.warning(
+                "%s: its chat template tells of tools, but not in a format that is known: a call"
+                " comes out as text, unless tool_choice forces it",
+                self._card.id,
+            )
         await self.engine.start()
 
     async def stop(self, deadline_s: float) -> None:

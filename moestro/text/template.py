@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2.meta import find_undeclared_variables
+
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json
 from moestro.gguf_file import SUFFIX, GgufFile
@@ -59,7 +61,8 @@ class ChatTemplate:
     """One model's way to write a conversation.
 
     `stops`: texts that end an answer, where no token does. `source`: the template's own text, from
-    which tools.py and reasoning.py tell how the model writes.
+    which reasoning.py tells how the model writes; `tool_source` is that of the one for tools, from
+    which tools.py does. `takes_tools`: it has something to say of them.
     """
 
     def __init__(
@@ -77,8 +80,11 @@ class ChatTemplate:
                 f"the model has the chat templates {found}: it needs one named default"
             )
         self.source = sources["default"]
+        self.tool_source = sources.get("tool_use", self.source)
         self.stops = tuple(stops)
         self._writers = {name: _Writer(source) for name, source in sources.items()}
+        writer = self._writers.get("tool_use", self._writers["default"])
+        self.takes_tools = "tools" in find_undeclared_variables(writer.program.tree)
         self._variables = dict(variables or {})
         self._names = names
 

@@ -22,15 +22,17 @@ _FENCE = "` \t\r\n"
 class ToolFormat:
     """How one family of models writes calls: `begin` HEADER `separator` ARGUMENTS `end`.
 
-    Without a separator, a call is one JSON object with a name and arguments.
+    Without a separator, a call is one JSON object with a name and arguments. `ends_turn`: the mark
+    `section_begin` stands behind every text, with calls or without, and is no part of it.
     """
 
-    name: Literal["deepseek_v3", "deepseek_v3_1", "kimi_k2", "hermes"]
+    name: Literal["deepseek_v3", "deepseek_v3_1", "kimi_k2", "hermes", "gigachat_3", "gigachat_3_1"]
     begin: str
-    end: str
+    end: str = ""
     separator: str = ""
     section_begin: str = ""
     section_end: str = ""
+    ends_turn: bool = False
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -70,6 +72,21 @@ KIMI_K2 = ToolFormat(
 )
 HERMES = ToolFormat(name="hermes", begin="<tool_call>", end="</tool_call>")
 
+# A call is a turn of its own there, and the mark between turns comes before it.
+_GIGACHAT_TURN_END = "<|message_sep|>"
+GIGACHAT_3 = ToolFormat(
+    name="gigachat_3",
+    section_begin=_GIGACHAT_TURN_END,
+    begin="function call<|role_sep|>\n",
+    ends_turn=True,
+)
+GIGACHAT_31 = ToolFormat(
+    name="gigachat_3_1",
+    section_begin=_GIGACHAT_TURN_END,
+    begin="<|function_call|>",
+    ends_turn=True,
+)
+
 
 def detect(template_source: str) -> ToolFormat | None:
     """Tell from a chat template's text how its model writes tool calls."""
@@ -77,9 +94,18 @@ def detect(template_source: str) -> ToolFormat | None:
         return DEEPSEEK_V3 if "```json" in template_source else DEEPSEEK_V31
     if KIMI_K2.section_begin in template_source:
         return KIMI_K2
+    if _GIGACHAT_TURN_END in template_source:
+        return _detect_gigachat(template_source)
     # The same tags hold XML in other families.
     is_xml = "<function=" in template_source or "<arg_key>" in template_source
     return HERMES if HERMES.begin in template_source and not is_xml else None
+
+
+def _detect_gigachat(template_source: str) -> ToolFormat | None:
+    if GIGACHAT_31.begin in template_source:
+        return GIGACHAT_31
+    # Version 3.5 knows the role too, but only to refuse it.
+    return GIGACHAT_3 if "'role': 'function call'" in template_source else None
 
 
 class ToolStream:
@@ -235,6 +261,8 @@ class ToolStream:
 
     def _give_up(self) -> list[ToolEvent]:
         text, self._raw, self._read = self._raw, "", self._read_text
+        if self._format.ends_turn and text.startswith(self._format.section_begin):
+            text = text.removeprefix(self._format.section_begin).lstrip()
         return _text(text)
 
 

@@ -131,6 +131,19 @@ def test_calls_of_an_earlier_turn_reach_a_template_that_tells_them_by_null(
     assert tokenizer().decode(engine.requests[0].prompt) == f"how large?{turn}2"
 
 
+@pytest.mark.parametrize(
+    ("template", "num_warnings"),
+    [(HERMES, 0), ("{{ tools }}", 1), ("{{ messages }}", 0), (None, 0)],
+)
+def test_a_format_of_calls_that_is_not_known_is_said_once_at_start(
+    template: str | None, num_warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, _ = build(template=template)
+    asyncio.run(backend.start())
+    said = [line for line in caplog.messages if "not in a format that is known" in line]
+    assert len(said) == num_warnings
+
+
 def test_tools_that_may_not_be_used_are_not_told_of() -> None:
     written = '<tool_call>{"name": "area", "arguments": {}}</tool_call>'
     backend, engine = build(written, template=HERMES)

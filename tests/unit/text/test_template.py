@@ -234,7 +234,9 @@ def test_templates_are_found_wherever_checkpoints_keep_them(folder: Path, tmp_pa
     assert ChatTemplate.load(tmp_path) is None
     both = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
     template = load(tmp_path, both)
-    assert template.source == "plain"
+    assert (template.source, template.tool_source) == ("plain", "tools")
+    assert not template.takes_tools
+    assert load(tmp_path, CHATML).takes_tools
     assert template.render(message).text == "plain"
     assert template.render(message, tools=TOOLS).text == "tools"
     (tmp_path / "chat_template.json").write_text('{"chat_template": "beside {{ bos_token }}"}')

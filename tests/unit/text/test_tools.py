@@ -10,6 +10,8 @@ from moestro.text.calls import CallArguments, CallStart, Text, ToolEvent
 from moestro.text.tools import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,
+    GIGACHAT_3,
+    GIGACHAT_31,
     HERMES,
     KIMI_K2,
     ToolFormat,
@@ -18,7 +20,8 @@ from moestro.text.tools import (
 )
 from tests.unit.text.cuts import cut
 
-FORMATS = (DEEPSEEK_V3, DEEPSEEK_V31, HERMES, KIMI_K2)
+PLAIN_FORMATS = (DEEPSEEK_V3, DEEPSEEK_V31, HERMES, KIMI_K2)
+FORMATS = (*PLAIN_FORMATS, GIGACHAT_3, GIGACHAT_31)
 CALLS = (("get_weather", '{"city": "Par\\u0069s", "n": [1, {"a": "}"}]}'), ("now", "{}"))
 CUTS = st.lists(st.integers(0, 400), max_size=12)
 
@@ -66,7 +69,7 @@ def test_borders_between_texts_change_nothing(
     assert read(form, cut(text, places)) == read(form, [text]) == read(form, list(text))
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", PLAIN_FORMATS, ids=lambda form: form.name)
 @given(parts=st.lists(FRAGMENTS, max_size=14))
 def test_text_without_a_call_comes_out_unchanged(form: ToolFormat, parts: list[str]) -> None:
     text = "".join(parts)
@@ -96,6 +99,17 @@ def test_text_without_a_call_comes_out_unchanged(form: ToolFormat, parts: list[s
 def test_a_malformed_call_is_plain_text(form: ToolFormat, text: str) -> None:
     assert read(form, [text]) == [Text(text)]
     assert read(form, list(text)) == [Text(text)]
+
+
+@pytest.mark.parametrize("form", [GIGACHAT_3, GIGACHAT_31], ids=lambda form: form.name)
+def test_the_mark_behind_a_turn_is_no_part_of_its_text(form: ToolFormat) -> None:
+    turn_end = f"{form.section_begin}\n\n"
+    for text in (f"Hello.{turn_end}", "Hello."):
+        assert read(form, [text]) == read(form, list(text)) == [Text("Hello.")]
+    call = f'{turn_end}{form.begin}{{"name": "f", "arguments": {{"a": 1}}}}'
+    expected = [CallStart(0, "id0", "f"), CallArguments(0, '{"a": 1}')]
+    assert read(form, list(f"Wait.{call}{turn_end}")) == [Text("Wait."), *expected]
+    assert read(form, [f"{turn_end}{form.begin}no call"]) == [Text(f"{form.begin}no call")]
 
 
 def test_a_good_call_after_a_malformed_one_is_read() -> None:
@@ -159,6 +173,9 @@ def test_ids_differ_from_call_to_call() -> None:
         (f"{{{{ '{DEEPSEEK_V31.section_begin}' + '```json' }}}}", DEEPSEEK_V3),
         ("<|tool_calls_section_begin|>{{ call.id }}", KIMI_K2),
         ("<tool_call>{{ call | tojson }}</tool_call>", HERMES),
+        ("<|role_sep|><|message_sep|>{{ {'role': 'function call', 'content': x} }}", GIGACHAT_3),
+        ("<|message_sep|>{{ '<|function_call|>' ~ call }}", GIGACHAT_31),
+        ("<|message_sep|>{% if message['role'] == 'function call' %}", None),
         ("<tool_call><function={{ call.name }}></tool_call>", None),
         ("{{ messages }}", None),
     ],
@@ -170,7 +187,7 @@ def test_the_template_tells_the_format(source: str, form: ToolFormat | None) -> 
 def write(form: ToolFormat, calls: tuple[tuple[str, str], ...]) -> str:
     texts = []
     for index, (name, arguments) in enumerate(calls):
-        if form == HERMES:
+        if not form.separator:
             texts.append(
                 f'{form.begin}\n{{"name": "{name}", "arguments": {arguments}}}\n{form.end}'
             )
