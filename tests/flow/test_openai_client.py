@@ -130,7 +130,12 @@ def test_a_conversation_with_tools_reaches_the_backend_whole() -> None:
         )
     (asked,) = backend.requests
     roles = [(each.role, each.content) for each in getattr(asked, "messages", ())]
-    assert roles == [("system", "Be brief."), ("user", "Oslo?"), ("assistant", ""), ("tool", "-3")]
+    assert roles == [
+        ("system", "Be brief."),
+        ("user", "Oslo?"),
+        ("assistant", None),
+        ("tool", "-3"),
+    ]
     assert getattr(asked, "messages", ())[2].tool_calls == (CALL,)
     assert getattr(asked, "template_variables", None) == {"thinking": True}
     assert asked.options.experts == 2.5
