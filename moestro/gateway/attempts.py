@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from moestro.errors import BackendError, CapacityError
+from moestro.errors import BackendError, CapacityError, ConfigError
 from moestro.gateway.asked import Asked
 from moestro.gateway.config import GatewayConfig
 from moestro.gateway.events import Piece
@@ -21,6 +21,7 @@ from moestro.gateway.legs import (
     Events,
     Incoming,
     Leg,
+    check_refusal,
     check_status,
     read_whole_answer,
     read_whole_message,
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 class Sender(Protocol):
     """Sends a request to a backend in the words that it speaks."""
+
+    def check(self, upstream: Upstream, outgoing: "Outgoing") -> None:
+        """Raise ConfigError if it has no words for what is asked."""
 
     async def send(self, upstream: Upstream, outgoing: "Outgoing") -> Incoming:
         """Return the head of its answer, in OpenAI's words."""
@@ -62,6 +66,18 @@ class Outgoing:
         if not self.changes:
             return self.asked.body_for(model)
         return self.asked.body_with({**self.changes, "model": model})
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """Backends that were asked for an answer already, and those that cannot give it."""
+
+    seen: set[str]
+    barred: set[str]
+
+    def is_over(self, line: Line) -> bool:
+        """Whether nobody is left to ask."""
+        return all(member.name in self.barred for member in line.members)
 
 
 class Attempts:
@@ -90,16 +106,17 @@ class Attempts:
     ) -> Leg:
         """Return an answer's beginning; backends in `tried` are asked last.
 
-        BackendError where none answered, CapacityError where they have no place or ask for time.
+        BackendError where none answered, CapacityError where they have no place or ask for time,
+        ConfigError where none has words for what is asked: then nobody is asked.
         """
         line = self._lines[model]
-        seen = set(tried)
+        its = _Tried(set(tried), self._find_mute(line, outgoing))
         last: Fault | None = None
         for number in range(self._config.retries + 1):
             if last is not None:
-                await self._pause(line, seen, number, last)
+                await self._pause(line, its, number, last)
             try:
-                return await self._hedge(line, outgoing, trace, seen)
+                return await self._hedge(line, outgoing, trace, its)
             except Fault as fault:
                 last = fault
                 log.warning("request %s: %s", trace.call.request_id, fault)
@@ -112,9 +129,25 @@ class Attempts:
         assert last is not None
         raise _final(last, line)
 
-    async def _pause(self, line: Line, seen: Collection[str], number: int, last: Fault) -> None:
-        fresh = [each for each in line.members if each.name not in seen and each.health.may_ask()]
-        if fresh:
+    def _find_mute(self, line: Line, outgoing: Outgoing) -> set[str]:
+        """Return those that cannot do it; ConfigError if all of them have no words for it."""
+        barred = set(outgoing.barred)
+        mistake: ConfigError | None = None
+        for member in line.members:
+            try:
+                self._sender.check(member.upstream, outgoing)
+            except ConfigError as error:
+                mistake = mistake or error
+                barred.add(member.name)
+        if mistake is not None and len(barred) == len(line.members):
+            raise mistake
+        return barred
+
+    async def _pause(self, line: Line, its: _Tried, number: int, last: Fault) -> None:
+        if its.is_over(line):
+            raise _final(last, line)
+        known = its.seen | its.barred
+        if any(each.name not in known and each.health.may_ask() for each in line.members):
             return
         backoff_s = self._config.backoff_s * 2 ** (number - 1)
         wait_s = min(self._config.most_backoff_s, backoff_s * self._chance.random())
@@ -123,7 +156,7 @@ class Attempts:
             raise _final(last, line)
         await self._sleep(max(wait_s, rest_s))
 
-    async def _hedge(self, line: Line, outgoing: Outgoing, trace: Trace, seen: set[str]) -> Leg:
+    async def _hedge(self, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried) -> Leg:
         after_s = self._config.hedge_after_s
         may_hedge = outgoing.asked.is_repeatable and outgoing.told is None
         if (
@@ -131,8 +164,8 @@ class Attempts:
             or not may_hedge
             or sum(each.health.may_ask() for each in line.members) < 2
         ):
-            return await self._try(line, outgoing, trace, seen)
-        first = asyncio.ensure_future(self._try(line, outgoing, trace, seen))
+            return await self._try(line, outgoing, trace, its)
+        first = asyncio.ensure_future(self._try(line, outgoing, trace, its))
         try:
             await asyncio.wait((first,), timeout=after_s)
         except asyncio.CancelledError:
@@ -140,12 +173,12 @@ class Attempts:
             raise
         if first.done():
             return first.result()
-        second = asyncio.ensure_future(self._try(line, outgoing, trace, seen))
+        second = asyncio.ensure_future(self._try(line, outgoing, trace, its))
         return await _race(first, second)
 
-    async def _try(self, line: Line, outgoing: Outgoing, trace: Trace, seen: set[str]) -> Leg:
-        member = await line.enter(trace.call.caller, tuple(seen), outgoing.barred)
-        seen.add(member.name)
+    async def _try(self, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried) -> Leg:
+        member = await line.enter(trace.call.caller, tuple(its.seen), tuple(its.barred))
+        its.seen.add(member.name)
         trace.num_attempts += 1
         member.health.note_sent()
         span = None if trace.span is None else trace.span.attempt(member.upstream)
@@ -159,6 +192,8 @@ class Attempts:
         except BaseException as error:
             if isinstance(error, Fault):
                 member.health.note_fault(error)
+                if error.is_of_request:
+                    its.barred.add(member.name)
             else:
                 member.health.note_left()
             if leg is not None:
@@ -174,6 +209,7 @@ class Attempts:
         name, incoming = leg.member.name, leg.incoming
         if not check_status(incoming, name):
             leg.body = await incoming.read_whole(self._config.max_answer_bytes)
+            check_refusal(leg.status, leg.body, name)
             return
         if not outgoing.asked.is_stream:
             leg.body = await incoming.read_whole(self._config.max_answer_bytes)

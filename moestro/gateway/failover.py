@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from moestro.api.record import Outcome
-from moestro.errors import BackendError, CapacityError
+from moestro.errors import BackendError, CapacityError, ConfigError
 from moestro.gateway.asked import Asked
 from moestro.gateway.attempts import Attempts, Outgoing
 from moestro.gateway.choosing import Choice
@@ -117,7 +117,7 @@ class Passage:
             outgoing = self._continue(model if is_other else None, model)
             try:
                 leg = await self.attempts.open(model, outgoing, trace, self.broken)
-            except (BackendError, CapacityError) as error:
+            except (BackendError, CapacityError, ConfigError) as error:
                 log.warning("request %s goes not on at %s: %s", trace.call.request_id, model, error)
                 continue
             if leg.status != 200:

@@ -9,7 +9,17 @@ from typing import Literal
 from moestro.errors import BackendError
 
 Kind = Literal[
-    "connect", "timeout", "broken", "garbage", "redirect", "status", "busy", "denied", "model"
+    "connect",
+    "timeout",
+    "broken",
+    "garbage",
+    "redirect",
+    "status",
+    "busy",
+    "denied",
+    "absent",
+    "forbidden",
+    "model",
 ]
 
 
@@ -33,3 +43,11 @@ class Fault(BackendError):
         self.kind = kind
         self.has_begun = has_begun
         self.retry_after_s = retry_after_s
+
+    @property
+    def is_of_request(self) -> bool:
+        """Whether it lies in what was asked: the backend may well answer something else.
+
+        To ask it for the same again is no use.
+        """
+        return self.kind in ("absent", "forbidden")

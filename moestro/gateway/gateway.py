@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from moestro.api.fleet_view import FleetView
 from moestro.api.record import AUDIT, OnFinished, Outcome
 from moestro.api.relay import Call, Reply
-from moestro.errors import BackendError, CapacityError, MoestroError
+from moestro.errors import BackendError, CapacityError, ConfigError, MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
@@ -183,7 +183,7 @@ class Gateway:
         trace.choice = replace(choice, models=tuple(rest))
         try:
             leg = await self._attempts.open(small, sieve.outgoing(choice.cascade), trace)
-        except (BackendError, CapacityError):
+        except (BackendError, CapacityError, ConfigError):
             trace.reason = f"cascade; {small} did not answer"
             return None
         try:
@@ -206,11 +206,11 @@ class Gateway:
         """Ask the model chosen; if none of its backends answers, the next one."""
         assert trace.choice is not None
         assert self._attempts is not None, "the gateway was not started"
-        last: BackendError | CapacityError | None = None
+        last: BackendError | CapacityError | ConfigError | None = None
         for model in trace.choice.models:
             try:
                 leg = await self._attempts.open(model, outgoing, trace)
-            except (BackendError, CapacityError) as error:
+            except (BackendError, CapacityError, ConfigError) as error:
                 last = last or error
                 trace.reason = f"{trace.reason}; {model} did not answer"
                 continue

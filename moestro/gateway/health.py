@@ -142,6 +142,10 @@ class Health:
         if fault.kind == "busy":
             # Full, but alive.
             return
+        if fault.is_of_request:
+            # Else one client with a path or a text that it does not take shuts all others out.
+            self.note_left()
+            return
         self._change(lambda breaker: breakers.after_failure(breaker, now, self._config))
 
     def note_failover(self) -> None:

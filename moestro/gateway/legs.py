@@ -21,6 +21,17 @@ _BUSY_S = 1.0
 _read_piece = msgspec.json.Decoder(Piece).decode
 
 
+class _Error(msgspec.Struct):
+    metadata: dict[str, Any] = {}
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+_read_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
 class Incoming(Protocol):
     """An answer as it comes in, in OpenAI's words."""
 
@@ -170,15 +181,32 @@ def check_status(incoming: Incoming, name: str) -> bool:
     if status == 429 or (status in (503, 529) and incoming.retry_after_s is not None):
         wait_s = incoming.retry_after_s
         raise Fault("busy", f"{name} is asked too much", retry_after_s=wait_s, has_begun=False)
-    if status in (401, 403, 407):
+    if status in (401, 407):
         raise Fault("denied", f"{name} does not accept our key", has_begun=False)
     if status in (404, 405):
-        raise Fault("denied", f"{name} does not know the model or the path", has_begun=False)
+        raise Fault("absent", f"{name} does not know the model or the path", has_begun=False)
     if 300 <= status < 400:
         raise Fault("redirect", f"{name} sends elsewhere, and redirects are not followed")
     if 400 <= status < 500 and status not in (408, 425):
         return False
     raise Fault("status", f"{name} answered with status {status}")
+
+
+def check_refusal(status: int, body: bytes, name: str) -> None:
+    """Raise a Fault for a refusal that is not for its sender to hear.
+
+    A 403 is about our key, unless it says what it has against the text: as OpenRouter does.
+    """
+    if status == 403 and not _is_moderation(body):
+        raise Fault("forbidden", f"{name} does not allow this with our key", has_begun=False)
+
+
+def _is_moderation(body: bytes) -> bool:
+    try:
+        said = _read_refusal(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return "flagged_input" in said.error.metadata or "reasons" in said.error.metadata
 
 
 def read_whole_answer(body: bytes, name: str) -> Piece | None:

@@ -5,10 +5,10 @@ Next: upstream.py, anthropic.py.
 
 import msgspec
 
+from moestro.errors import ConfigError
 from moestro.gateway.anthropic import write_messages
 from moestro.gateway.anthropic_answers import TranslatedIncoming
 from moestro.gateway.attempts import Outgoing
-from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Incoming
 from moestro.gateway.upstream import Connections, Upstream
 
@@ -21,17 +21,31 @@ class WireSender:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
+    def check(self, upstream: Upstream, outgoing: Outgoing) -> None:
+        """Raise ConfigError if a backend's dialect cannot say what is asked."""
+        if not _is_native(upstream, outgoing):
+            _translate(upstream, outgoing)
+
     async def send(self, upstream: Upstream, outgoing: Outgoing) -> Incoming:
         """Return the head of the answer."""
         asked = outgoing.asked
-        body = outgoing.body_for(upstream.model)
-        is_anthropic = upstream.dialect == "anthropic"
-        if is_anthropic == (asked.kind == "messages"):
+        if _is_native(upstream, outgoing):
+            body = outgoing.body_for(upstream.model)
             return await self._connections.post(upstream, asked.path, body, outgoing.headers)
-        if asked.kind != "chat":
-            message = f"{upstream.name} cannot be asked at {asked.path}: use /v1/chat/completions"
-            raise Fault("denied", message, has_begun=False)
-        said = msgspec.json.decode(body)
-        written = msgspec.json.encode(write_messages(said, upstream.model))
+        written = _translate(upstream, outgoing)
         incoming = await self._connections.post(upstream, _MESSAGES, written, outgoing.headers)
         return TranslatedIncoming(incoming, wants_usage=asked.wants_usage)
+
+
+def _is_native(upstream: Upstream, outgoing: Outgoing) -> bool:
+    return (upstream.dialect == "anthropic") == (outgoing.asked.kind == "messages")
+
+
+def _translate(upstream: Upstream, outgoing: Outgoing) -> bytes:
+    asked = outgoing.asked
+    if asked.kind != "chat":
+        raise ConfigError(
+            f"{upstream.name} cannot be asked at {asked.path}: use /v1/chat/completions"
+        )
+    said = msgspec.json.decode(outgoing.body_for(upstream.model))
+    return msgspec.json.encode(write_messages(said, upstream.model))

@@ -12,7 +12,6 @@ import pytest
 from moestro.api.relay import Call
 from moestro.errors import ConfigError
 from moestro.gateway.anthropic import write_messages
-from moestro.gateway.faults import Fault
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
     Asking,
@@ -338,13 +337,6 @@ def test_what_it_cannot_be_asked_is_said() -> None:
             write_messages({"messages": [], field: value}, "m")
     with pytest.raises(ConfigError, match="of type audio"):
         write_messages({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "m")
-
-    async def work() -> Any:
-        async with gateway_over({"m": [well]}, dialect="anthropic") as running:
-            with pytest.raises(Fault, match="use /v1/chat/completions"):
-                await running.ask("/v1/completions")
-
-    run(work())
 
 
 def test_a_chat_with_all_its_parts_is_written_in_its_words() -> None:

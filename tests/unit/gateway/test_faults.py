@@ -53,8 +53,13 @@ FAULTS: dict[str, Behavior] = {
     "redirect": replies(302, b"", "location: http://127.0.0.1:1/v1"),
     "other success": replies(204, b""),
     "denied": replies(401, {"error": {"message": f"bad key {SECRET}"}}),
-    "unknown model": replies(404, {"error": {"message": "no such model"}}),
     "asked too much": replies(429, {"error": {"message": "slow down"}}, "retry-after: 0"),
+}
+
+# No use to ask there again; see test_blame.py.
+ABSENT: dict[str, Behavior] = {
+    "unknown model": replies(404, {"error": {"message": "no such model"}}),
+    "forbidden": replies(403, {"error": {"message": f"not with {SECRET}"}}),
 }
 
 
@@ -77,13 +82,14 @@ def test_another_backend_answers(fault: str, is_stream: bool) -> None:
     assert running.records[0].num_attempts == 2
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS | ABSENT)
 def test_nobody_else_is_a_clear_error(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", SECRET)
 
     async def work() -> Any:
         config = replace(FAST, retries=0)
-        async with gateway_over({"m": [FAULTS[fault]]}, config, key="env:SECRET_KEY") as running:
+        behavior = (FAULTS | ABSENT)[fault]
+        async with gateway_over({"m": [behavior]}, config, key="env:SECRET_KEY") as running:
             with pytest.raises((BackendError, CapacityError)) as raised:
                 await running.ask()
             return str(raised.value), running
