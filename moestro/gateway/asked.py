@@ -26,6 +26,8 @@ CONVERSATION_HEADER = "x-moestro-conversation"
 _SHORT_CHARACTERS = 200
 # What a policy sees of the turns before a short question.
 _CONTEXT_CHARACTERS = 2000
+# Texts have 3 to 5 as a rule; where they repeat themselves, more.
+_MOST_CHARACTERS_PER_TOKEN = 8
 _CONSTRAINTS = frozenset(
     {
         "response_format",
@@ -92,6 +94,18 @@ class Asked:
         answered = (place for place, turn in enumerate(self._turns) if turn.role == "assistant")
         first = next(answered, len(self._turns))
         return self.prompt if first in (0, len(self._turns)) else self._text_until(first)
+
+    @property
+    def fewest_tokens(self) -> int:
+        """How many tokens the prompt has at the very least."""
+        texts = [turn.content for turn in self._turns] or [self.look("prompt")]
+        return sum(len(_flatten(text)) for text in texts) // _MOST_CHARACTERS_PER_TOKEN
+
+    @property
+    def answer_limit(self) -> int | None:
+        """How many tokens the answer may have, None where nothing limits it."""
+        limits = (self.number(name) for name in ("max_completion_tokens", "max_tokens"))
+        return next((each for each in limits if each is not None and each >= 0), None)
 
     @property
     def wants_usage(self) -> bool:

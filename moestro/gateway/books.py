@@ -93,8 +93,6 @@ class Books:
         asked, choice, call = trace.asked, trace.choice, trace.call
         assert asked is not None
         assert choice is not None
-        limits = (asked.number(name) for name in ("max_completion_tokens", "max_tokens"))
-        limit = next((each for each in limits if each is not None and each >= 0), None)
         dearest = max(
             (self._prices[model] for model in choice.models),
             key=lambda price: price.input_usd_per_mtok + price.output_usd_per_mtok,
@@ -104,7 +102,7 @@ class Books:
             choice.models[0],
             call.request_id,
             num_prompt=len(call.body) // BYTES_PER_TOKEN,
-            answer=None if is_free else Answer(max_tokens=limit, price=dearest),
+            answer=None if is_free else Answer(max_tokens=asked.answer_limit, price=dearest),
         )
 
     def close(

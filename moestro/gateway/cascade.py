@@ -69,8 +69,6 @@ class Sieve:
 
 async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, config: GatewayConfig) -> bool:
     """Tell whether an answer is kept; its first events are read as far as that needs."""
-    if leg.status != 200:
-        return True
     try:
         if rule.reads_whole:
             return await _is_good_text(leg, rule, config.max_answer_bytes)

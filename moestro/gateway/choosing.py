@@ -162,6 +162,7 @@ class Chooser:
         mine = [name for name in self.auto_models if allowed is None or name in allowed]
         if not mine:
             raise UnknownModelError(f"you may use none of the models that {AUTO} chooses among")
+        mine = self._find_roomy(asked, mine)
         doubt = None if self._trust is None else self._trust.doubt
         if doubt is not None and self.strongest in mine:
             return self._choose_strongest(mine, doubt)
@@ -191,6 +192,12 @@ class Chooser:
             raise UnknownModelError(f"model {name!r} is not yours to use: choose {choices}")
         return Choice(models=(name,), reason="named")
 
+    def _find_roomy(self, asked: Asked, mine: list[str]) -> list[str]:
+        num_prompt, num_answer = asked.fewest_tokens, asked.answer_limit or 0
+        roomy = [name for name in mine if self._fleet.may_hold(name, num_prompt, num_answer)]
+        # An estimate refuses nobody: where all seem too small, they say so themselves.
+        return roomy or mine
+
     def _choose_strongest(self, mine: Sequence[str], doubt: str) -> Choice:
         assert self.strongest is not None
         others = [name for name in reversed(mine) if name != self.strongest]
@@ -208,9 +215,8 @@ class Chooser:
         cascade, reason = decision.cascade if others else None, decision.reason
         if cascade is not None and not self._may_cascade(asked, cascade):
             # The floor was shown for answers that are looked at, not for any of the small model's.
-            others = [name for name in reversed(mine) if name != self.strongest]
-            assert self.strongest is not None
-            model, cascade, reason = self.strongest, None, "no cascade here: the strongest"
+            model, *others = reversed(mine)
+            cascade, reason = None, "no cascade here: the strongest"
         return Choice(
             models=(model, *others),
             reason=reason,

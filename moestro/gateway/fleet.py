@@ -84,7 +84,8 @@ class BackendConfig:
 class FleetModel:
     """One model: a checkpoint at `path` for a child process to serve, or the servers that have it.
 
-    `context_length` is for `/v1/models` only; 0 where it is not known.
+    `auto` does not choose a model for what is clearly longer than its `context_length`; 0 where
+    that is not known. Of a local model the checkpoint tells it.
     """
 
     name: str
@@ -203,6 +204,15 @@ class Fleet:
             return ()
         key = None if self.local_key is None else f"env:{self.local_key}"
         return (BackendConfig(url=server.url, model=model.name, key=key),)
+
+    def may_hold(self, name: str, num_prompt: int, num_answer: int) -> bool:
+        """Tell whether a model's context has room for so many tokens, as far as it is known."""
+        local = self.local.get(name)
+        if local is not None:
+            # Ours ends a longer answer where the context does; others refuse to begin it.
+            return num_prompt < local.card.context_length
+        (length,) = (model.context_length for model in self.models if model.name == name)
+        return not length or num_prompt + num_answer <= length
 
     def check_keys(self) -> None:
         """Raise ConfigError, naming model and variable, if a backend's key is not there."""

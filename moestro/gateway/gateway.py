@@ -1,23 +1,22 @@
 """One request to the right model, and its answer back: READ FIRST.
 
 A call is read as far as a decision needs it, a model is chosen, a backend of it answers, and bytes
-go on as they come. Next: asked.py, choosing.py, attempts.py, failover.py.
+go on as they come. Next: asked.py, choosing.py, turns.py, failover.py.
 """
 
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moestro.api.fleet_view import FleetView
 from moestro.api.record import AUDIT, OnFinished, Outcome
 from moestro.api.relay import Call, Reply
-from moestro.errors import BackendError, CapacityError, ConfigError, MoestroError
+from moestro.errors import MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
-from moestro.gateway.cascade import Sieve, count_written, is_good
-from moestro.gateway.choosing import Choice, Chooser, Permits, Policy, Trust
+from moestro.gateway.choosing import Chooser, Permits, Policy, Trust
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import Passage
 from moestro.gateway.fleet import Fleet, FleetModel
@@ -32,7 +31,8 @@ from moestro.gateway.shared import Alone, Conversations, RecentConversations, Sh
 from moestro.gateway.spans import Tracing
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
-from moestro.gateway.trace import BYTES_PER_TOKEN, Trace, outcome_of
+from moestro.gateway.trace import Trace, outcome_of
+from moestro.gateway.turns import Turns
 from moestro.gateway.upstream import Connections, build_upstream
 
 
@@ -96,6 +96,7 @@ class Gateway:
         self._chance = around.chance
         self._connections: Connections | None = None
         self._attempts: Attempts | None = None
+        self._turns: Turns | None = None
         self._probes: Probes | None = None
 
     @property
@@ -118,6 +119,7 @@ class Gateway:
         self._attempts = Attempts(
             self._lines, sender, config, on_lie=self._metrics.count_lie, chance=self._chance
         )
+        self._turns = Turns(self._attempts, self._prices, config)
         self._probes = Probes(self._connections, self._lines.values(), config.probe)
         self._probes.start()
 
@@ -161,63 +163,16 @@ class Gateway:
             self._chooser.settle(asked, choice, trace.model)
             self._books.close(trace, "answered", 200, None)
             return repeat(trace, kept)
+        assert self._turns is not None, "the gateway was not started"
         outgoing = Outgoing(asked=asked)
-        leg = await self._cascade(trace, choice) if choice.cascade is not None else None
-        if leg is None:
-            leg = await self._open(trace, outgoing)
+        leg = await self._turns.open(trace, outgoing)
         trace.first_s = trace.elapsed_s()
-        self._chooser.settle(asked, choice, trace.model)
         if leg.status != 200:
             return self._refuse(trace, leg)
+        self._chooser.settle(asked, choice, trace.model)
         if asked.is_stream:
             return await self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
-
-    async def _cascade(self, trace: Trace, choice: Choice) -> Leg | None:
-        """Return the small model's answer if it is kept; None where the others shall be asked."""
-        assert trace.asked is not None
-        assert choice.cascade is not None
-        assert self._attempts is not None, "the gateway was not started"
-        small, *rest = choice.models
-        sieve = Sieve(trace.asked)
-        trace.choice = replace(choice, models=tuple(rest))
-        try:
-            leg = await self._attempts.open(small, sieve.outgoing(choice.cascade), trace)
-        except (BackendError, CapacityError, ConfigError):
-            trace.reason = f"cascade; {small} did not answer"
-            return None
-        try:
-            is_kept = await is_good(leg, sieve, choice.cascade, self.fleet.gateway)
-        except BaseException:
-            leg.close()
-            raise
-        if is_kept:
-            trace.choice = choice
-            trace.model, trace.member, trace.reason = small, leg.member, "cascade: kept"
-            return leg
-        leg.close()
-        trace.reason = "cascade: not sure enough"
-        trace.wasted_tokens = count_written(leg, sieve)
-        num_prompt = len(trace.call.body) // BYTES_PER_TOKEN
-        trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
-        return None
-
-    async def _open(self, trace: Trace, outgoing: Outgoing) -> Leg:
-        """Ask the model chosen; if none of its backends answers, the next one."""
-        assert trace.choice is not None
-        assert self._attempts is not None, "the gateway was not started"
-        last: BackendError | CapacityError | ConfigError | None = None
-        for model in trace.choice.models:
-            try:
-                leg = await self._attempts.open(model, outgoing, trace)
-            except (BackendError, CapacityError, ConfigError) as error:
-                last = last or error
-                trace.reason = f"{trace.reason}; {model} did not answer"
-                continue
-            trace.model, trace.member = model, leg.member
-            return leg
-        assert last is not None
-        raise last
 
     def _pass_whole(self, trace: Trace, leg: Leg) -> Reply:
         leg.close()
@@ -252,8 +207,6 @@ class Gateway:
         return Reply(status=200, headers=headers, body=body, spent=trace.spent)
 
     def _refuse(self, trace: Trace, leg: Leg) -> Reply:
-        leg.close()
-        leg.member.health.note_success()
         reply = pass_refusal(leg, trace)
         error = f"{leg.member.name} refused the request"
         self._books.close(trace, "refused", leg.status, error)

@@ -57,7 +57,7 @@ class Line:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.members = tuple(members)
-        self._model = model
+        self.model = model
         self._config = config
         self._shared = shared
         self._chance = chance or random.Random()
@@ -113,9 +113,9 @@ class Line:
         wait_s = self.wait_s()
         if any(member.health.is_resting for member in members):
             raise CapacityError(
-                f"model {self._model} is asked too much: try again in {wait_s:.1f} s", wait_s
+                f"model {self.model} is asked too much: try again in {wait_s:.1f} s", wait_s
             )
-        raise BackendError(f"model {self._model} does not answer: try again in a moment")
+        raise BackendError(f"model {self.model} does not answer: try again in a moment")
 
     def _check_length(self) -> None:
         num_waiting = self.num_waiting
@@ -126,7 +126,7 @@ class Line:
     def _full(self, wait_s: float) -> CapacityError:
         num = self.num_waiting
         return CapacityError(
-            f"{num} requests wait for model {self._model}, and it is full: try again later",
+            f"{num} requests wait for model {self.model}, and it is full: try again later",
             max(1.0, wait_s),
         )
 

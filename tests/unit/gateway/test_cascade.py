@@ -108,7 +108,9 @@ def test_what_is_not_sure_is_asked_of_the_stronger(is_stream: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "small", [replies(500), [breaks(3, reset), replies(500)], well], ids=["500", "breaks", "none"]
+    "small",
+    [replies(500), replies(400), [breaks(3, reset), replies(500)], well],
+    ids=["500", "refuses", "breaks", "none"],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_who_says_nothing_of_itself_is_not_kept(small: Any, is_stream: bool) -> None:
@@ -209,3 +211,16 @@ def test_what_cannot_be_looked_at_first_goes_to_the_strongest(fields: Any) -> No
     record = running.records[0]
     assert (record.model, record.reason) == ("strong", "no cascade here: the strongest")
     assert not running.servers["weak"][0].asked
+
+
+def test_a_refusal_of_the_small_model_is_told_where_the_others_say_nothing() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [replies(400, {"error": {"message": "no"}})], "strong": [reset]}
+        config = replace(QUICK, retries=0)
+        policy = ScriptedPolicy(cascade=Above())
+        async with gateway_over(behaviors, config, policy=policy) as running:
+            return (await running.ask(model="auto")).status, running.records[0]
+
+    status, record = run(work())
+    assert (status, record.model, record.outcome) == (400, "weak", "refused")
+    assert record.reason == "cascade; weak refused; strong did not answer"

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from moestro.api.cards import ModelCard
 from moestro.api.relay import Call
 from moestro.errors import ConfigError, UnknownModelError
 from moestro.gateway.asked import read_call
 from moestro.gateway.choosing import Choice, Chooser
-from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, PolicyConfig
+from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.gateway.shared import RecentConversations
 
 
@@ -62,7 +63,11 @@ class ScriptedPermits:
 
 def fleet(**policy: Any) -> Fleet:
     backends = (BackendConfig(url="http://127.0.0.1:1/v1"),)
-    models = tuple(FleetModel(name=name, backends=backends) for name in ("a", "weak", "strong"))
+    lengths = policy.pop("lengths", {})
+    models = tuple(
+        FleetModel(name=name, backends=backends, context_length=lengths.get(name, 0))
+        for name in ("a", "weak", "strong")
+    )
     return Fleet(models=models, policy=PolicyConfig(path="p", **policy))  # type: ignore[arg-type]
 
 
@@ -219,3 +224,31 @@ def test_a_short_question_is_judged_with_what_came_before_it() -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "part"}, {"type": "image"}]}]
     world.ask(messages=parts, settle=False)
     assert world.policy.prompts == ["x" * 300, "be brief\nwhy", "part"]
+
+
+def test_what_is_clearly_too_long_for_a_model_goes_to_another() -> None:
+    world = World(fleet=fleet(lengths={"weak": 100, "strong": 1000}))
+    assert world.ask("easy", max_tokens=99).models == ("weak", "strong")
+    assert world.ask("word " * 200).models == ("strong",)
+    assert world.ask("another", max_tokens=101).models == ("strong",)
+    # A conversation that has grown leaves its model too.
+    assert world.ask("easy", "yes " * 200, "more").models == ("strong",)
+
+
+def test_what_seems_too_long_for_all_models_is_put_to_them() -> None:
+    world = World(fleet=fleet(lengths={"weak": 10, "strong": 10}))
+    assert world.ask("easy " * 100).models == ("weak", "strong")
+
+
+def test_a_local_model_shortens_the_answer_but_not_the_prompt() -> None:
+    card = ModelCard(id="weak", created=0, context_length=100)
+    local = {"weak": LocalServer(url="http://127.0.0.1:1/v1", card=card)}
+    world = World(fleet=fleet().with_local(local))
+    assert world.ask("easy", max_tokens=5000).models == ("weak", "strong")
+    assert world.ask("word " * 200).models == ("strong",)
+
+
+def test_no_cascade_here_is_the_strongest_that_is_allowed() -> None:
+    world = World(policy=ScriptedPolicy(models=("weak", "a", "strong"), cascade=object()))
+    world.permits.models = ["weak", "a"]
+    assert world.ask("easy", n=2).models == ("a", "weak")

@@ -88,6 +88,45 @@ def test_a_conversation_moves_to_the_model_that_answered() -> None:
     assert seen[1][1] == "conversation"
 
 
+TOO_LONG = {"error": {"message": "at most 4096 tokens", "code": "context_length_exceeded"}}
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_what_a_small_model_refuses_the_next_one_answers(status: int) -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [replies(status, TOO_LONG)], "strong": [well]}
+        async with gateway_over(behaviors, policy=ScriptedPolicy()) as running:
+            texts = [read_stream(await running.stream(model="auto"))[0] for _ in range(2)]
+            return texts, running
+
+    texts, running = run(work())
+    assert texts == [whole_text()] * 2
+    first, second = running.records
+    assert (first.model, first.outcome) == ("strong", "answered")
+    assert first.reason == "gain 0.1 < 0.2; weak refused"
+    # And the conversation stays with who could answer.
+    assert (second.model, second.reason) == ("strong", "conversation")
+    assert len(running.servers["weak"][0].asked) == 1
+
+
+@pytest.mark.parametrize("last", [replies(400, TOO_LONG), replies(500)])
+def test_a_refusal_is_told_where_nobody_answers_and_is_no_conversation(last: Behavior) -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [replies(400, TOO_LONG)], "strong": [last]}
+        config = replace(QUICK, retries=0)
+        async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
+            return [await running.ask(model="auto") for _ in range(2)], running
+
+    answers, running = run(work())
+    assert [reply.status for reply in answers] == [400, 400]
+    assert b"context_length_exceeded" in answers[0].body
+    record = running.records[1]
+    assert record.reason.startswith("gain 0.1 < 0.2; weak refused; strong ")
+    assert (record.outcome, record.completion_tokens, record.cost_usd) == ("refused", 0, 0)
+    view = running.gateway.view().models[0].backends[0]
+    assert (view.num_errors, view.num_in_flight) == (0, 0)
+
+
 def test_an_audit_costs_what_it_costs_and_is_no_request() -> None:
     registry = CollectorRegistry()
 
