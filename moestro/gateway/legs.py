@@ -183,6 +183,9 @@ def check_status(incoming: Incoming, name: str) -> bool:
         raise Fault("busy", f"{name} is asked too much", retry_after_s=wait_s, has_begun=False)
     if status in (401, 407):
         raise Fault("denied", f"{name} does not accept our key", has_begun=False)
+    if status == 402:
+        # The operator's bill, and not who asks is to pay it.
+        raise Fault("denied", f"{name} wants to be paid first", has_begun=False)
     if status in (404, 405):
         raise Fault("absent", f"{name} does not know the model or the path", has_begun=False)
     if 300 <= status < 400:

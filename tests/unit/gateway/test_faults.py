@@ -53,6 +53,7 @@ FAULTS: dict[str, Behavior] = {
     "redirect": replies(302, b"", "location: http://127.0.0.1:1/v1"),
     "other success": replies(204, b""),
     "denied": replies(401, {"error": {"message": f"bad key {SECRET}"}}),
+    "unpaid": replies(402, {"error": {"message": "Insufficient Balance"}}),
     "asked too much": replies(429, {"error": {"message": "slow down"}}, "retry-after: 0"),
 }
 
