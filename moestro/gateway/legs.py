@@ -214,6 +214,7 @@ def _is_moderation(body: bytes) -> bool:
 
 def read_whole_answer(body: bytes, name: str) -> Piece | None:
     """Check that a body is an answer; return what is known of it, None of a vendor's own kind."""
+    _check_text(body, name)
     try:
         piece = _read_piece(body)
     except msgspec.ValidationError as error:
@@ -221,7 +222,7 @@ def read_whole_answer(body: bytes, name: str) -> Piece | None:
         if isinstance(said, dict) and said.get("choices"):
             return None
         raise Fault("garbage", f"{name} answered with something else than an answer") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Fault("garbage", f"{name} answered with something else than JSON") from error
     if piece.error is not None:
         raise Fault("status", f"{name} answered with an error")
@@ -232,7 +233,16 @@ def read_whole_answer(body: bytes, name: str) -> Piece | None:
 
 def read_whole_message(body: bytes, name: str) -> Piece:
     """Check that a body is a message of Anthropic's; return what is known of it."""
+    _check_text(body, name)
     piece = read_message(body)
     if piece is None:
         raise Fault("garbage", f"{name} answered with something else than a message")
     return piece
+
+
+def _check_text(body: bytes, name: str) -> None:
+    # What is skipped as unknown is not looked at otherwise, and a client could not read it.
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Fault("garbage", f"{name} answered with what is no UTF-8") from error

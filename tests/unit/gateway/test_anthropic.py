@@ -40,6 +40,8 @@ MESSAGE = {
     "usage": {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 4},
 }
 
+NO_UTF8 = replies(200, json.dumps(MESSAGE).replace("hello", "\xff").encode("latin1"))
+
 
 def events(num: int = 12, begin: int = 0) -> list[bytes]:
     said: list[dict[str, Any]] = [
@@ -189,6 +191,7 @@ def test_tools_and_thoughts_are_streamed() -> None:
         breaks(3, reset),
         raw(b""),
         replies(200, b"<html>"),
+        NO_UTF8,
         replies(529, {"type": "error"}, "retry-after: 0"),
     ],
 )
@@ -214,8 +217,11 @@ def test_both_speaking_it_pass_bytes() -> None:
     assert data == b"".join(events())
     assert (running.records[0].prompt_tokens, running.records[0].completion_tokens) == (5, 12)
 
+
+@pytest.mark.parametrize("fault", [raw(b""), NO_UTF8])
+def test_a_whole_message_comes_from_who_can_say_it(fault: Behavior) -> None:
     async def work() -> Any:
-        async with gateway_over({"m": [[raw(b""), well]]}, dialect="anthropic") as running:
+        async with gateway_over({"m": [[fault, well]]}, dialect="anthropic") as running:
             return json.loads((await running.ask("/v1/messages")).body), running
 
     said, running = run(work())

@@ -46,6 +46,9 @@ FAULTS: dict[str, Behavior] = {
     "no JSON": replies(200, b"<html>hello</html>"),
     "no answer": replies(200, {"hello": "world"}),
     "a list": replies(200, [1, 2]),
+    "no UTF-8": replies(
+        200, json.dumps(OTHER).replace("{}", '{"content": "\xff"}').encode("latin1")
+    ),
     "error in a 200": replies(200, {"error": {"message": "no"}}),
     "500": replies(500),
     "502": replies(502, b"<html>Bad Gateway</html>"),
