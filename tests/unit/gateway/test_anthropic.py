@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from moestro.api.relay import Call
-from moestro.errors import ConfigError
 from moestro.gateway.anthropic import write_messages
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
@@ -335,14 +334,6 @@ def test_openais_backends_leave_messages_to_the_routes() -> None:
             return [await running.gateway.relay(call) for call in calls]
 
     assert run(work()) == [None, None]
-
-
-def test_what_it_cannot_be_asked_is_said() -> None:
-    for field, value in (("n", 2), ("logprobs", True)):
-        with pytest.raises(ConfigError, match=field):
-            write_messages({"messages": [], field: value}, "m")
-    with pytest.raises(ConfigError, match="of type audio"):
-        write_messages({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "m")
 
 
 def test_a_chat_with_all_its_parts_is_written_in_its_words() -> None:
