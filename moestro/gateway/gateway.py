@@ -7,7 +7,7 @@ go on as they come. Next: asked.py, choosing.py, turns.py, failover.py.
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moestro.api.fleet_view import FleetView
 from moestro.api.record import AUDIT, OnFinished, Outcome
@@ -139,10 +139,12 @@ class Gateway:
 
         Errors are those of a Backend.
         """
-        if not (call.path in KINDS and (KINDS[call.path] != "messages" or self._is_raw(call))):
+        if call.path not in KINDS:
             return None
-        span = None if self._tracing is None else self._tracing.begin(call)
-        trace = Trace(call=call, span=span, reason=AUDIT if call.is_audit else "")
+        trace = Trace(call=call, reason=AUDIT if call.is_audit else "")
+        if KINDS[call.path] == "messages" and not self._choose_raw(trace):
+            return None
+        trace.span = None if self._tracing is None else self._tracing.begin(call)
         self._books.open()
         try:
             return await self._relay(trace)
@@ -153,8 +155,9 @@ class Gateway:
             raise
 
     async def _relay(self, trace: Trace) -> Reply | None:
-        asked = trace.asked = read_call(trace.call)
-        choice = trace.choice = self._chooser.choose(asked, trace.call.caller)
+        asked = trace.asked = trace.asked or read_call(trace.call)
+        choice = trace.choice or self._chooser.choose(asked, trace.call.caller)
+        trace.choice = choice
         trace.reason = trace.reason or choice.reason
         kept = await self._memory.find(trace)
         self._books.admit(trace, is_free=kept is not None)
@@ -224,14 +227,26 @@ class Gateway:
         if outcome == "answered":
             self._memory.keep(trace, STREAM_HEADERS)
 
-    def _is_raw(self, call: Call) -> bool:
-        """Tell whether a call to /v1/messages names a model whose backends all speak that."""
+    def _choose_raw(self, trace: Trace) -> bool:
+        """Choose who answers a call to /v1/messages; False if it must be translated for them.
+
+        Bytes go only to models whose backends all speak that: they are the only ones to fall back
+        on, too.
+        """
         try:
-            line = self._lines.get(read_call(call).model)
+            asked = read_call(trace.call)
+            choice = self._chooser.choose(asked, trace.call.caller)
         except MoestroError:
             # The routes will say what is wrong with it.
             return False
-        members = line.members if line is not None else ()
+        models = tuple(filter(self._speaks_messages, choice.models))
+        if models[:1] != choice.models[:1]:
+            return False
+        trace.asked, trace.choice = asked, replace(choice, models=models)
+        return True
+
+    def _speaks_messages(self, model: str) -> bool:
+        members = self._lines[model].members
         return bool(members) and all(each.upstream.dialect == "anthropic" for each in members)
 
     def _is_up(self, model: str) -> bool:
