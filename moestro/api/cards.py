@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# The name that asks a policy to choose.
+AUTO = "auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from moestro.api.cards import AUTO
 from moestro.errors import ConfigError
 
 # Periods are those of UTC: a day from midnight, a month from its first day; a total never ends.
@@ -21,8 +22,10 @@ class KeyTerms:
     """What one key may spend and ask for; None is no limit.
 
     Money and tokens are per `budget_period`; tokens are those of prompts and of answers together.
-    `allowed_models` are names that a client may ask for or be sent to; None is all of them. An
-    admin may see the pages and change keys. `expires_at` is in seconds since 1970.
+    `allowed_models` are names that a client may ask for; None is all of them. With `auto` among
+    them it may be sent to any model that `auto` chooses among, else only to those named: to ask for
+    `auto` is allowed in both cases. An admin may see the pages and change keys. `expires_at` is in
+    seconds since 1970.
     """
 
     name: str
@@ -52,8 +55,9 @@ class KeyTerms:
             _check_least(name, getattr(self, name), 0)
 
     def allows(self, model: str) -> bool:
-        """Tell whether the key may use a model of this name."""
-        return self.allowed_models is None or model in self.allowed_models
+        """Tell whether the key's requests may be sent to a model of this name."""
+        allowed = self.allowed_models
+        return allowed is None or AUTO in allowed or model in allowed
 
 
 def _check_least(name: str, value: float | None, least: int) -> None:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moestro import settings
+from moestro.api.cards import AUTO
 from moestro.cli import gateway_app, scribe, serving, worker
 from moestro.cli.keeper import Keeper
 from moestro.cli.supervisor import Supervisor
 from moestro.engine.config import EngineConfig
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig, TelemetryConfig
-from moestro.gateway.fleet import AUTO, Fleet, FleetModel, LocalServer, PolicyConfig
+from moestro.gateway.fleet import Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
 from moestro.records.counts import LedgerCounts, bury_ledger
 from moestro.records.database import check_database

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from moestro import settings
+from moestro.api.cards import AUTO
 from moestro.api.key_terms import KeyTerms
 from moestro.cli import options
+from moestro.errors import ConfigError
 
 if TYPE_CHECKING:
     from moestro.api.record_view import KeyView
@@ -60,6 +62,7 @@ def add(
     from moestro.records import keys
 
     terms = _build_terms(name, assignments or [], days)
+    _check_models(config, terms)
     with closing(_open(config)) as database, database.write() as connection:
         key = keys.add_key(connection, terms)
     if as_json:
@@ -101,6 +104,7 @@ def change(
     with closing(_open(config)) as database, database.write() as connection:
         tables = settings.to_tables(keys.find_terms(connection, name))
         terms = settings.build(KeyTerms, settings.override(tables, assignments or []))
+        _check_models(config, terms)
         keys.change_key(connection, terms)
     if as_json:
         options.print_json(asdict(terms))
@@ -126,6 +130,18 @@ def _build_terms(name: str, assignments: list[str], days: float | None) -> KeyTe
     if days is not None:
         tables["expires_at"] = time.time() + days * _DAY_S
     return settings.build(KeyTerms, tables)
+
+
+def _check_models(config: Path, terms: KeyTerms) -> None:
+    """Raise ConfigError if a key allows what the fleet of its configuration does not have."""
+    models = settings.load(config).get("models", [])
+    known = [str(model.get("name")) for model in models] + [AUTO]
+    for name in terms.allowed_models or ():
+        # A file of records alone does not say which models there are.
+        if models and name not in known:
+            raise ConfigError(
+                f"allowed_models has {name}, which the fleet lacks: choose {', '.join(known)}"
+            )
 
 
 def _open(config: Path) -> "Database":

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from moestro.api.cards import AUTO
 from moestro.errors import ConfigError, UnknownModelError
 from moestro.gateway.asked import Asked
-from moestro.gateway.fleet import AUTO, Fleet
+from moestro.gateway.fleet import Fleet
 from moestro.gateway.shared import Conversations
 
 
@@ -159,9 +160,12 @@ class Chooser:
                 f"{AUTO} needs a policy, and there is none: name one of"
                 f" {', '.join(self._fleet.names)}"
             )
-        mine = [name for name in self.auto_models if allowed is None or name in allowed]
+        mine = [name for name in self.auto_models if _may_choose(name, allowed)]
         if not mine:
-            raise UnknownModelError(f"you may use none of the models that {AUTO} chooses among")
+            choices = ", ".join(sorted(allowed or ())) or "none"
+            raise UnknownModelError(
+                f"you may use none of the models that {AUTO} chooses among: choose {choices}"
+            )
         mine = self._find_roomy(asked, mine)
         doubt = None if self._trust is None else self._trust.doubt
         if doubt is not None and self.strongest in mine:
@@ -171,6 +175,13 @@ class Chooser:
             others = [name for name in reversed(mine) if name != known]
             return Choice(models=(known, *others), reason="conversation", is_auto=True)
         return self._decide(asked, mine)
+
+    def may_name(self, name: str, caller: str | None) -> bool:
+        """Tell whether a caller may ask for a name: of `auto`, if it has anything to choose."""
+        allowed = None if self._permits is None else self._permits.allowed_models(caller)
+        if name == AUTO:
+            return any(_may_choose(model, allowed) for model in self.auto_models)
+        return allowed is None or name in allowed
 
     def settle(self, asked: Asked, choice: Choice, model: str) -> None:
         """Remember which model answered, so that the conversation stays with it.
@@ -236,3 +247,7 @@ class Chooser:
         is_single = asked.number("n") in (None, 1)
         is_seen = asked.kind != "messages" and not asked.has("echo")
         return is_single and is_seen and not (rule.reads_whole and asked.has("tools"))
+
+
+def _may_choose(name: str, allowed: Collection[str] | None) -> bool:
+    return allowed is None or AUTO in allowed or name in allowed

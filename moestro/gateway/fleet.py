@@ -12,11 +12,10 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from moestro import settings
-from moestro.api.cards import ModelCard
+from moestro.api.cards import AUTO, ModelCard
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig
 
-AUTO = "auto"
 Dialect = Literal["openai", "anthropic"]
 
 _TOKENS_PER_PRICE = 1e6

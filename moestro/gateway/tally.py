@@ -6,10 +6,11 @@ Next: api/fleet_view.py.
 
 from collections.abc import Mapping
 
+from moestro.api.cards import AUTO
 from moestro.api.fleet_view import FleetView, ModelView
 from moestro.api.record import Record
 from moestro.gateway.choosing import Chooser
-from moestro.gateway.fleet import AUTO, Fleet, FleetModel
+from moestro.gateway.fleet import Fleet, FleetModel
 from moestro.gateway.health import Latency
 from moestro.gateway.queue import Line
 from moestro.gateway.shared import Shared

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from moestro.api.backend import Stream
-from moestro.api.cards import ModelCard
+from moestro.api.cards import AUTO, ModelCard
 from moestro.api.chat import ChatRequest, Request
 from moestro.api.chunks import Chunk, Started
 from moestro.api.relay import ASKER, Asker, Call
@@ -22,7 +22,7 @@ from moestro.api.stats import State, Stats
 from moestro.errors import BackendError, ConfigError
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.events import Cutter, read_data, split
-from moestro.gateway.fleet import AUTO, FleetModel
+from moestro.gateway.fleet import FleetModel
 from moestro.gateway.gateway import Gateway
 from moestro.gateway.writing import read_chunks, write_request
 
@@ -53,12 +53,16 @@ class Translated:
         await self._gateway.stop()
 
     def cards(self) -> Sequence[ModelCard]:
-        """Return the fleet's models, and `auto` where a policy chooses."""
+        """Return what whoever asks may name: the fleet's models, `auto` where a policy chooses."""
+        chooser = self._gateway.chooser
         cards = [self._card(model) for model in self._gateway.fleet.models]
-        if self._gateway.chooser.strongest is None:
-            return cards
-        auto = ModelCard(id=AUTO, created=self._created, context_length=0, has_chat_template=True)
-        return [auto, *cards]
+        if chooser.strongest is not None:
+            card = ModelCard(
+                id=AUTO, created=self._created, context_length=0, has_chat_template=True
+            )
+            cards.insert(0, card)
+        asker = ASKER.get() or Asker()
+        return [card for card in cards if chooser.may_name(card.id, asker.caller)]
 
     def stats(self) -> Sequence[Stats]:
         """Return what is counted, by model."""

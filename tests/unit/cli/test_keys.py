@@ -100,3 +100,12 @@ def test_a_name_twice_is_a_mistake(keys: Any, config: Path) -> None:
     status, _, err = keys("add", config, "alice")
     assert status == 2
     assert "exists" in err
+
+
+def test_a_model_that_the_fleet_lacks_is_not_allowed_in_silence(keys: Any, config: Path) -> None:
+    config.write_text(f'{config.read_text()}[[models]]\nname = "small"\n')
+    assert keys("add", config, "alice", "--set", 'allowed_models=["auto", "small"]')[0] == 0
+    for command, name in (("add", "bob"), ("set", "alice")):
+        status, _, err = keys(command, config, name, "--set", 'allowed_models=["nosuch"]')
+        assert status == 2
+        assert "allowed_models has nosuch, which the fleet lacks: choose small, auto" in err

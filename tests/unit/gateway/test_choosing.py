@@ -195,8 +195,33 @@ def test_a_caller_gets_only_its_models() -> None:
     with pytest.raises(UnknownModelError, match="is not yours to use: choose weak"):
         world.ask("hi", model="strong")
     world.permits.models = ["a"]
-    with pytest.raises(UnknownModelError, match="none of the models"):
+    with pytest.raises(UnknownModelError, match=r"none of the models that auto .*: choose a$"):
         world.ask("hi")
+
+
+def test_a_caller_of_auto_gets_all_that_auto_has_and_no_name() -> None:
+    world = World()
+    world.permits.models = ["auto"]
+    assert world.ask("easy").models == ("weak", "strong")
+    with pytest.raises(UnknownModelError, match="is not yours to use: choose auto"):
+        world.ask("hi", model="strong")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "names"),
+    [
+        (None, ["a", "weak", "strong", "auto"]),
+        (["auto"], ["auto"]),
+        (["weak"], ["weak", "auto"]),
+        (["a"], ["a"]),
+        ([], []),
+    ],
+)
+def test_a_caller_may_name_what_would_be_answered(allowed: Any, names: list[str]) -> None:
+    world = World()
+    world.permits.models = allowed
+    known = ["a", "weak", "strong", "auto"]
+    assert [name for name in known if world.chooser.may_name(name, "alice")] == names
 
 
 def test_the_policys_names_may_be_others_than_the_fleets() -> None:

@@ -19,6 +19,7 @@ from moestro.gateway.translated import Translated
 from moestro.server.app import build_app
 from moestro.server.config import ServerConfig
 from moestro.server.limits import ClientLimits, LimitsConfig
+from tests.unit.gateway.test_choosing import ScriptedPermits, ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
     Asking,
@@ -39,9 +40,9 @@ MESSAGES: list[Any] = [{"role": "user", "content": "say"}]
 
 @asynccontextmanager
 async def served(
-    behaviors: dict[str, Any], config: ServerConfig | None = None
+    behaviors: dict[str, Any], config: ServerConfig | None = None, **settings: Any
 ) -> AsyncIterator[tuple[str, Running]]:
-    async with gateway_over(behaviors) as running:
+    async with gateway_over(behaviors, **settings) as running:
         app = build_app(
             Translated(running.gateway), config or ServerConfig(drain_s=0), relay=running.gateway
         )
@@ -168,3 +169,21 @@ def test_tokens_relayed_count_against_a_clients_limit() -> None:
     first, second, said = run(work())
     assert (first, second) == (200, 429)
     assert said["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_caller_sees_the_models_that_it_may_name() -> None:
+    async def work() -> Any:
+        settings = {
+            "policy": ScriptedPolicy(),
+            "around": {"permits": ScriptedPermits(["weak"])},
+        }
+        behaviors = {"weak": [well], "strong": [well]}
+        async with (
+            served(behaviors, **settings) as (root, _),
+            httpx.AsyncClient(base_url=root) as client,
+        ):
+            listed = await client.get("/v1/models")
+            shown = [await client.get(f"/v1/models/{name}") for name in ("weak", "strong")]
+        return [card["id"] for card in listed.json()["data"]], [each.status_code for each in shown]
+
+    assert run(work()) == (["auto", "weak"], [200, 404])
