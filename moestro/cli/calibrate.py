@@ -32,7 +32,8 @@ def calibrate(
     Example: [bold]moestro policy calibrate mine later.csv --floor 0.95[/bold]
     """
     promise = Promise(floor=floor, confidence=confidence)
-    calibrated = find_threshold(load_policy(policy), read_outcomes(outcomes), promise)
+    loaded = load_policy(policy)
+    calibrated = find_threshold(loaded, read_outcomes(outcomes, loaded.models), promise)
     save_policy(calibrated, policy)
     if as_json:
         options.print_json(

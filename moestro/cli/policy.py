@@ -70,11 +70,11 @@ def fit(
     config = settings.build(LearnConfig, tables.pop("learn", {}), "learn.")
     if tables:
         raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: learn, prices")
-    recorded = read_outcomes(outcomes)
     if weak is not None and strong is not None:
-        policy = build_pair(recorded, weak, strong, listed, config)
+        pair = read_outcomes(outcomes, (weak, strong))
+        policy = build_pair(pair, weak, strong, listed, config)
     else:
-        policy = build_pool(recorded, listed, config)
+        policy = build_pool(read_outcomes(outcomes), listed, config)
     save_policy(policy, out)
     _say_saved(out, {"kind": policy.kind, "models": policy.models, **policy.training}, as_json)
 
@@ -85,7 +85,8 @@ def report(policy: Folder, outcomes: Recorded, as_json: options.Json = False) ->
 
     Example: [bold]moestro policy report mine held_out.csv --json[/bold]
     """
-    result = measure(load_policy(policy), read_outcomes(outcomes))
+    loaded = load_policy(policy)
+    result = measure(loaded, read_outcomes(outcomes, loaded.models))
     if as_json:
         options.print_json(result)
         return
@@ -118,8 +119,8 @@ def join_model(
     listed = _prices(prices, tables.pop("prices", {}))
     if tables:
         raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: prices")
-    recorded = read_outcomes(outcomes)
-    grown = join(load_policy(policy), recorded, model, listed.get(model))
+    scored = read_outcomes(outcomes, (model,))
+    grown = join(load_policy(policy), scored, model, listed.get(model))
     save_policy(grown, policy)
     _say_saved(policy, {"joined": model, "models": grown.models}, as_json)
 

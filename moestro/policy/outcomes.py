@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ _ANSWERS = ("_response", "_answer", "_output")
 _BESIDE = (*_ANSWERS, "_tokens", "_latency")
 _LOGPROB = "_logprob"
 _NAMELESS = {"", "id", "index", "subject", "task", "task_name", "dataset", "split", "source"}
+# As spreadsheets write them; the first whose header has a prompt.
+_DELIMITERS = (";", "\t", ",")
 _WORDS = {"true": 1.0, "false": 0.0}
 # By model, its column.
 _Named = dict[str, str]
@@ -48,11 +50,7 @@ class Outcomes:
 
     def of(self, models: Sequence[str]) -> "Outcomes":
         """Return these models' columns, in this order; an unknown name raises ConfigError."""
-        for name in models:
-            if name not in self.models:
-                raise ConfigError(
-                    f"{name}: no such model in the outcomes: they have {', '.join(self.models)}"
-                )
+        _check_known(models, self.models)
         places = [self.models.index(name) for name in models]
         return replace(
             self,
@@ -91,13 +89,16 @@ class _Row:
     answers: dict[str, str]
 
 
-def read_outcomes(paths: Sequence[Path]) -> Outcomes:
-    """Read CSV and JSON lines files as one set; every row must score every model."""
+def read_outcomes(paths: Sequence[Path], only: Collection[str] = ()) -> Outcomes:
+    """Read CSV and JSON lines files as one set; every row must score every model.
+
+    Of models in `only`, if there are any; what is beside them in the files is then not looked at.
+    """
     rows: list[_Row] = []
     groups: list[int] = []
     for group, path in enumerate(paths):
         before = len(rows)
-        rows += list(_read_file(path))
+        rows += list(_read_file(path, only))
         groups += [group] * (len(rows) - before)
         if len(rows) == before:
             raise DataError(f"{path}: holds no outcomes: give a file with rows")
@@ -121,7 +122,7 @@ def read_outcomes(paths: Sequence[Path]) -> Outcomes:
     )
 
 
-def _read_file(path: Path) -> Iterator[_Row]:
+def _read_file(path: Path, only: Collection[str]) -> Iterator[_Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -129,10 +130,19 @@ def _read_file(path: Path) -> Iterator[_Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}): give CSV or JSON lines") from error
     is_json = path.suffix in (".jsonl", ".ndjson", ".json") or text.lstrip()[:1] == "{"
-    return _read_json_lines(path, text) if is_json else _read_csv(path, text)
+    return (_read_json_lines if is_json else _read_csv)(path, text, only)
 
 
-def _read_json_lines(path: Path, text: str) -> Iterator[_Row]:
+def _check_known(models: Collection[str], known: Collection[str]) -> None:
+    for name in models:
+        if name not in known:
+            raise ConfigError(
+                f"{name}: no such model in the outcomes: they have {', '.join(known)}"
+            )
+
+
+def _read_json_lines(path: Path, text: str, only: Collection[str]) -> Iterator[_Row]:
+    is_first = True
     # Not splitlines(), which also breaks at characters that may stand inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -144,31 +154,49 @@ def _read_json_lines(path: Path, text: str) -> Iterator[_Row]:
             raise DataError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
             raise DataError(f"{where}: expected an object with prompt and scores")
+        scores = record["scores"]
+        if is_first:
+            _check_known(only, scores)
+        is_first = False
         beside = {name: record.get(name) or {} for name in ("costs", "logprobs", "answers")}
         for name, value in beside.items():
             if not isinstance(value, dict):
                 raise DataError(f"{where}: {name} are {value!r}: give those of each model")
-        yield _row(where, record.get("prompt"), record["scores"], **beside)
+        wanted = only or scores
+        its = {
+            what: {name: value for name, value in values.items() if name in wanted}
+            for what, values in beside.items()
+        }
+        yield _row(where, record.get("prompt"), {name: scores.get(name) for name in wanted}, **its)
 
 
-def _read_csv(path: Path, text: str) -> Iterator[_Row]:
+def _read_csv(path: Path, text: str, only: Collection[str]) -> Iterator[_Row]:
     csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
+    for delimiter in _DELIMITERS:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        if "prompt" in columns:
+            break
     if not columns:
         return
+    reader.fieldnames = columns
     if "prompt" not in columns:
         raise DataError(f"{path}: has no column prompt: it has {', '.join(columns)}")
     doubled = [name for name in columns if columns.count(name) > 1]
     if doubled:
         raise DataError(f"{path}: has two columns {doubled[0]}: name each model once")
-    scored, costed, logged, answered = _columns(columns)
+    scored, costed, logged, answered = _columns(columns, only)
     if not scored:
         raise DataError(f"{path}: has no column of scores: give one for each model")
     try:
         for record in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in record:
+                raise DataError(
+                    f"{where}: has more fields than the header: quote what has {delimiter!r} in it"
+                )
             yield _row(
-                f"{path}, line {reader.line_num}",
+                where,
                 record["prompt"],
                 {name: record[name] for name in scored},
                 costs={model: record[name] for model, name in costed.items() if record[name]},
@@ -179,7 +207,9 @@ def _read_csv(path: Path, text: str) -> Iterator[_Row]:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
-def _columns(columns: Sequence[str]) -> tuple[list[str], _Named, _Named, _Named]:
+def _columns(
+    columns: Sequence[str], only: Collection[str]
+) -> tuple[list[str], _Named, _Named, _Named]:
     """Tell columns of scores from those of costs, log-probabilities and answers.
 
     Costs are `cost:NAME`, or NAME with `_cost` or `|cost`; mean log-probabilities NAME_logprob;
@@ -202,6 +232,11 @@ def _columns(columns: Sequence[str]) -> tuple[list[str], _Named, _Named, _Named]
         and not name.endswith(_BESIDE)
         and "|" not in name
     ]
+    if only:
+        _check_known(only, scored)
+        scored = list(only)
+        costed = {model: name for model, name in costed.items() if model in only}
+        logged = {model: name for model, name in logged.items() if model in only}
     answered = {
         model: name
         for ending in reversed(_ANSWERS)

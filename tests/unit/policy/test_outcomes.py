@@ -46,6 +46,46 @@ def test_rows_keep_their_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "prompt, x , y\na,1,0\n",
+        'prompt;x;y\n"a";1;0\n',
+        "prompt\tx\ty\na\t1\t0\n",
+        "x,y,prompt\n1,0,a\n",
+        "x; y; prompt\n1;0;a\n",
+    ],
+)
+def test_a_table_is_read_however_its_program_writes_it(tmp_path: Path, text: str) -> None:
+    found = read_outcomes([write(tmp_path / "a.csv", text)])
+    assert (found.prompts, found.models) == (("a",), ("x", "y"))
+    assert found.scores_NM.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "prompt,z,category,y,x,z_cost,x_cost\np,,math,0,1,free,2\n"),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "scores": {"y": 0, "x": 1, "z": null, "category": "math"},'
+            ' "costs": {"x": 2, "z": "free"}}',
+        ),
+    ],
+)
+def test_beside_the_models_wanted_nothing_is_looked_at(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    path = write(tmp_path / name, text)
+    found = read_outcomes([path], ("x", "y"))
+    assert (found.models, found.scores_NM.tolist()) == (("x", "y"), [[1, 0]])
+    assert found.costs_NM[0, 0] == 2
+    with pytest.raises(ConfigError, match="tiny: no such model in the outcomes: they have "):
+        read_outcomes([path], ("x", "tiny"))
+    with pytest.raises(DataError, match="score is missing"):
+        read_outcomes([path], ("x", "z"))
+
+
+@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("a.csv", "", "holds no outcomes"),
@@ -60,6 +100,7 @@ def test_rows_keep_their_columns(tmp_path: Path) -> None:
         ("a.csv", "prompt,x,y\nq,1,maybe\n", "'maybe' is not a score"),
         ("a.csv", "prompt,x,y,x_cost\nq,1,1,-2\n", "'-2' is not a cost"),
         ("a.csv", "prompt,x,y\n,1,1\n", "has no prompt"),
+        ("a.csv", "prompt,x,y\nq,1,1\na, b,1,1\n", "line 3: has more fields than the header"),
         ("a.jsonl", "{broken", "line 1: not valid JSON"),
         ("a.jsonl", "[1]", "expected an object"),
         ("a.jsonl", '{"prompt": "p", "scores": {}}', "has no scores"),
