@@ -27,7 +27,7 @@ _SHORT_CHARACTERS = 200
 # What a policy sees of the turns before a short question.
 _CONTEXT_CHARACTERS = 2000
 # Texts have 3 to 5 as a rule; where they repeat themselves, more.
-_MOST_CHARACTERS_PER_TOKEN = 8
+MOST_CHARACTERS_PER_TOKEN = 8
 _CONSTRAINTS = frozenset(
     {
         "response_format",
@@ -99,7 +99,7 @@ class Asked:
     def fewest_tokens(self) -> int:
         """How many tokens the prompt has at the very least."""
         texts = [turn.content for turn in self._turns] or [self.look("prompt")]
-        return sum(len(_flatten(text)) for text in texts) // _MOST_CHARACTERS_PER_TOKEN
+        return sum(len(_flatten(text)) for text in texts) // MOST_CHARACTERS_PER_TOKEN
 
     @property
     def answer_limit(self) -> int | None:

@@ -94,7 +94,7 @@ class MessagesTold(Told):
             case "content_block_start":
                 self._start_block(said.content_block)
             case "content_block_delta":
-                self.num_tokens += 1
+                self._num_said += 1
                 if said.delta is not None and said.delta.text is not None:
                     self._texts.append(said.delta.text)
                 else:
@@ -114,7 +114,7 @@ class MessagesTold(Told):
         if not is_text:
             # A tool's name, say, cannot be taken back.
             self._is_plain = False
-            self.num_tokens += 1
+            self._num_said += 1
         if not (is_text and self._is_rest_next):
             self.num_blocks += 1
             self._is_single = self.num_blocks == 1

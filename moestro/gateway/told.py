@@ -3,7 +3,7 @@
 Knows OpenAI's events, no connection. Next: continuing.py.
 """
 
-from moestro.gateway.asked import Asked
+from moestro.gateway.asked import MOST_CHARACTERS_PER_TOKEN, Asked
 from moestro.gateway.events import Choice, Garbage, Piece, Usage, is_end, read_event
 
 
@@ -20,9 +20,9 @@ class Told:
     def __init__(self) -> None:
         self.head: Piece | None = None
         self.usage: Usage | None = None
-        self.num_tokens = 0
         self.is_finished = False
         self.has_ended = False
+        self._num_said = 0
         self._num_before = 0
         self._texts: list[str] = []
         self._is_single = True
@@ -34,9 +34,21 @@ class Told:
         return "".join(self._texts)
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens that is at the least: who goes on may have what its limit leaves.
+
+        An event has one or more: as many as it lists, as the backend counted, or its text needs.
+        """
+        usage = self.usage
+        stated = 0 if usage is None else usage.completion_tokens or 0
+        num_characters = sum(map(len, self._texts))
+        needed = num_characters // MOST_CHARACTERS_PER_TOKEN
+        return max(self._num_said, self._num_before + stated, needed)
+
+    @property
     def is_visible(self) -> bool:
         """Whether anything has been said that cannot be taken back."""
-        return bool(self.num_tokens)
+        return bool(self._num_said)
 
     @property
     def is_whole(self) -> bool:
@@ -60,9 +72,9 @@ class Told:
 
     def go_on(self) -> int:
         """Expect another backend's events from here on; return how many tokens came before."""
+        self._num_before = self.num_tokens
         self.is_finished = self.has_ended = False
         self.usage = None
-        self._num_before = self.num_tokens
         return self._num_before
 
     def add(self, event: bytes) -> None:
@@ -113,11 +125,18 @@ class Told:
             thought = delta.reasoning_content or delta.reasoning
             if delta.tool_calls or delta.refusal or thought:
                 self._is_plain = False
-                self.num_tokens += 1
+                self._num_said += 1
         if not text:
             return
-        self.num_tokens += 1
+        self._num_said += _count_listed(choice.logprobs) or 1
         if isinstance(text, str):
             self._texts.append(text)
         else:
             self._is_plain = False
+
+
+def _count_listed(logprobs: object) -> int:
+    if not isinstance(logprobs, dict):
+        return 0
+    listed = logprobs.get("content") or logprobs.get("tokens")
+    return len(listed) if isinstance(listed, list) else 0
