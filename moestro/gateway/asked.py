@@ -21,6 +21,9 @@ KINDS: Mapping[str, Kind] = {
     "/v1/messages": "messages",
 }
 CONVERSATION_HEADER = "x-moestro-conversation"
+# What of Anthropic's dialect is not in a body. Never a key.
+_PASSED_HEADERS = ("anthropic-beta",)
+_NO_HEADERS: Mapping[str, str] = {}
 
 # A question shorter than this says little without what came before it.
 _SHORT_CHARACTERS = 200
@@ -66,7 +69,8 @@ _read_any = msgspec.json.Decoder().decode
 class Asked:
     """One request.
 
-    `body` is what came, `fields` the same by name. `conversation` is a hash of what names the
+    `body` is what came, `fields` the same by name; `headers` are those of the client's that a
+    backend of its dialect gets too. `conversation` is a hash of what names the
     conversation: the client's own name for it, or how it began; "" of a completion without a name.
     """
 
@@ -77,6 +81,7 @@ class Asked:
     model: str
     is_stream: bool
     conversation: str
+    headers: Mapping[str, str]
     _turns: list[_Turn] = field(repr=False)
 
     @property
@@ -196,6 +201,7 @@ def read_call(call: Call) -> Asked:
         model=model,
         is_stream=bool(_read(fields, "stream", _read_flag, "true or false")),
         conversation=_hash_conversation(call, fields, turns),
+        headers=_pick_headers(call) if kind == "messages" else _NO_HEADERS,
         _turns=turns,
     )
 
@@ -243,6 +249,14 @@ def _flatten(content: object) -> str:
         if isinstance(part, str | dict)
     ]
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _pick_headers(call: Call) -> Mapping[str, str]:
+    return {
+        name: value
+        for name in _PASSED_HEADERS
+        if (value := call.headers.get(name)) and value.isascii() and value.isprintable()
+    }
 
 
 def _hash_conversation(call: Call, fields: Fields, turns: list[_Turn]) -> str:

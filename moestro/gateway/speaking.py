@@ -31,7 +31,8 @@ class WireSender:
         asked = outgoing.asked
         if _is_native(upstream, outgoing):
             body = outgoing.body_for(upstream.model)
-            return await self._connections.post(upstream, asked.path, body, outgoing.headers)
+            headers = {**asked.headers, **outgoing.headers}
+            return await self._connections.post(upstream, asked.path, body, headers)
         written = _translate(upstream, outgoing)
         incoming = await self._connections.post(upstream, _MESSAGES, written, outgoing.headers)
         return TranslatedIncoming(incoming, wants_usage=asked.wants_usage)

@@ -1,4 +1,4 @@
-"""`auto` at /v1/messages: bytes pass to a model that speaks Anthropic's dialect, else not.
+"""/v1/messages to those who speak it, by name or by `auto`: bytes and a header pass, else not.
 
 Next: test_anthropic.py.
 """
@@ -38,6 +38,22 @@ def test_auto_passes_on_what_the_chosen_model_takes_by_name() -> None:
     assert running.servers["weak"][0].asked[0].body == FIELDS | {"model": "weak"}
     record = running.records[0]
     assert (record.asked, record.reason) == ("auto", "gain 0.1 < 0.2")
+
+
+def test_what_a_client_says_in_a_header_of_the_dialect_goes_on_and_no_other() -> None:
+    sent = {"anthropic-beta": "files-api-2025-04-14", "x-api-key": "client", "cookie": "a=b"}
+
+    async def work() -> Any:
+        async with gateway_over({"m": [test_anthropic.well]}, dialect="anthropic") as running:
+            await running.ask("/v1/messages", headers=sent)
+            await running.ask("/v1/messages", headers={"anthropic-beta": "\u00e9"})
+            await running.ask(headers=sent)
+            return [asking.headers for asking in running.servers["m"][0].asked]
+
+    first, *others = run(work())
+    assert first["anthropic-beta"] == sent["anthropic-beta"]
+    assert not {"x-api-key", "cookie"} & set(first)
+    assert all("anthropic-beta" not in headers for headers in others)
 
 
 @pytest.mark.parametrize("word", ["easy", "hard"])
