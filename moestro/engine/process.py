@@ -36,13 +36,13 @@ ProcessState = Literal["loading", "ready", "restarting", "stopped"]
 class RestartConfig:
     """How often a dead engine is started again.
 
-    A death is quick if the engine was ready for less than `quick_s`; after `most_quick` of them in
+    A death is quick if the engine was ready for less than `quick_s`; after `max_quick` of them in
     a row nothing more is tried. The pause before a try doubles from `first_pause_s` on. A request
     that comes meanwhile waits up to `patience_s`.
     """
 
     quick_s: float = 10.0
-    most_quick: int = 5
+    max_quick: int = 5
     first_pause_s: float = 0.1
     patience_s: float = 30.0
 
@@ -161,7 +161,7 @@ class EngineProcess:
             reason = self._last_fault.message if self._last_fault else _describe(status)
             is_lasting = self._last_fault is not None and self._last_fault.is_lasting
             self._fail_all(f"the engine died ({reason}): send the request again")
-            if is_lasting or num_quick >= self._restart.most_quick:
+            if is_lasting or num_quick >= self._restart.max_quick:
                 self.fault = BackendError(reason)
                 log.error("the engine has stopped for good: %s", reason)
                 self._settle("stopped")

@@ -150,9 +150,9 @@ class Attempts:
         if any(each.name not in known and each.health.may_ask() for each in line.members):
             return
         backoff_s = self._config.backoff_s * 2 ** (number - 1)
-        wait_s = min(self._config.most_backoff_s, backoff_s * self._chance.random())
+        wait_s = min(self._config.max_backoff_s, backoff_s * self._chance.random())
         rest_s = last.retry_after_s or 0.0
-        if rest_s > self._config.most_backoff_s:
+        if rest_s > self._config.max_backoff_s:
             raise _final(last, line)
         await self._sleep(max(wait_s, rest_s))
 

@@ -41,7 +41,7 @@ def may_pass(breaker: Breaker, now: float, config: BreakerConfig) -> bool:
     state = state_of(breaker, now)
     if state == "half_open":
         # One that was let through and never told how it ended must not block it for ever.
-        return breaker.probed_at == 0 or now - breaker.probed_at > config.most_open_s
+        return breaker.probed_at == 0 or now - breaker.probed_at > config.max_open_s
     return state == "closed"
 
 
@@ -84,7 +84,7 @@ def after_failure(breaker: Breaker, now: float, config: BreakerConfig) -> Breake
     if not (breaker.num_trips or num_row >= config.failures or is_share):
         return counted
     doublings = min(breaker.num_trips, _MOST_DOUBLINGS)
-    open_s = min(config.most_open_s, config.open_s * 2**doublings)
+    open_s = min(config.max_open_s, config.open_s * 2**doublings)
     num_trips = breaker.num_trips + 1
     return counted._replace(open_until=now + open_s, num_trips=num_trips, probed_at=0.0)
 

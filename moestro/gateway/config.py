@@ -29,17 +29,17 @@ class BreakerConfig:
     """A backend is left alone after `failures` in a row, or when `share` of a window's requests
     failed and at least so many did.
 
-    It is left alone for `open_s`, twice as long each time it fails again, at most `most_open_s`.
+    It is left alone for `open_s`, twice as long each time it fails again, at most `max_open_s`.
     """
 
     failures: int = 3
     share: float = 0.5
     window_s: float = 30.0
     open_s: float = 2.0
-    most_open_s: float = 60.0
+    max_open_s: float = 60.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "failures", "share", "window_s", "open_s", "most_open_s")
+        _check_positive(self, "failures", "share", "window_s", "open_s", "max_open_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class GatewayConfig:
     `retries` is how many more backends may be tried before an answer's first byte, and
     `continuations` how many times a stream may be continued elsewhere; between tries of one backend
     lies a random time of up to `backoff_s`, doubled each time, and a backend's own Retry-After is
-    waited for if it is at most `most_backoff_s`. `hedge_after_s` asks a second backend when the
+    waited for if it is at most `max_backoff_s`. `hedge_after_s` asks a second backend when the
     first is silent for so long; None never does. A conversation stays with its model for `sticky_s`
     after its last turn. `continues_across_models` lets another model go on with a stream that its
     own cannot end.
@@ -86,7 +86,7 @@ class GatewayConfig:
     retries: int = 2
     continuations: int = 2
     backoff_s: float = 0.2
-    most_backoff_s: float = 5.0
+    max_backoff_s: float = 5.0
     hedge_after_s: float | None = None
     sticky_s: float = 3600.0
     continues_across_models: bool = False
@@ -97,7 +97,7 @@ class GatewayConfig:
     queue: QueueConfig = field(default_factory=QueueConfig)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "backoff_s", "most_backoff_s", "cascade_tokens", "max_answer_bytes")
+        _check_positive(self, "backoff_s", "max_backoff_s", "cascade_tokens", "max_answer_bytes")
         if self.hedge_after_s is not None:
             _check_positive(self, "hedge_after_s")
         for name in ("retries", "continuations"):

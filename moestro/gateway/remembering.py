@@ -64,7 +64,9 @@ class Memory:
         if cache is None or asked is None or choice is None or not asked.is_repeatable:
             return None
         model = choice.models[0]
-        name = cache.name(asked.path, msgspec.json.decode(asked.body), model, trace.call.caller)
+        # What a client switches on by a header changes the answer as a field does.
+        question = {**msgspec.json.decode(asked.body), **asked.headers}
+        name = cache.name(asked.path, question, model, trace.call.caller)
         if name is None:
             return None
         kept = await cache.find(name)

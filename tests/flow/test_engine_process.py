@@ -20,7 +20,7 @@ from moestro.errors import BackendError
 from tests.unit.engine.fake_engine import DEADLY, REFUSED
 
 FACTORY = "tests.unit.engine.fake_engine:build"
-QUICK = RestartConfig(first_pause_s=0.01, most_quick=4)
+QUICK = RestartConfig(first_pause_s=0.01, max_quick=4)
 TIMEOUT_S = 60
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_not_tried_again() -> None:
 
 def test_an_engine_that_dies_again_and_again_is_given_up() -> None:
     async def claim() -> None:
-        restart = RestartConfig(first_pause_s=0.01, most_quick=2)
+        restart = RestartConfig(first_pause_s=0.01, max_quick=2)
         async with running("tests.unit.engine.fake_engine:build_mortal", restart) as engine:
             await until(lambda: engine.state == "stopped")
             assert engine.restarts == 1
@@ -183,7 +183,7 @@ def test_an_engine_that_dies_again_and_again_is_given_up() -> None:
 
 def test_a_loader_that_comes_to_a_files_end_is_heard() -> None:
     async def claim() -> None:
-        restart = RestartConfig(first_pause_s=0.01, most_quick=1)
+        restart = RestartConfig(first_pause_s=0.01, max_quick=1)
         async with running("tests.unit.engine.fake_engine:build_short", restart) as engine:
             await until(lambda: engine.state == "stopped")
             assert "EOFError: the file ends" in str(engine.fault)

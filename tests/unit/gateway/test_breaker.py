@@ -10,7 +10,7 @@ from moestro.gateway.breaker import (
 )
 from moestro.gateway.config import BreakerConfig
 
-CONFIG = BreakerConfig(failures=3, share=0.5, window_s=10, open_s=2, most_open_s=5)
+CONFIG = BreakerConfig(failures=3, share=0.5, window_s=10, open_s=2, max_open_s=5)
 
 
 def fail(breaker: Breaker, now: float, times: int = 1) -> Breaker:

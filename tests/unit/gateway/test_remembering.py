@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from moestro.gateway.books import Finished
 from moestro.gateway.metrics import GatewayMetrics
 from moestro.gateway.remembering import Kept
+from tests.unit.gateway import test_anthropic
 from tests.unit.gateway.test_books import NotingDoor
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
@@ -116,6 +117,21 @@ def test_what_may_differ_is_asked_again(fields: dict[str, Any]) -> None:
         async with gateway_over({"m": [well]}, around={"cache": ScriptedCache()}) as running:
             await running.ask(**fields)
             await running.ask(**fields)
+            return len(running.servers["m"][0].asked)
+
+    assert run(work()) == 2
+
+
+def test_what_a_header_switches_on_is_another_question() -> None:
+    async def work() -> int:
+        cache: Any = ScriptedCache()
+        behaviors: Any = {"m": [test_anthropic.well]}
+        kept: Any = {"around": {"cache": cache}, "dialect": "anthropic"}
+        async with gateway_over(behaviors, **kept) as running:
+            for beta in ("a", "b", "b"):
+                fields = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+                headers = {"anthropic-beta": beta}
+                await running.ask("/v1/messages", temperature=0, headers=headers, **fields)
             return len(running.servers["m"][0].asked)
 
     assert run(work()) == 2
