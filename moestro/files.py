@@ -110,6 +110,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {reason}: free space or grant access, then repeat") from error
 
 
+def shown(text: str) -> str:
+    """Return text from a file that may be damaged as one printable line of bounded length."""
+    return text.encode("unicode_escape").decode()[:300]
+
+
 def _settle(draft: Path) -> None:
     # Some writers, safetensors' among them, make files that only their owner may read.
     readable = stat.S_IMODE(draft.stat().st_mode) & 0o666

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from moestro.errors import CheckpointError
-from moestro.files import storage_errors
+from moestro.files import shown, storage_errors
 
 Scalar = bool | int | float
 Value = Scalar | str | list[Any]
@@ -214,7 +214,7 @@ def _read_tensor(cursor: _Cursor) -> tuple[str, BlockType, tuple[int, ...], int]
     if number not in TYPES:
         known = ", ".join(each.name for each in TYPES.values())
         raise CheckpointError(
-            f"{cursor.path}: tensor {_shown(name)} is of type {number}, which Moestro does not"
+            f"{cursor.path}: tensor {shown(name)} is of type {number}, which Moestro does not"
             f" read: it reads {known}: convert the model to one of them"
         )
     kind = TYPES[number]
@@ -224,8 +224,4 @@ def _read_tensor(cursor: _Cursor) -> tuple[str, BlockType, tuple[int, ...], int]
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged or cut short: {_shown(what)}: copy the file again")
-
-
-def _shown(text: str) -> str:
-    return text.encode("unicode_escape").decode()[:300]
+    return CheckpointError(f"{path}: damaged or cut short: {shown(what)}: copy the file again")

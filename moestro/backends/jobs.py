@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request, overlong
 from moestro.api.chunks import Token
+from moestro.api.openai_messages import write_tool
 from moestro.backends.answers import Answer, Echo
 from moestro.backends.checkpoint import Checkpoint
 from moestro.backends.choice import Choice
-from moestro.backends.prompts import Prompt, describe_tool
+from moestro.backends.prompts import Prompt
 from moestro.backends.reading import Reading
 from moestro.backends.speech import Speech
 from moestro.backends.token_names import Names, Wish
@@ -194,7 +195,7 @@ def find_grammar(request: Request) -> GrammarSpec | None:
     choice: str | Mapping[str, Any] = "required"
     if request.tool_choice.mode == "named":
         choice = {"type": "function", "function": {"name": request.tool_choice.name}}
-    tools = [describe_tool(tool) for tool in request.tools]
+    tools = [write_tool(tool) for tool in request.tools]
     is_parallel = request.has_parallel_tool_calls and request.tool_choice.mode == "required"
     schema = forced_schema(tools, choice, parallel=is_parallel)
     return GrammarSpec(kind="json_schema", source=json.dumps(schema), param="tools")

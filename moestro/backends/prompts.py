@@ -5,11 +5,12 @@ Knows text and limits, no engine. Next: answers.py for the way back.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Message, Request, Tool, overlong
+from moestro.api.chat import ChatRequest, CompletionRequest, Request, overlong
+from moestro.api.openai_messages import write_message, write_tool
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.text.template import ChatTemplate
 from moestro.text.template import Prompt as Rendered
@@ -90,14 +91,14 @@ class Prompts:
 
     def _render(self, request: ChatRequest) -> Rendered:
         is_using = request.tool_choice.mode != "none"
-        tools = [describe_tool(tool) for tool in request.tools] if is_using else None
+        tools = [write_tool(tool) for tool in request.tools] if is_using else None
         size = len(json.dumps([tools, request.template_variables]))
         if size > _MOST_TABLE_CHARACTERS:
             raise DataError(
                 f"tools and chat_template_kwargs have {size} characters as JSON,"
                 f" limit {_MOST_TABLE_CHARACTERS}: send fewer"
             )
-        messages = [_describe_message(message) for message in request.messages]
+        messages = [write_message(message) for message in request.messages]
         try:
             return self._template.render(
                 messages,
@@ -174,30 +175,3 @@ def _count_characters(request: ChatRequest) -> int:
         )
     )
     return sum(map(len, texts))
-
-
-def _describe_message(message: Message) -> Mapping[str, Any]:
-    """Write a message in OpenAI's shape, which chat templates expect."""
-    described: dict[str, Any] = {"role": message.role, "content": message.content}
-    optional = {
-        "name": message.name,
-        "reasoning_content": message.reasoning,
-        "tool_call_id": message.tool_call_id,
-    }
-    described |= {key: value for key, value in optional.items() if value is not None}
-    if message.tool_calls:
-        described["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    return described
-
-
-def describe_tool(tool: Tool) -> Mapping[str, Any]:
-    """Write a function in OpenAI's shape."""
-    described = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": described}

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Constraint, Message, Options, Request
+from moestro.api.chat import ChatRequest, CompletionRequest, Constraint, Options, Request
 from moestro.api.chunks import Chunk, Finish, Token, ToolCallDelta, Usage
+from moestro.api.openai_messages import write_message, write_tool
 
 _FINISHES: Mapping[str, Finish] = {
     "stop": "stop",
@@ -36,7 +37,7 @@ def write_request(request: Request) -> dict[str, Any]:
         }
         body |= {"logprobs": request.options.top_logprobs}
     else:
-        body["messages"] = [_write_message(message) for message in request.messages]
+        body["messages"] = [write_message(message) for message in request.messages]
         optional = _write_tools(request)
         if request.continues_final:
             body["continue_final_message"] = True
@@ -50,42 +51,11 @@ def write_request(request: Request) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _write_message(message: Message) -> dict[str, Any]:
-    # The content even where it is null: templates take a turn without the field for another.
-    written: dict[str, Any] = {"role": message.role, "content": message.content}
-    optional = {
-        "name": message.name,
-        "reasoning_content": message.reasoning,
-        "tool_call_id": message.tool_call_id,
-    }
-    written |= {name: value for name, value in optional.items() if value is not None}
-    if message.tool_calls:
-        written["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    return written
-
-
 def _write_tools(request: ChatRequest) -> dict[str, Any]:
     written: dict[str, Any] = {"chat_template_kwargs": dict(request.template_variables) or None}
     if not request.tools:
         return written
-    written["tools"] = [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": dict(tool.parameters),
-            },
-        }
-        for tool in request.tools
-    ]
+    written["tools"] = [write_tool(tool) for tool in request.tools]
     choice = request.tool_choice
     named = {"type": "function", "function": {"name": choice.name}}
     written["tool_choice"] = named if choice.mode == "named" else choice.mode

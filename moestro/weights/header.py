@@ -13,6 +13,7 @@ from typing import Any
 
 from moestro import files
 from moestro.errors import CheckpointError
+from moestro.files import shown
 
 # Bytes per element of each type that a checkpoint may hold, in the format's own spelling.
 ITEM_BYTES = {
@@ -63,11 +64,6 @@ def write_header(entries: Sequence[tuple[str, Entry]]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _LENGTH_BYTES)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
-
-
-def shown(text: str) -> str:
-    """Return text from a file that may be damaged as one printable line of bounded length."""
-    return text.encode("unicode_escape").decode()[:300]
 
 
 def _read_text(path: Path) -> tuple[bytes, int]:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from moestro import files
 from moestro.errors import CheckpointError
+from moestro.files import shown
 from moestro.gguf_file import SUFFIX, GgufFile
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
 from moestro.weights.gguf_config import read_config
 from moestro.weights.gguf_weights import GgufWeights
-from moestro.weights.header import shown
 from moestro.weights.hf_config import build_config
 from moestro.weights.names import EMBEDDING, HEAD, K_B, Piece, aliases, mtp_pieces, pieces
 from moestro.weights.store import CONFIG_FILE

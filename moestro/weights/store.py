@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moestro import files
 from moestro.errors import CheckpointError
-from moestro.weights.header import ITEM_BYTES, Entry, read_header, shown, write_header
+from moestro.files import shown
+from moestro.weights.header import ITEM_BYTES, Entry, read_header, write_header
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
