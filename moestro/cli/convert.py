@@ -160,7 +160,7 @@ def _write_plain(wish: Wish) -> dict[str, Any]:
     from moestro.weights.export import copy_companions, save_model
     from moestro.weights.find import find_checkpoint
 
-    lm = load(wish.model, dtype=None, device="cpu")
+    lm = load(wish.model, dtype=None, device="cpu", is_packed=False)
     if wish.calibrate:
         _calibrate(lm, wish)
     with files.folder_atomic(wish.dest) as draft:
@@ -182,7 +182,7 @@ def _stream(wish: Wish, text: list[Path]) -> dict[str, Any]:
     if wish.calibrate:
         from moestro.lm.language_model import load
 
-        lm = load(wish.model, dtype=None, device="cpu")
+        lm = load(wish.model, dtype=None, device="cpu", is_packed=False)
         _calibrate(lm, wish)
         config = lm.config
     # Before the work: text that cannot be read must not be found out after it.

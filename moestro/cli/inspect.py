@@ -20,10 +20,12 @@ def inspect(model: options.Model, as_json: options.Json = False) -> None:
     Example: [bold]moestro inspect runs/demo[/bold]
     """
     from moestro.weights.find import find_checkpoint
-    from moestro.weights.load import load_config
+    from moestro.weights.load import load_config, open_weights
 
     folder = find_checkpoint(model)
-    result = describe(load_config(folder), folder)
+    # A configuration alone is a shape; weights beside it must be those that it tells of.
+    has_weights = folder.is_file() or any(folder.glob("*.safetensors*"))
+    result = describe(open_weights(folder)[0] if has_weights else load_config(folder), folder)
     if as_json:
         options.print_json(result)
         return

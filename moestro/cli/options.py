@@ -38,4 +38,4 @@ Set = Annotated[
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))

@@ -27,7 +27,7 @@ from moestro.ops.machine import default_device, fastest_dtype
 from moestro.ops.panels import WeightKind
 from moestro.ops.rows import RowMultiples
 from moestro.text.tokenizer import Tokenizer
-from moestro.train.evaluate import Evaluation, TokenDocument, evaluate
+from moestro.train.evaluate import Evaluation, TokenDocument, check_finite, evaluate
 from moestro.weights.find import find_checkpoint
 from moestro.weights.load import load_model
 from moestro.weights.packed import holds_codes, load_packed
@@ -133,14 +133,19 @@ class LanguageModel:
         return self._follow(request)
 
     def score(self, texts: str | Sequence[str], experts: float | None = None) -> Evaluation:
-        """Measure how well the model predicts a document, or several, each on its own."""
+        """Measure how well the model predicts a document, or several, each on its own.
+
+        CheckpointError where its weights give no numbers.
+        """
         # A text is a sequence of texts too: of one character each.
         texts = [texts] if isinstance(texts, str) else texts
         ids = self.tokenizer.encode_batch(list(texts))
         pairs = zip(texts, ids, strict=True)
         documents = [TokenDocument(tokens, len(text.encode())) for text, tokens in pairs]
         budget = self.check_experts(experts)
-        return evaluate(self.model, documents, start_id=self.tokenizer.bos_id, budget=budget)
+        found = evaluate(self.model, documents, start_id=self.tokenizer.bos_id, budget=budget)
+        check_finite((found.nats,))
+        return found
 
     def check_experts(self, experts: float | None) -> float | None:
         """Return the budget that a request asks for; ConfigError if this model cannot keep it."""
@@ -213,6 +218,8 @@ def load(
     kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in kinds and dtype != "auto":
         raise ConfigError(f"dtype is {dtype!r}: choose float32, bfloat16 or auto")
+    # First: who lacks it should not wait for the weights.
+    tokenizer = Tokenizer.load(folder)
     chosen = chosen_kernels() if place == "cpu" and is_packed is not False else None
     if chosen and chosen.is_native and (is_packed or holds_codes(folder)):
         wishes: dict[str | None, WeightKind] = {"float32": "float32", "bfloat16": "bfloat16"}
@@ -220,6 +227,5 @@ def load(
     else:
         plain = fastest_dtype(place) if dtype == "auto" else kinds[dtype]
         model = load_model(folder, plain, place)
-    tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(model.config.vocab_size)
     return LanguageModel(model, tokenizer)

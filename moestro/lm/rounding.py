@@ -5,7 +5,6 @@ Knows checkpoints and texts, not formats. Next: language_model.py.
 
 import gc
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from moestro.lm import held_out
 from moestro.lm.language_model import load
 from moestro.model.config import ModelConfig
 from moestro.model.count import count_parameters
+from moestro.ops.machine import physical_bytes
 
 # A hundred seconds of a model of 2 G parameters on two cores, a few of the demo's.
 _MAX_BYTES = 100_000
@@ -41,8 +41,7 @@ def sample_text(model: Path, paths: Sequence[Path]) -> tuple[str, list[str]]:
 
 def fits_in_memory(config: ModelConfig) -> bool:
     """Say whether this machine holds the model in float32, in which its loss is measured."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _BYTES_PER_FLOAT * count_parameters(config).total < 0.8 * memory
+    return _BYTES_PER_FLOAT * count_parameters(config).total < 0.8 * physical_bytes()
 
 
 def measure(before: Path, after: Path, texts: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from moestro import files
 from moestro.errors import DataError
 from moestro.lm.language_model import LanguageModel
 from moestro.model.trace import GateRecord, Trace
-from moestro.ops.cross_entropy import linear_nats
+from moestro.train.evaluate import check_finite, nats_of
 
 # A browser shows more only slowly, and nobody clicks through more.
 PAGE_TOKENS = 5000
@@ -66,7 +66,8 @@ def xray(lm: LanguageModel, text: str, experts: float | None = None) -> list[Tok
     model, trace = lm.model, Trace()
     tokens_BS = torch.tensor([[lm.tokenizer.bos_id, *ids]], device=model.embed_tokens.weight.device)
     hidden_BSD = model(tokens_BS, budget=lm.check_experts(experts), trace=trace)
-    nats_T = linear_nats(hidden_BSD[0, :-1], model.head_weight(), tokens_BS[0, 1:]).tolist()
+    nats_T = nats_of(model, hidden_BSD[0, :-1], tokens_BS[0, 1:]).tolist()
+    check_finite(nats_T)
     layers = [_uses(record) for record in trace.gates]
     return [
         TokenView(

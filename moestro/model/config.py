@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -110,6 +111,14 @@ class ModelConfig:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("n_shared_experts", "num_nextn_predict_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        for name in ("routed_scaling_factor", "rms_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}: it must be above 0, and finite"
+                )
         if self.q_lora_rank is not None and self.q_lora_rank < 1:
             raise ConfigError(f"q_lora_rank is {self.q_lora_rank}: leave it out for none")
         if self.qk_rope_head_dim % 2:

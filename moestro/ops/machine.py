@@ -4,6 +4,7 @@ Also what a training process asks of its memory. Next: train/run.py.
 """
 
 import ctypes
+import os
 import statistics
 import time
 from typing import NamedTuple
@@ -26,6 +27,11 @@ class Peak(NamedTuple):
 def default_device() -> str:
     """Return "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def physical_bytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def keep_freed_memory() -> None:

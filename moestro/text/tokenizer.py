@@ -79,7 +79,9 @@ class Tokenizer:
             raw = file.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{file}: no such file: a model needs its tokenizer.json"
+                f"{file}: no such file: a model needs its tokenizer.json; one that has a"
+                " tiktoken.model instead can be given one by transformers' AutoTokenizer and its"
+                " save_pretrained"
             ) from error
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{file}: not UTF-8: restore the file") from error

@@ -3,6 +3,7 @@
 Next: run.py, loop.py.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,8 +35,12 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
         for name in ("learning_rate", "adamw_learning_rate", "clip_norm"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}: it must be above 0, and finite"
+                )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")

@@ -7,7 +7,8 @@ Shapes: B windows, S tokens, L MoE layers, E experts, K slots (histogram index k
 M moments.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moestro.errors import CheckpointError
 from moestro.model.model import Transformer
 from moestro.model.trace import Trace
 from moestro.ops.cross_entropy import linear_nats
@@ -177,11 +179,21 @@ def _evaluate_batch(model: Transformer, batch: list[_Window], budget: float | No
     trace = Trace()
     hidden_BSD = model(tokens_BS[:, :-1], budget=budget, trace=trace, row_multiple=FEW_SHAPES)
     rows = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])[kept]
-    nats = _nats(model, rows, tokens_BS[:, 1:].reshape(-1)[kept]).double()
+    nats = nats_of(model, rows, tokens_BS[:, 1:].reshape(-1)[kept]).double()
     return Evaluation(0, 0, len(kept), float(nats.sum()), *_routing(model, trace, kept, nats))
 
 
-def _nats(model: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+def check_finite(nats: Iterable[float]) -> None:
+    """Raise CheckpointError unless all are numbers."""
+    if not all(map(math.isfinite, nats)):
+        raise CheckpointError(
+            "the model's log-probabilities are not numbers: its weights are damaged or its training"
+            " diverged: take an earlier checkpoint"
+        )
+
+
+def nats_of(model: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the surprise, nats_N, at each target token behind its hidden state."""
     if not model.is_prepared:
         return linear_nats(hidden_ND, model.head_weight(), targets_N)
     parts = zip(hidden_ND.split(_HEAD_TOKENS), targets_N.split(_HEAD_TOKENS), strict=True)

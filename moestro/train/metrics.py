@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from moestro import files
 
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -52,9 +55,9 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._every = every
-        path = run / "metrics.jsonl"
+        path = run / METRICS_FILE
         _keep_until(path, step)
-        self._path, self._events = path, run / "tensorboard"
+        self._path, self._events = path, run / EVENTS_FOLDER
         with files.storage_errors(run):
             # Unbuffered: what a full disk refused must not be written again by `close`.
             self._file = path.open("ab", buffering=0)
@@ -96,7 +99,7 @@ class MetricsLog:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`; a last line that a kill cut short is left out."""
-    path = run / "metrics.jsonl"
+    path = run / METRICS_FILE
     if not path.exists():
         return []
     rows = []

@@ -45,8 +45,8 @@ class Optimizers:
         norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), self.config.clip_norm))
         if not math.isfinite(norm):
             raise ConfigError(
-                f"the gradients' norm is {norm}: lower train.optimizer.learning_rate,"
-                " or look for what is odd in the data"
+                f"the gradients' norm is {norm}: lower train.optimizer.learning_rate in another"
+                " --out, or look for what is odd in the data"
             )
         for optimizer, rate in self._parts:
             for group in optimizer.param_groups:

@@ -6,7 +6,7 @@ Next: loop.py.
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,21 @@ from moestro.data.shards import Shards
 from moestro.data.split import split
 from moestro.data.vocabulary import build_tokenizer
 from moestro.errors import ConfigError
+from moestro.model.count import count_parameters
 from moestro.ops.causal import MOST_TOKENS
 from moestro.ops.choose import chosen_kernels
-from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.machine import default_device, fastest_dtype, physical_bytes
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 from moestro.ops.panels import PANEL
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import TokenDocument
-from moestro.train.metrics import Observer
+from moestro.train.metrics import EVENTS_FOLDER, METRICS_FILE, Observer
+from moestro.weights.find import latest_checkpoint
 
 CONFIG_FILE = "config.toml"
+# Weights, gradients and one moment in float32; AdamW keeps two.
+_LEAST_BYTES_PER_PARAMETER = 12
 # Settings that change no weight: a run may go on under others.
 _FREE = ("train.checkpoint", "train.evaluate_every", "train.log_every")
 
@@ -68,10 +72,14 @@ class Run:
 def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()) -> Run:
     """Open the run in `folder` if it is this configuration's, or make it there."""
     path = folder / CONFIG_FILE
-    if path.exists():
-        config = _check_same(settings.build(RunConfig, settings.load(path)), config, folder)
+    stored = settings.build(RunConfig, settings.load(path)) if path.exists() else None
+    if stored is not None and (_is_same(stored, config) or latest_checkpoint(folder) is not None):
+        config = _check_same(stored, config, folder)
     else:
-        _check_free(folder)
+        # A run of another configuration that never saved a step: nothing is lost with it.
+        _check_free(folder, (CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER) if stored else ())
+        _check_memory(config)
+        _forget(folder)
         config = _make(config, folder, observers)
         files.write_atomic(path, settings.to_toml(config).encode())
     tokenizer = Tokenizer.load(folder / "tokenizer")
@@ -165,25 +173,57 @@ def _adopt(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _check_free(folder: Path) -> None:
+def _check_memory(config: RunConfig) -> None:
+    """Refuse a model that cannot lie in this machine's memory with gradients and moments."""
+    num_parameters = count_parameters(config.model).total
+    needed, memory = num_parameters * _LEAST_BYTES_PER_PARAMETER, physical_bytes()
+    if config.train.device in ("auto", "cpu") and default_device() == "cpu" and needed > memory:
+        raise ConfigError(
+            f"model: {num_parameters / 1e9:.3g} G parameters take {needed / 1e9:.3g} GB to train,"
+            f" and this machine has {memory / 1e9:.3g}: choose a smaller preset"
+        )
+
+
+def _forget(folder: Path) -> None:
+    """Take a run's own files away, its configuration first: without that it is none."""
+    with files.storage_errors(folder):
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder / EVENTS_FOLDER, ignore_errors=True)
+
+
+def _check_free(folder: Path, own: Collection[str]) -> None:
     if folder.is_file():
         raise ConfigError(f"{folder}: is a file: choose another --out")
-    left_over = {"data", "tokenizer", ".data.partial"}
+    left_over = {"data", "tokenizer", ".data.partial", *own}
     strangers = [p.name for p in folder.glob("*") if p.name not in left_over]
     if strangers:
         raise ConfigError(f"{folder}: holds {strangers[0]} but no run: choose another --out")
 
 
+def _is_same(stored: RunConfig, wanted: RunConfig) -> bool:
+    return not _differences(stored, wanted)
+
+
+def _differences(stored: RunConfig, wanted: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Return the settings, there and here, that a run cannot go on under."""
+    old, new = _flat(settings.to_tables(stored)), _flat(settings.to_tables(wanted))
+    return [
+        (key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and new.get(key) != "auto"
+        and not (key.startswith("model.") and key.endswith("token_id"))
+        and not key.startswith(_FREE)
+    ]
+
+
 def _check_same(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
     """Return the configuration to go on with: the stored one with the wanted free settings."""
-    old, new = _flat(settings.to_tables(stored)), _flat(settings.to_tables(wanted))
-    for key in sorted(old.keys() | new.keys()):
-        is_auto = new.get(key) == "auto" or (key.startswith("model.") and key.endswith("token_id"))
-        if old.get(key) == new.get(key) or is_auto or key.startswith(_FREE):
-            continue
+    for key, old, new in _differences(stored, wanted):
         raise ConfigError(
-            f"{folder}: holds a run of another configuration: {key} is {old.get(key)} there and"
-            f" {new.get(key)} here: choose another --out"
+            f"{folder}: holds a run of another configuration: {key} is {old} there and"
+            f" {new} here: choose another --out"
         )
     train = dataclasses.replace(
         stored.train,

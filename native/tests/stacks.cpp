@@ -338,10 +338,22 @@ class Burst {
     std::vector<float> weights(places);
     std::vector<char> is_used(places);
     std::vector<Pick> picks(num_steps * ROWS);
-    const StepParts parts{
-        to(x_), ROWS, to(positions_), to(slots_), 0, to(sequences_), ROWS, to(tables_), to(pages_),
-        static_cast<int>(Format::float32), ROWS * BLOCKS * BLOCK, BLOCK, false, to(experts), to(weights),
-        to(is_used)};
+    StepParts parts{};
+    parts.x = to(x_);
+    parts.num_rows = ROWS;
+    parts.positions = to(positions_);
+    parts.slots = to(slots_);
+    parts.sequences = to(sequences_);
+    parts.num_sequences = ROWS;
+    parts.tables = to(tables_);
+    parts.num_table_entries = static_cast<int64_t>(tables_.size());
+    parts.pages = to(pages_);
+    parts.cache_format = static_cast<int>(Format::float32);
+    parts.layer_slots = ROWS * BLOCKS * BLOCK;
+    parts.block_size = BLOCK;
+    parts.experts = to(experts);
+    parts.weights = to(weights);
+    parts.is_used = to(is_used);
     const int64_t num_run =
         stack_.decode(2, num_steps, parts, answers, logits_.data(), picks.data(), num_threads);
     for (int64_t i = 0; i < num_run * ROWS; ++i) told_.push_back(picks[i].token);

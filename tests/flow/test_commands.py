@@ -219,6 +219,10 @@ def test_convert_to_codes_says_what_they_cost(
         assert loss[when]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-4)
     assert abs(loss["perplexity_rise"]) < rise
     fork("generate", out, "alpha", "--json", cwd=workplace).document()
+    assert fork("xray", out, "alpha", "--json", cwd=workplace).document()["tokens"]
+    plain = tmp_path / "plain"
+    fork("convert", out, plain, "--dtype", "float32", "--json", cwd=workplace).document()
+    assert_scores_alike(score(workplace, plain), score(workplace, out), 0.05)
 
 
 def test_convert_to_gguf_makes_a_file_that_every_command_reads(

@@ -188,6 +188,18 @@ def test_another_configuration_is_refused_by_its_first_different_setting(
     assert final_bytes(uninterrupted) == before
 
 
+def test_a_run_that_never_saved_a_step_makes_way_for_another_configuration(
+    text: Path, tmp_path: Path
+) -> None:
+    for assignments in (["train.seed=1"], ["train.seed=2"]):
+        config = changed(micro_config(text), assignments)
+        assert open_run(config, tmp_path / "run").config.train.seed == config.train.seed
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds notes.txt but no run"):
+        open_run(changed(micro_config(text), ["train.seed=3"]), tmp_path / "run")
+    assert open_run(config, tmp_path / "run").config.train.seed == 2
+
+
 def test_settings_that_change_no_weight_may_differ(text: Path, uninterrupted: Path) -> None:
     config = changed(micro_config(text), ["train.checkpoint.keep=5", "train.log_every=3"])
     opened = open_run(config, uninterrupted).config.train

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moestro.errors import ConfigError, DataError
+from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.lm.xray import PAGE_TOKENS, TokenView, write_page, xray
 from moestro.model.trace import Trace
 from tests.unit.lm import tiny
@@ -96,3 +96,13 @@ def test_a_very_long_text_is_shown_in_part_and_says_so(tmp_path: Path) -> None:
     page = write_page(views, tmp_path / "x.html").read_text()
     assert page.count('"t": "x"') == PAGE_TOKENS
     assert f"shows the first {PAGE_TOKENS}" in page
+
+
+def test_a_model_whose_weights_are_no_numbers_is_not_shown() -> None:
+    lm = tiny.language_model()
+    with torch.no_grad():
+        lm.model.embed_tokens.weight.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="are not numbers"):
+        xray(lm, TEXT)
+    with pytest.raises(CheckpointError, match="are not numbers"):
+        lm.score([TEXT])
