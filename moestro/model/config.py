@@ -115,10 +115,9 @@ class ModelConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         for name in ("routed_scaling_factor", "rms_norm_eps", "initializer_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}: it must be above 0, and finite"
-                )
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ConfigError(f"{name} is {value!r}: it must be a finite number above 0")
         if self.q_lora_rank is not None and self.q_lora_rank < 1:
             raise ConfigError(f"q_lora_rank is {self.q_lora_rank}: leave it out for none")
         if self.qk_rope_head_dim % 2:

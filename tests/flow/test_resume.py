@@ -195,7 +195,7 @@ def test_a_run_that_never_saved_a_step_makes_way_for_another_configuration(
         config = changed(micro_config(text), assignments)
         assert open_run(config, tmp_path / "run").config.train.seed == config.train.seed
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds notes.txt but no run"):
+    with pytest.raises(ConfigError, match="but no run: choose"):
         open_run(changed(micro_config(text), ["train.seed=3"]), tmp_path / "run")
     assert open_run(config, tmp_path / "run").config.train.seed == 2
 
