@@ -17,6 +17,7 @@ import pytest
 from moestro.engine.process import EngineProcess, Feed, RestartConfig
 from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent, TokensEvent
 from moestro.errors import BackendError
+from tests.flow.processes import children_of
 from tests.unit.engine.fake_engine import DEADLY, REFUSED
 
 FACTORY = "tests.unit.engine.fake_engine:build"
@@ -68,10 +69,9 @@ async def read(feed: Feed) -> list[Event]:
 def children() -> list[int]:
     """List this process's engines, zombies included."""
     found = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            found += [int(pid)] if b"spawn_main" in command or not command else []
+    for pid in children_of("self"):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        found += [pid] if b"spawn_main" in command or not command else []
     return found
 
 

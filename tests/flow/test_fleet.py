@@ -18,6 +18,7 @@ import tomli_w
 
 from moestro.records.config import RecordsConfig
 from moestro.records.database import check_database
+from tests.flow.processes import children_of
 from tests.flow.program import TIMEOUT_S, fork, start
 
 PRICE = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
@@ -64,11 +65,6 @@ def ask(url: str, model: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/completions", json=body, timeout=TIMEOUT_S)
 
 
-def children(pid: int) -> list[int]:
-    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for found in lists for child in found]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_fleet_serves_reloads_outlives_its_processes_and_ends(
@@ -109,7 +105,7 @@ def test_a_fleet_serves_reloads_outlives_its_processes_and_ends(
         # One worker may have found it loading, and leave it alone for a moment.
         until(lambda: all(ask(url, "c").status_code == 200 for _ in range(4)))
 
-        for child in children(process.pid):
+        for child in children_of(process.pid):
             kill(child)
         until(lambda: answers(url))
         process.send_signal(signal.SIGTERM)

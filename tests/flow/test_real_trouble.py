@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai.types import Completion
 
+from tests.flow.processes import children_of
 from tests.flow.real import NAME, TIMEOUT_S, Served, serving, wait_until
 
 LEVELS = (4.0, 3.0, 2.0)
@@ -145,10 +146,8 @@ async def alone(server: Served) -> str | None:
 
 def engines(pid: int) -> list[int]:
     """List a server's engine processes."""
-    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return [
-        int(child)
-        for found in lists
-        for child in found
+        child
+        for child in children_of(pid)
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]

@@ -18,6 +18,7 @@ from moestro import settings
 from moestro.cli.serve import load_tables
 from moestro.cli.wiring import ServeConfig
 from moestro.errors import ConfigError
+from tests.flow.processes import children_of
 from tests.flow.program import TIMEOUT_S, fork, run, start
 
 
@@ -67,8 +68,7 @@ def serving(*arguments: object, cwd: Path) -> Iterator[Serving]:
 
 def engines(pid: int) -> list[int]:
     """List a server's engine processes."""
-    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for found in lists for child in found if is_engine(int(child))]
+    return [child for child in children_of(pid) if is_engine(child)]
 
 
 def is_engine(pid: int) -> bool:
