@@ -233,6 +233,9 @@ class Gateway:
         Bytes go only to models whose backends all speak that: they are the only ones to fall back
         on, too.
         """
+        if not any(map(self._speaks_messages, self._lines)):
+            # Whoever translates chooses anew: a choice here would be made twice.
+            return False
         try:
             asked = read_call(trace.call)
             choice = self._chooser.choose(asked, trace.call.caller)

@@ -73,10 +73,10 @@ def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()
     """Open the run in `folder` if it is this configuration's, or make it there."""
     path = folder / CONFIG_FILE
     stored = settings.build(RunConfig, settings.load(path)) if path.exists() else None
-    if stored is not None and (_is_same(stored, config) or latest_checkpoint(folder) is not None):
+    if stored is not None and (not _differences(stored, config) or _has_steps(folder)):
         config = _check_same(stored, config, folder)
     else:
-        # A run of another configuration that never saved a step: nothing is lost with it.
+        # A run of another configuration that never took a step: nothing is lost with it.
         _check_free(folder, (CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER) if stored else ())
         _check_memory(config)
         _forget(folder)
@@ -201,8 +201,10 @@ def _check_free(folder: Path, own: Collection[str]) -> None:
         raise ConfigError(f"{folder}: holds {strangers[0]} but no run: choose another --out")
 
 
-def _is_same(stored: RunConfig, wanted: RunConfig) -> bool:
-    return not _differences(stored, wanted)
+def _has_steps(folder: Path) -> bool:
+    """Whether a run has steps behind it: saved ones, or those of a process under way."""
+    path = folder / METRICS_FILE
+    return latest_checkpoint(folder) is not None or (path.exists() and path.stat().st_size > 0)
 
 
 def _differences(stored: RunConfig, wanted: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -188,7 +188,7 @@ def test_another_configuration_is_refused_by_its_first_different_setting(
     assert final_bytes(uninterrupted) == before
 
 
-def test_a_run_that_never_saved_a_step_makes_way_for_another_configuration(
+def test_a_run_that_never_took_a_step_makes_way_for_another_configuration(
     text: Path, tmp_path: Path
 ) -> None:
     for assignments in (["train.seed=1"], ["train.seed=2"]):
@@ -198,6 +198,10 @@ def test_a_run_that_never_saved_a_step_makes_way_for_another_configuration(
     with pytest.raises(ConfigError, match="but no run: choose"):
         open_run(changed(micro_config(text), ["train.seed=3"]), tmp_path / "run")
     assert open_run(config, tmp_path / "run").config.train.seed == 2
+    # A process may be under way that has not saved anything yet.
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="is 2 there and 3 here"):
+        open_run(changed(micro_config(text), ["train.seed=3"]), tmp_path / "run")
 
 
 def test_settings_that_change_no_weight_may_differ(text: Path, uninterrupted: Path) -> None:
