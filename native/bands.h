@@ -66,9 +66,85 @@ struct WordRows {
 struct WordColumns {
   const uint32_t* words;
   int64_t step;
-  const uint32_t* at(int64_t c, int64_t w) const { return words + w * PANEL + c; }
-  WordColumns from(int64_t c) const { return {words + c / PANEL * step + c % PANEL, step}; }
+  // Where the first column lies in its panel.
+  int64_t place;
+  const uint32_t* at(int64_t c, int64_t w) const { return words + w * PANEL + place + c; }
+  WordColumns from(int64_t c) const { return {words + c / PANEL * step, step, c % PANEL}; }
 };
+
+// Words of a tile's rows or columns as floats, for processors that do not multiply bfloat16: each of
+// them passes all panels of a tile, and is split once.
+template <class Isa>
+class SplitWords {
+ public:
+  // Reads whole rows' words; what is behind a row's last one is not asked for.
+  void take(const WordRows& rows, int64_t first, int64_t count) {
+    first_ = 0;
+    row_step_ = MOST;
+    word_step_ = 1;
+    for (int r = 0; r < Isa::BAND_ROWS; ++r) {
+      const uint32_t* words = rows.at(r, first);
+      int64_t w = 0;
+      for (; w + PANEL <= count; w += PANEL) put(words + w, r * MOST + w);
+      uint32_t last[PANEL] = {};
+      if (w == count) continue;
+      std::memcpy(last, words + w, sizeof(uint32_t) * (count - w));
+      put(last, r * MOST + w);
+    }
+  }
+  // Reads whole panels, whose columns of a tile are some.
+  void take(const WordColumns& columns, int64_t first, int64_t count) {
+    row_step_ = 1;
+    word_step_ = PANEL;
+    first_ = columns.place;
+    for (int64_t w = 0; w < count; ++w) put(columns.words + (first + w) * PANEL, w * PANEL);
+  }
+
+  typename Isa::Paired at(int r, int64_t w) const {
+    const int64_t place = first_ + r * row_step_ + w * word_step_;
+    return {Isa::fill(even_[place]), Isa::fill(odd_[place])};
+  }
+
+  // As many as stay in the nearest cache beside what they are multiplied with.
+  static constexpr int64_t MOST = 64;
+
+ private:
+  void put(const uint32_t* words, int64_t place) {
+    const typename Isa::Paired split = Isa::split(Isa::load(words));
+    Isa::store(split.even, even_ + place);
+    Isa::store(split.odd, odd_ + place);
+  }
+
+  int64_t first_ = 0, row_step_ = 0, word_step_ = 0;
+  alignas(64) float even_[PANEL * MOST], odd_[PANEL * MOST];
+};
+
+template <class Isa, int PANELS>
+using BandSums = typename Isa::Lanes[Isa::BAND_ROWS][PANELS];
+
+// Adds the products of a tile's rows with the panels of `count` words; take(r, w) is word w of row r.
+template <class Isa, int PANELS, class Take>
+inline void add_products(const uint32_t* band, int64_t count, const Take& take,
+                         BandSums<Isa, PANELS>& sums) {
+  for (int64_t w = 0; w < count; ++w, band += PANELS * PANEL) {
+    decltype(take(0, w)) right[PANELS];
+#pragma GCC unroll 16
+    for (int p = 0; p < PANELS; ++p) {
+      const auto words = Isa::load(band + p * PANEL);
+      if constexpr (Isa::SPLITS_PAIRS) {
+        right[p] = Isa::split(words);
+      } else {
+        right[p] = words;
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Isa::BAND_ROWS; ++r) {
+      const auto passing = take(r, w);
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::add_pairs(sums[r][p], right[p], passing);
+    }
+  }
+}
 
 template <class Isa, int PANELS, class Left, class Emit>
 void multiply_tile(const Left& all, int64_t first_row, const uint32_t* band, int64_t num_words,
@@ -76,22 +152,23 @@ void multiply_tile(const Left& all, int64_t first_row, const uint32_t* band, int
   constexpr int ROWS = Isa::BAND_ROWS;
   static_assert(PANEL % ROWS == 0, "a tile's columns are of one panel");
   const Left left = all.from(first_row);
-  typename Isa::Lanes sums[ROWS][PANELS];
+  BandSums<Isa, PANELS> sums;
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
   }
-  for (int64_t w = 0; w < num_words; ++w, band += PANELS * PANEL) {
-    typename Isa::Words right[PANELS];
-#pragma GCC unroll 16
-    for (int p = 0; p < PANELS; ++p) right[p] = Isa::load(band + p * PANEL);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const auto passing = Isa::fill_word(left.at(r, w));
-#pragma GCC unroll 16
-      for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::add_pairs(sums[r][p], right[p], passing);
+  if constexpr (Isa::SPLITS_PAIRS) {
+    SplitWords<Isa> words;
+    for (int64_t first = 0; first < num_words; first += words.MOST) {
+      const int64_t count = smaller(words.MOST, num_words - first);
+      words.take(left, first, count);
+      add_products<Isa, PANELS>(band + first * PANELS * PANEL, count,
+                                [&](int r, int64_t w) { return words.at(r, w); }, sums);
     }
+  } else {
+    add_products<Isa, PANELS>(band, num_words,
+                              [&](int r, int64_t w) { return Isa::fill_word(left.at(r, w)); }, sums);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
@@ -288,7 +365,7 @@ struct ColumnFactor {
     if constexpr (Isa::HAS_TILES) {
       return WordRows{words + column * num_words, num_words};
     } else {
-      return WordColumns{words, num_words * PANEL}.from(column);
+      return WordColumns{words, num_words * PANEL, 0}.from(column);
     }
   }
 };

@@ -1,150 +1,35 @@
-// Sixteen lanes in one AVX-512 register, with the dot products of VNNI and BF16. Next: numbers.h.
+// AVX-512 with BF16's dot products beside VNNI's: one instruction multiplies two bfloat16 and adds both.
+// Next: numbers.h.
 
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstdint>
+#include "isa_avx512vnni.h"
 
 namespace moestro {
 
-struct Avx512 {
-  // Sixteen floats.
-  struct Lanes {
-    __m512 value;
-  };
-  // Sixteen 32-bit words: counts, or weights as they are stored.
-  struct Words {
-    __m512i value;
-  };
+struct Avx512 : Avx512Vnni {
   // Sixteen columns of two rows of bfloat16.
   using Paired = Words;
-  // Panels that a tile of so many rows takes: sums fill the registers, and no more.
-  static constexpr int tile_panels(bool is_quantized, int) {
-    return is_quantized ? 2 : 4;
-  }
-  // Keys that a tile of scores takes beside so many panels of queries; queries of one of mixtures.
-  static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 16 : 8; }
-  // Words of a key that one panel of queries takes at once (span.h).
-  static constexpr int SCORED_WORDS = 8;
-  static constexpr bool HAS_TILES = false;
-  // How near to keep weights that one token reads, as __builtin_prefetch has it. Not at all is best
-  // on AMD's, where they leave the caches to all else that a step needs.
-  static constexpr int READ_ONCE = 0;
-  struct Tiles {};
-  static constexpr int MIXED_ROWS = 8;
+  static constexpr int tile_panels(bool is_quantized, int) { return is_quantized ? 2 : 4; }
 
-  // Rows and panels of a tile in training: 24 sums, and what they are made of.
+  // 24 sums, and what they are made of.
   static constexpr int BAND_ROWS = 8;
   static constexpr int BAND_PANELS = 3;
+  static constexpr bool SPLITS_PAIRS = false;
 
-  static Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
-  static void store(Lanes a, float* to) { _mm512_storeu_ps(to, a.value); }
-  static Lanes fill(float number) { return {_mm512_set1_ps(number)}; }
-  static Lanes load_half(const uint16_t* from) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
-  }
-  static Lanes load_bfloat16(const uint16_t* from) {
-    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
-  }
-  static Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
-    return {_mm512_fmadd_ps(a.value, b.value, c.value)};
-  }
-  static Lanes add(Lanes a, Lanes b) { return {_mm512_add_ps(a.value, b.value)}; }
-  static Lanes multiply(Lanes a, Lanes b) { return {_mm512_mul_ps(a.value, b.value)}; }
-  static Lanes divide(Lanes a, Lanes b) { return {_mm512_div_ps(a.value, b.value)}; }
-  static Lanes smaller(Lanes a, Lanes b) { return {_mm512_min_ps(a.value, b.value)}; }
-  static Lanes larger(Lanes a, Lanes b) { return {_mm512_max_ps(a.value, b.value)}; }
-  static Lanes absolute(Lanes a) { return {_mm512_abs_ps(a.value)}; }
-  static Lanes round(Lanes a) {
-    return {_mm512_roundscale_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-  }
-  // a * 2^n for whole numbers n.
-  static Lanes scale_by_power(Lanes a, Lanes n) { return {_mm512_scalef_ps(a.value, n.value)}; }
-  static float sum(Lanes a) { return _mm512_reduce_add_ps(a.value); }
-  static float largest(Lanes a) { return _mm512_reduce_max_ps(a.value); }
-
-  static Words load(const void* from) { return {_mm512_loadu_si512(from)}; }
-  static Words fill(int32_t number) { return {_mm512_set1_epi32(number)}; }
-  static Words fill_word(const uint32_t* from) {
-    return {_mm512_set1_epi32(static_cast<int32_t>(*from))};
-  }
-  static Words low_nibbles(Words a) {
-    return {_mm512_and_si512(a.value, _mm512_set1_epi8(0x0f))};
-  }
-  static Words high_nibbles(Words a) {
-    return {_mm512_and_si512(_mm512_srli_epi16(a.value, 4), _mm512_set1_epi8(0x0f))};
-  }
-  static Lanes to_lanes(Words a) { return {_mm512_cvtepi32_ps(a.value)}; }
-
-  // Adds one word's products: of floats, of two bfloat16, of four bytes (weights without a sign).
-  static Lanes add_floats(Lanes sum, Words weights, Words x) {
-    return {_mm512_fmadd_ps(_mm512_castsi512_ps(weights.value), _mm512_castsi512_ps(x.value),
-                            sum.value)};
-  }
   static Lanes add_pairs(Lanes sum, Words weights, Words x) {
     return {_mm512_dpbf16_ps(sum.value, (__m512bh)weights.value, (__m512bh)x.value)};
   }
-  // What int8 weights have been made larger by when add_bytes has multiplied them.
-  static constexpr int32_t BYTE_OFFSET = 128;
-  static Words add_bytes(Words sum, Words weights, Words x) {
-    return {_mm512_dpbusd_epi32(sum.value, weights.value, x.value)};
-  }
-  // A group's count of products with weights below 16: its beginning, its steps, what it comes to.
-  static Words begin_nibbles(int32_t start) { return fill(start); }
-  static Words add_nibbles(Words sum, Words weights, Words x) { return add_bytes(sum, weights, x); }
-  static Words end_nibbles(Words sum, int32_t) { return sum; }
 
-  // Rounds to bfloat16, to nearest even.
   static void store_bfloat16(Lanes a, uint16_t* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(a.value));
   }
-  // Rounds to whole numbers, to nearest even; they are at most 127.
-  static void store_int8(Lanes a, int8_t* to) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
-  }
-
-  // Words of sixteen rows, side by side: to[w * step + r] = rows[r][start + w] for w < 16.
-  static void transpose(const uint32_t* const* rows, int64_t start, int64_t step, uint32_t* to) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + start);
-    for (int i = 0; i < 16; i += 2) {
-      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-      b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-      b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-      b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; ++i) {
-      _mm512_storeu_si512(to + i * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-      _mm512_storeu_si512(to + (i + 8) * step, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-      _mm512_storeu_si512(to + (i + 4) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-      _mm512_storeu_si512(to + (i + 12) * step, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
-    }
-  }
-  // Halves of two rows in turn: to[c] has even[c] below odd[c], for c < 16.
-  static void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
-    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-  }
-  // Rounds lanes to bfloat16 and puts them together: to[c] has low[c] below high[c].
   static void store_pairs(Lanes low, Lanes high, uint32_t* to) {
     const __m512i below = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low.value));
     const __m512i above = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high.value));
     _mm512_storeu_si512(to, _mm512_or_si512(below, _mm512_slli_epi32(above, 16)));
   }
-  // The same of thirty-two halves, in registers: sixteen words and the next.
+  // In registers: numbers of two rows in turn.
   static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
     const __m512i step = _mm512_set1_epi32(0x00010001), start = _mm512_set1_epi32(0x00200000);
     const __m512i column = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);

@@ -29,6 +29,7 @@ struct Portable {
 
   static constexpr int BAND_ROWS = 8;
   static constexpr int BAND_PANELS = 1;
+  static constexpr bool SPLITS_PAIRS = false;
 
   static Lanes load(const float* from) {
     return each([=](int i) { return from[i]; });

@@ -184,6 +184,7 @@ struct Kernels {
 extern const Kernels portable_kernels;
 #ifdef MOESTRO_HAS_X86
 extern const Kernels avx2_kernels;
+extern const Kernels avx512vnni_kernels;
 extern const Kernels avx512_kernels;
 #endif
 #ifdef MOESTRO_HAS_AMX

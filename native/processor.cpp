@@ -18,11 +18,13 @@ bool has_avx2() {
          __builtin_cpu_supports("f16c");
 }
 
-bool has_avx512() {
+bool has_avx512vnni() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512vnni");
 }
+
+bool has_avx512() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 #ifdef MOESTRO_HAS_AMX
@@ -54,6 +56,7 @@ std::vector<NamedKernels> runnable_kernels() {
 #endif
 #ifdef MOESTRO_HAS_X86
   if (has_avx512()) found.push_back({"avx512", &avx512_kernels});
+  if (has_avx512vnni()) found.push_back({"avx512vnni", &avx512vnni_kernels});
   if (has_avx2()) found.push_back({"avx2", &avx2_kernels});
 #endif
   found.push_back({"portable", &portable_kernels});
