@@ -11,8 +11,6 @@ namespace moestro {
 
 struct Amx : Avx512 {
   static constexpr bool HAS_TILES = true;
-  // Intel's take twice as long for lines that they are told not to keep, and have room for many.
-  static constexpr int READ_ONCE = 2;
   static constexpr int BAND_PANELS = TILED_PANELS;
 
   // Sums of TILED_ROWS rows, side by side by row.

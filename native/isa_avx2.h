@@ -26,7 +26,6 @@ struct Avx2 {
   // Words of a key that one panel of queries takes at once (span.h).
   static constexpr int SCORED_WORDS = 2;
   static constexpr bool HAS_TILES = false;
-  static constexpr int READ_ONCE = 0;
   struct Tiles {};
   static constexpr int MIXED_ROWS = 2;
 

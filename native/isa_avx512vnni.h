@@ -31,9 +31,6 @@ struct Avx512Vnni {
   // Words of a key that one panel of queries takes at once (span.h).
   static constexpr int SCORED_WORDS = 8;
   static constexpr bool HAS_TILES = false;
-  // How near to keep weights that one token reads, as __builtin_prefetch has it. Not at all is best
-  // on AMD's, where they leave the caches to all else that a step needs.
-  static constexpr int READ_ONCE = 0;
   struct Tiles {};
   static constexpr int MIXED_ROWS = 8;
 

@@ -23,7 +23,6 @@ struct Portable {
   // Words of a key that one panel of queries takes at once (span.h).
   static constexpr int SCORED_WORDS = 1;
   static constexpr bool HAS_TILES = false;
-  static constexpr int READ_ONCE = 0;
   struct Tiles {};
   static constexpr int MIXED_ROWS = 1;
 

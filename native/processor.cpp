@@ -49,6 +49,12 @@ bool has_amx() {
 
 }  // namespace
 
+#ifdef MOESTRO_HAS_X86
+const bool PASSES_WEIGHTS_BY = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+#else
+const bool PASSES_WEIGHTS_BY = false;
+#endif
+
 std::vector<NamedKernels> runnable_kernels() {
   std::vector<NamedKernels> found;
 #ifdef MOESTRO_HAS_AMX

@@ -14,6 +14,10 @@ struct NamedKernels {
   const Kernels* kernels;
 };
 
+// Whether weights that one token reads had best be asked for past the caches. AMD's then leave them
+// to all else that a step needs; Intel's take twice as long for such lines, and have room for many.
+extern const bool PASSES_WEIGHTS_BY;
+
 // The fastest first; portable ones are always there.
 std::vector<NamedKernels> runnable_kernels();
 

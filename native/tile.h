@@ -3,6 +3,7 @@
 #pragma once
 
 #include "inputs.h"
+#include "processor.h"
 
 namespace moestro::MOESTRO_ISA {
 
@@ -43,7 +44,13 @@ struct Tile {
   // A block of so few rows is its matrix's only one: what it reads comes again with the next token, if
   // at all. Other blocks read it again.
   static void ask_ahead(const char* line) {
-    __builtin_prefetch(line + PREFETCH_BYTES, 0, ROWS <= BLOCK_ROWS / 2 ? Isa::READ_ONCE : 3);
+    if constexpr (ROWS > BLOCK_ROWS / 2) {
+      __builtin_prefetch(line + PREFETCH_BYTES, 0, 3);
+    } else if (PASSES_WEIGHTS_BY) {
+      __builtin_prefetch(line + PREFETCH_BYTES, 0, 0);
+    } else {
+      __builtin_prefetch(line + PREFETCH_BYTES, 0, 2);
+    }
   }
 
   static const char* panel(const char* first, int64_t stride, int p, int64_t size) {
