@@ -21,7 +21,7 @@ class Head:
     created: int
 
 
-class Answer:
+class HttpAnswer:
     """One answer to one HTTP request, which may be several requests to the backend.
 
     Choice `k` of prompt `p` has index `p * choices_per_prompt + k`.

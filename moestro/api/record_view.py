@@ -30,7 +30,7 @@ class DecisionFilter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class RecordedDecision:
     """A record as it is kept, with its number; later ones have greater numbers.
 
     `prompt` and `answer` are None unless they are kept, and in lists always.
@@ -46,7 +46,7 @@ class Decision:
 class DecisionPage:
     """Decisions, newest first; `before` asks for the next page, None on the last one."""
 
-    decisions: tuple[Decision, ...]
+    decisions: tuple[RecordedDecision, ...]
     before: int | None
 
 
@@ -146,7 +146,7 @@ class RecordView(Protocol):
     ) -> DecisionPage:
         """Return recent decisions, newest first."""
 
-    async def decision(self, number: int) -> Decision | None:
+    async def decision(self, number: int) -> RecordedDecision | None:
         """Return one decision, with its texts where they are kept."""
 
     async def usage(

@@ -35,7 +35,7 @@ class Echo:
     has_scores: bool
 
 
-class Answer:
+class Reply:
     """One request as it is answered. `is_over` once every choice has ended."""
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request, overlong
 from moestro.api.chunks import Token
 from moestro.api.openai_messages import write_tool
-from moestro.backends.answers import Answer, Echo
+from moestro.backends.answers import Echo, Reply
 from moestro.backends.checkpoint import Checkpoint
 from moestro.backends.choice import Choice
 from moestro.backends.prompts import Prompt
@@ -35,7 +35,7 @@ class Job:
     """What goes to the engine, and who makes an answer of what comes back."""
 
     request: EngineRequest
-    answer: Answer
+    answer: Reply
 
 
 class Jobs:
@@ -101,7 +101,7 @@ class Jobs:
             self._choice(index, request, prompt, made) for index in range(options.num_choices)
         ]
         echo = self._echo(prompt, made, wish) if has_echo else None
-        return Job(made, Answer(self._model, made, choices, self._names, wish, echo))
+        return Job(made, Reply(self._model, made, choices, self._names, wish, echo))
 
     def _room(self, request: Request, num_prompt: int, shortest: int) -> int:
         limit, wanted = self._context_length, request.options.max_tokens

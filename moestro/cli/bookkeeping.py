@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moestro.api.record import Record
-from moestro.gateway.books import Answer
+from moestro.gateway.books import AnswerBound
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.remembering import Kept
 from moestro.records import answers
@@ -42,7 +42,7 @@ class RecordsDoor:
         request_id: str,
         *,
         num_prompt: int,
-        answer: Answer | None,
+        answer: AnswerBound | None,
     ) -> None:
         """Let a request in, or raise what the caller is told."""
         if answer is None:
@@ -82,7 +82,7 @@ class KeptAnswers:
 
     def keep(self, name: str, kept: Kept) -> None:
         """Keep an answer, beside whatever comes next."""
-        answer = answers.Answer(body=kept.body, headers=kept.headers)
+        answer = answers.KeptAnswer(body=kept.body, headers=kept.headers)
         task = asyncio.get_running_loop().create_task(self._remembered.keep(name, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

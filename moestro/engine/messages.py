@@ -53,7 +53,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepEvents:
     """All that one step gave, or what is counted, now and then."""
 
     events: tuple[Event, ...] = ()
@@ -68,4 +68,4 @@ class Fault:
     is_lasting: bool
 
 
-Report = Loading | Ready | Batch | Fault
+Report = Loading | Ready | StepEvents | Fault

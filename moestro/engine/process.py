@@ -15,12 +15,12 @@ from moestro.engine.child import Child
 from moestro.engine.messages import (
     Abort,
     AskStats,
-    Batch,
     Cut,
     Fault,
     Loading,
     Ready,
     Report,
+    StepEvents,
     Submit,
 )
 from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent
@@ -195,7 +195,7 @@ class EngineProcess:
 
     def _receive(self, report: Report, began: float) -> None:
         match report:
-            case Batch(events, stats):
+            case StepEvents(events, stats):
                 self._deal_out(events)
                 self.stats = stats or self.stats
             case Loading(stage, fraction):

@@ -19,12 +19,12 @@ from moestro import logs
 from moestro.engine.messages import (
     Abort,
     AskStats,
-    Batch,
     Command,
     Cut,
     Fault,
     Loading,
     Ready,
+    StepEvents,
     Submit,
 )
 from moestro.engine.request import EngineRequest, Event, FailEvent
@@ -180,10 +180,10 @@ class Worker:
     def _report(self) -> None:
         # First: counting takes most of a millisecond, and somebody may wait for a first token.
         if self._events:
-            self._pipe.send(Batch(tuple(self._events)))
+            self._pipe.send(StepEvents(tuple(self._events)))
             self._events = []
         if self._has_news and self._stats_due_s() <= 0:
-            self._pipe.send(Batch(stats=self._engine.stats()))
+            self._pipe.send(StepEvents(stats=self._engine.stats()))
             self._counted_at = self._clock()
             self._has_news = False
 

@@ -11,7 +11,7 @@ import msgspec
 
 from moestro.api.record import OnFinished, Outcome, Record
 from moestro.gateway.asked import Asked
-from moestro.gateway.choosing import Choice, Chooser
+from moestro.gateway.choosing import Chooser, ModelChoice
 from moestro.gateway.fleet import Price
 from moestro.gateway.trace import BYTES_PER_TOKEN, REFUSALS, Trace, tell_all
 
@@ -20,7 +20,7 @@ _NO_PRICE = Price()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class AnswerBound:
     """What an answer may become: its tokens, None where nothing limits them, and their price.
 
     `price` is the dearest of the models that may be asked.
@@ -44,7 +44,7 @@ class Door(Protocol):
         request_id: str,
         *,
         num_prompt: int,
-        answer: Answer | None,
+        answer: AnswerBound | None,
     ) -> None:
         """Let it in, or raise what the caller is told; with no answer to come it is free."""
 
@@ -58,7 +58,7 @@ class Finished:
 
     record: Record
     asked: Asked
-    choice: Choice
+    choice: ModelChoice
     answer: str
 
 
@@ -102,7 +102,7 @@ class Books:
             choice.models[0],
             call.request_id,
             num_prompt=len(call.body) // BYTES_PER_TOKEN,
-            answer=None if is_free else Answer(max_tokens=asked.answer_limit, price=dearest),
+            answer=None if is_free else AnswerBound(max_tokens=asked.answer_limit, price=dearest),
         )
 
     def close(

@@ -26,7 +26,7 @@ class CascadeRule(Protocol):
         """Tell by the text so far and its tokens' log-probabilities."""
 
 
-class Decision(Protocol):
+class PolicyDecision(Protocol):
     """What a policy says of a request; names are the policy's own."""
 
     @property
@@ -73,7 +73,7 @@ class Policy(Protocol):
     def strongest(self) -> str:
         """The one that all others are compared with."""
 
-    def decide(self, prompt: str, allowed: Collection[str]) -> Decision:
+    def decide(self, prompt: str, allowed: Collection[str]) -> PolicyDecision:
         """Choose one of the models allowed."""
 
 
@@ -96,7 +96,7 @@ class Permits(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class ModelChoice:
     """Who answers: the first of `models`, or if it cannot another, in this order; and why."""
 
     models: tuple[str, ...]
@@ -150,7 +150,7 @@ class Chooser:
         subset = self._fleet.policy.models if self._fleet.policy is not None else ()
         return tuple(name for name in self._theirs if not subset or name in subset)
 
-    def choose(self, asked: Asked, caller: str | None) -> Choice:
+    def choose(self, asked: Asked, caller: str | None) -> ModelChoice:
         """Return who answers; UnknownModelError for a name that is none, or not the caller's."""
         allowed = None if self._permits is None else self._permits.allowed_models(caller)
         if asked.model != AUTO:
@@ -173,7 +173,7 @@ class Chooser:
         known = self._conversations.find(asked.conversation) if asked.conversation else None
         if known in mine and self._is_up(known):
             others = [name for name in reversed(mine) if name != known]
-            return Choice(models=(known, *others), reason="conversation", is_auto=True)
+            return ModelChoice(models=(known, *others), reason="conversation", is_auto=True)
         return self._decide(asked, mine)
 
     def may_name(self, name: str, caller: str | None) -> bool:
@@ -183,7 +183,7 @@ class Chooser:
             return any(_may_choose(model, allowed) for model in self.auto_models)
         return allowed is None or name in allowed
 
-    def settle(self, asked: Asked, choice: Choice, model: str) -> None:
+    def settle(self, asked: Asked, choice: ModelChoice, model: str) -> None:
         """Remember which model answered, so that the conversation stays with it.
 
         Only what was answered counts as traffic: who is refused may ask for the same ever again.
@@ -193,7 +193,7 @@ class Chooser:
         if choice.is_auto and asked.conversation:
             self._conversations.keep(asked.conversation, model)
 
-    def _choose_named(self, name: str, allowed: Collection[str] | None) -> Choice:
+    def _choose_named(self, name: str, allowed: Collection[str] | None) -> ModelChoice:
         if name not in self._fleet.names:
             known = [AUTO] if self._policy is not None else []
             choices = ", ".join([*self._fleet.names, *known])
@@ -201,7 +201,7 @@ class Chooser:
         if allowed is not None and name not in allowed:
             choices = ", ".join(sorted(allowed)) or "none"
             raise UnknownModelError(f"model {name!r} is not yours to use: choose {choices}")
-        return Choice(models=(name,), reason="named")
+        return ModelChoice(models=(name,), reason="named")
 
     def _find_roomy(self, asked: Asked, mine: list[str]) -> list[str]:
         num_prompt, num_answer = asked.fewest_tokens, asked.answer_limit or 0
@@ -209,12 +209,12 @@ class Chooser:
         # An estimate refuses nobody: where all seem too small, they say so themselves.
         return roomy or mine
 
-    def _choose_strongest(self, mine: Sequence[str], doubt: str) -> Choice:
+    def _choose_strongest(self, mine: Sequence[str], doubt: str) -> ModelChoice:
         assert self.strongest is not None
         others = [name for name in reversed(mine) if name != self.strongest]
-        return Choice(models=(self.strongest, *others), reason=doubt, is_auto=True)
+        return ModelChoice(models=(self.strongest, *others), reason=doubt, is_auto=True)
 
-    def _decide(self, asked: Asked, mine: Sequence[str]) -> Choice:
+    def _decide(self, asked: Asked, mine: Sequence[str]) -> ModelChoice:
         assert self._policy is not None
         # Those that cannot answer now are not asked, unless none can.
         up = [name for name in mine if self._is_up(name)] or mine
@@ -228,7 +228,7 @@ class Chooser:
             # The floor was shown for answers that are looked at, not for any of the small model's.
             model, *others = reversed(mine)
             cascade, reason = None, "no cascade here: the strongest"
-        return Choice(
+        return ModelChoice(
             models=(model, *others),
             reason=reason,
             is_auto=True,

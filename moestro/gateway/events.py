@@ -62,7 +62,7 @@ class Delta(msgspec.Struct):
     refusal: Any = None
 
 
-class Choice(msgspec.Struct):
+class ChoiceEvent(msgspec.Struct):
     """What an event adds to a choice: of a chat its `delta`, of a completion its `text`."""
 
     index: int = 0
@@ -93,7 +93,7 @@ class Piece(msgspec.Struct):
     model: str = ""
     created: int | float = 0
     object: str = ""
-    choices: list[Choice] | None = None
+    choices: list[ChoiceEvent] | None = None
     usage: Usage | None = None
     error: Any = None
 

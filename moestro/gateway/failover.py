@@ -13,7 +13,7 @@ from moestro.api.record import Outcome
 from moestro.errors import BackendError, CapacityError, ConfigError
 from moestro.gateway.asked import Asked
 from moestro.gateway.attempts import Attempts, Outgoing
-from moestro.gateway.choosing import Choice
+from moestro.gateway.choosing import ModelChoice
 from moestro.gateway.config import GatewayConfig
 from moestro.gateway.continuing import Graft, changes_to_continue, is_spent, last_event
 from moestro.gateway.events import DONE, write_event
@@ -36,18 +36,18 @@ _CONTINUED = b": moestro continued by %s\n\n"
 
 
 @dataclass(kw_only=True)
-class Passage:
+class StreamOut:
     """One stream on its way to a client; `lines` are those of all models, by name."""
 
     asked: Asked
-    choice: Choice
+    choice: ModelChoice
     outgoing: Outgoing
     leg: Leg
     trace: Trace
     attempts: Attempts
     lines: Mapping[str, Line]
     config: GatewayConfig
-    on_end: Callable[["Passage", Outcome], None]
+    on_end: Callable[["StreamOut", Outcome], None]
     on_failover: Callable[[str], None]
     error: str | None = None
     broken: set[str] = field(default_factory=set)

@@ -18,7 +18,7 @@ from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
 from moestro.gateway.choosing import Chooser, Permits, Policy, Trust
 from moestro.gateway.events import Piece
-from moestro.gateway.failover import Passage
+from moestro.gateway.failover import StreamOut
 from moestro.gateway.fleet import Fleet, FleetModel
 from moestro.gateway.health import Health
 from moestro.gateway.legs import Leg
@@ -192,7 +192,7 @@ class Gateway:
         assert trace.choice is not None
         assert self._attempts is not None
         leg.member.health.note_success(trace.first_s)
-        passage = Passage(
+        passage = StreamOut(
             asked=outgoing.asked,
             choice=trace.choice,
             outgoing=outgoing,
@@ -215,7 +215,7 @@ class Gateway:
         self._books.close(trace, "refused", leg.status, error)
         return reply
 
-    def _end_stream(self, passage: Passage, outcome: Outcome) -> None:
+    def _end_stream(self, passage: StreamOut, outcome: Outcome) -> None:
         trace, told = passage.trace, passage.told
         trace.usage = told.whole_usage
         trace.num_events = told.num_tokens

@@ -4,7 +4,7 @@ Knows OpenAI's events, no connection. Next: continuing.py.
 """
 
 from moestro.gateway.asked import MOST_CHARACTERS_PER_TOKEN, Asked
-from moestro.gateway.events import Choice, Garbage, Piece, Usage, is_end, read_event
+from moestro.gateway.events import ChoiceEvent, Garbage, Piece, Usage, is_end, read_event
 
 
 class BrokenAnswer(Garbage):
@@ -112,7 +112,7 @@ class Told:
             return isinstance(asked.look("prompt"), str) and not has_offsets
         return True
 
-    def _take_choice(self, choice: Choice) -> None:
+    def _take_choice(self, choice: ChoiceEvent) -> None:
         if choice.index != 0:
             self._is_single = False
         if choice.finish_reason is not None:

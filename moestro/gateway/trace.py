@@ -20,7 +20,7 @@ from moestro.errors import (
     UnknownModelError,
 )
 from moestro.gateway.asked import Asked
-from moestro.gateway.choosing import Choice
+from moestro.gateway.choosing import ModelChoice
 from moestro.gateway.events import Usage
 from moestro.gateway.fleet import Price
 from moestro.gateway.queue import Member
@@ -51,7 +51,7 @@ class Trace:
     began_at: float = field(default_factory=time.time)
     began: float = field(default_factory=time.perf_counter)
     asked: Asked | None = None
-    choice: Choice | None = None
+    choice: ModelChoice | None = None
     reason: str = ""
     model: str = ""
     member: Member | None = None

@@ -23,7 +23,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passage:
+class HeldOutPassage:
     """A prompt and how its document goes on.
 
     Code that is indented no more than `margin` is past the function's end; without its last
@@ -56,7 +56,7 @@ class Sample:
 
 def choose_passages(
     documents: Sequence[Document], tokenizer: Tokenizer, max_tokens: int, num: int = 3
-) -> list[Passage]:
+) -> list[HeldOutPassage]:
     """Choose up to `num` passages of different documents: Python functions first.
 
     Each prompt has at most `max_tokens` tokens: its first lines go, or else the passage.
@@ -68,7 +68,7 @@ def choose_passages(
         partial(_function, has_docstring=False),
         _middle,
     )
-    chosen: dict[str, Passage] = {}
+    chosen: dict[str, HeldOutPassage] = {}
     for find in kinds:
         for document in ordered:
             if len(chosen) == num:
@@ -82,7 +82,11 @@ def choose_passages(
 
 
 def complete(
-    lm: LanguageModel, passage: Passage, *, max_tokens: int = 64, experts: float | None = None
+    lm: LanguageModel,
+    passage: HeldOutPassage,
+    *,
+    max_tokens: int = 64,
+    experts: float | None = None,
 ) -> Sample:
     """Let the model go on from a passage, greedily, up to the end of the function or paragraph."""
     tokens: list[int] = []
@@ -127,7 +131,7 @@ def _lines(text: str, margin: int | None) -> tuple[list[str], bool]:
     return kept, False
 
 
-def _function(document: Document, *, has_docstring: bool) -> Passage | None:
+def _function(document: Document, *, has_docstring: bool) -> HeldOutPassage | None:
     is_python = document.domain == "python" or document.name.partition("#")[0].endswith(".py")
     functions = _functions(document.text) if is_python else iter(())
     found = [each for each in functions if (ast.get_docstring(each) is not None) == has_docstring]
@@ -137,7 +141,7 @@ def _function(document: Document, *, has_docstring: bool) -> Passage | None:
     lines = document.text.splitlines(keepends=True)
     first = _body(function)[0].lineno - 1
     signature = min([function.lineno, *(each.lineno for each in function.decorator_list)]) - 1
-    return Passage(
+    return HeldOutPassage(
         name=f"{document.name}:{function.name}",
         domain=document.domain,
         prompt="".join(lines[max(0, min(signature, first - _PROMPT_LINES)) : first]),
@@ -171,7 +175,7 @@ def _body(function: _Function) -> list[ast.stmt]:
     return function.body[1:] if ast.get_docstring(function) is not None else function.body
 
 
-def _middle(document: Document) -> Passage | None:
+def _middle(document: Document) -> HeldOutPassage | None:
     text = document.text
     place = _line_end(text, len(text) // 2)
     start = place
@@ -180,7 +184,7 @@ def _middle(document: Document) -> Passage | None:
     reference = cut("".join(text[place:].splitlines(keepends=True)[:_REFERENCE_LINES]), None)
     if not text[start:place].strip() or not reference:
         return None
-    return Passage(
+    return HeldOutPassage(
         name=document.name, domain=document.domain, prompt=text[start:place], reference=reference
     )
 
@@ -197,7 +201,9 @@ def _line_end(text: str, middle: int) -> int:
     return middle
 
 
-def _fit(passage: Passage | None, tokenizer: Tokenizer, max_tokens: int) -> Passage | None:
+def _fit(
+    passage: HeldOutPassage | None, tokenizer: Tokenizer, max_tokens: int
+) -> HeldOutPassage | None:
     """Drop a prompt's first lines until it fits; None if nothing sensible is left."""
     if passage is None:
         return None

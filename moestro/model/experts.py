@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moestro.model.config import ModelConfig
-from moestro.model.gate import Choice
+from moestro.model.gate import ExpertChoice
 from moestro.ops.kernels import Kernels, PackedExperts, Visits
 from moestro.ops.panels import PackWeights
 from moestro.ops.training import ExpertSet
@@ -25,12 +25,12 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, D, F))
         self.packed: tuple[Kernels, PackedExperts] | None = None
 
-    def as_set(self, choice: Choice, dtype: torch.dtype) -> ExpertSet:
+    def as_set(self, choice: ExpertChoice, dtype: torch.dtype) -> ExpertSet:
         """Return the matrices and who visits them."""
         gate_up_EGD, down_EDF = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
         return ExpertSet(gate_up_EGD, down_EDF, Visits(*choice))
 
-    def visit(self, x_TD: Tensor, choice: Choice) -> Tensor:
+    def visit(self, x_TD: Tensor, choice: ExpertChoice) -> Tensor:
         """Send each token to its experts and sum what they return by weight: the packed ones."""
         assert self.packed is not None
         kernels, experts = self.packed

@@ -20,7 +20,7 @@ from moestro.ops.packing import pack
 from moestro.ops.scoring import Choosing, gate_kernels, route
 
 
-class Choice(NamedTuple):
+class ExpertChoice(NamedTuple):
     """Each token's experts, best first, their weights (0 where not in use), and slots in use."""
 
     experts_TK: Tensor
@@ -55,12 +55,12 @@ class Gate(nn.Module):
         self.fractions_N = torch.tensor(table.fractions if row else (), device=device)
         self.thresholds_N = torch.tensor(row, device=device)
 
-    def forward(self, x_TD: Tensor, fraction_T: Tensor | None, trace: Trace | None) -> Choice:
+    def forward(self, x_TD: Tensor, fraction_T: Tensor | None, trace: Trace | None) -> ExpertChoice:
         """Choose experts for each token within its budget."""
         record = self._route(x_TD, fraction_T)
         if trace is not None:
             trace.gates.append(record)
-        return Choice(record.experts_TK, record.weights_TK, record.is_used_TK)
+        return ExpertChoice(record.experts_TK, record.weights_TK, record.is_used_TK)
 
     def prepare(self, kernels: Kernels) -> None:
         """Pack the weight, in float32 whatever the model's kind."""
@@ -148,7 +148,7 @@ def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
 
 def choose(
     scores_TE: Tensor, selection_TE: Tensor, threshold_T: Tensor | None, config: ModelConfig
-) -> tuple[Tensor, Choice]:
+) -> tuple[Tensor, ExpertChoice]:
     """Take the fewest experts always, further ones if their relative score passes the threshold.
 
     Returns the K best selection scores, best first, and the choice. Weights come from `scores_TE`,
@@ -163,7 +163,7 @@ def choose(
     if config.norm_topk_prob:
         weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
     weights_TK = weights_TK * config.routed_scaling_factor
-    return ranked_TK, Choice(experts_TK, weights_TK, is_used_TK)
+    return ranked_TK, ExpertChoice(experts_TK, weights_TK, is_used_TK)
 
 
 def further_scores(ranked_TK: Tensor, fewest: int) -> Tensor:

@@ -24,7 +24,7 @@ _SHRINK_STEP = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class KeptAnswer:
     """An answer's bytes, its headers, and what it used when it was made."""
 
     body: bytes
@@ -48,13 +48,13 @@ def name_question(
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def find_answer(connection: Connection, name: str, config: CacheConfig) -> Answer | None:
+def find_answer(connection: Connection, name: str, config: CacheConfig) -> KeptAnswer | None:
     """Return an answer that is kept and not too old."""
     row = connection.execute(select(ANSWERS).where(ANSWERS.c.digest == name)).one_or_none()
     if row is None or time.time() - row.created_at > config.max_age_s:
         return None
     usage = None if row.usage is None else json.loads(row.usage)
-    return Answer(body=bytes(row.body), headers=json.loads(row.headers), usage=usage)
+    return KeptAnswer(body=bytes(row.body), headers=json.loads(row.headers), usage=usage)
 
 
 def note_hits(connection: Connection, hits: Mapping[str, int]) -> None:
@@ -64,7 +64,7 @@ def note_hits(connection: Connection, hits: Mapping[str, int]) -> None:
         connection.execute(update(ANSWERS).where(ANSWERS.c.digest == name).values(changed))
 
 
-def keep_answer(connection: Connection, name: str, answer: Answer, config: CacheConfig) -> bool:
+def keep_answer(connection: Connection, name: str, answer: KeptAnswer, config: CacheConfig) -> bool:
     """Keep a whole answer if it is not too large; those unused for longest make room."""
     if len(answer.body) > min(config.max_answer_bytes, config.max_bytes):
         return False

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, select
 
 from moestro.api.record import Record
-from moestro.api.record_view import Decision, DecisionFilter, DecisionPage
+from moestro.api.record_view import DecisionFilter, DecisionPage, RecordedDecision
 from moestro.records.schema import DECISIONS
 
 _MOST = 1000
@@ -76,13 +76,13 @@ def find_decisions(
     return DecisionPage(decisions=decisions, before=decisions[-1].id if len(rows) > limit else None)
 
 
-def find_decision(connection: Connection, number: int) -> Decision | None:
+def find_decision(connection: Connection, number: int) -> RecordedDecision | None:
     """Return one, with its texts."""
     row = connection.execute(select(DECISIONS).where(DECISIONS.c.id == number)).one_or_none()
     if row is None:
         return None
     found = _to_decision(row)
-    return Decision(id=found.id, record=found.record, prompt=row.prompt, answer=row.answer)
+    return RecordedDecision(id=found.id, record=found.record, prompt=row.prompt, answer=row.answer)
 
 
 def delete_older(connection: Connection, before: float, limit: int) -> int:
@@ -105,7 +105,7 @@ def _insert_statement(dialect: str, num_rows: int) -> str:
     return f"INSERT INTO {DECISIONS.name} ({', '.join(_WRITTEN)}) VALUES {rows}"
 
 
-def _to_decision(row: Row[Any]) -> Decision:
+def _to_decision(row: Row[Any]) -> RecordedDecision:
     values = {name: getattr(row, name) for name in _FIELDS}
     values["scores"] = json.loads(row.scores) if row.scores else {}
-    return Decision(id=row.id, record=Record(**values))
+    return RecordedDecision(id=row.id, record=Record(**values))

@@ -12,7 +12,7 @@ from collections import deque
 from moestro.errors import MoestroError
 from moestro.records.counts import LedgerCounts
 from moestro.records.decisions import Entry
-from moestro.records.writer import BadRowError, Batch, Writer, encode_entry
+from moestro.records.writer import BadRowError, LedgerBatch, Writer, encode_entry
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Ledger:
             self._batch = []
 
     def _write_batch(self) -> None:
-        batch = Batch(self._name, self._batch_number + 1, self._batch)
+        batch = LedgerBatch(self._name, self._batch_number + 1, self._batch)
         try:
             self._writer.write(batch)
         except BadRowError as error:

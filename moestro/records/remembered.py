@@ -11,7 +11,7 @@ from typing import Any
 
 from moestro.errors import StorageError
 from moestro.records.answers import (
-    Answer,
+    KeptAnswer,
     count_answers,
     find_answer,
     keep_answer,
@@ -43,7 +43,7 @@ class Remembered:
         """Return the name of a question, None where its answer must not be given twice."""
         return name_question(path, body, model, caller, self._config)
 
-    async def find(self, name: str) -> Answer | None:
+    async def find(self, name: str) -> KeptAnswer | None:
         """Return the answer to a question of this name, marked as kept, or None."""
         answer = await asyncio.to_thread(self._find, name)
         if answer is None:
@@ -52,11 +52,11 @@ class Remembered:
         self.num_hits += 1
         self._untold[name] += 1
         header, value = HIT_HEADER
-        return Answer(
+        return KeptAnswer(
             body=answer.body, headers={**answer.headers, header: value}, usage=answer.usage
         )
 
-    async def keep(self, name: str, answer: Answer) -> bool:
+    async def keep(self, name: str, answer: KeptAnswer) -> bool:
         """Keep an answer that came whole; tell whether it was kept."""
         return await asyncio.to_thread(self._keep, name, answer)
 
@@ -80,7 +80,7 @@ class Remembered:
 
         return await asyncio.to_thread(read)
 
-    def _find(self, name: str) -> Answer | None:
+    def _find(self, name: str) -> KeptAnswer | None:
         try:
             with self._database.read() as connection:
                 return find_answer(connection, name, self._config)
@@ -88,7 +88,7 @@ class Remembered:
             self.num_faults += 1
             return None
 
-    def _keep(self, name: str, answer: Answer) -> bool:
+    def _keep(self, name: str, answer: KeptAnswer) -> bool:
         try:
             with self._database.write() as connection:
                 return keep_answer(connection, name, answer, self._config)

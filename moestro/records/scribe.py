@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 
 from moestro.errors import StorageError
-from moestro.records.writer import BadRowError, Batch, Writer
+from moestro.records.writer import BadRowError, LedgerBatch, Writer
 
 # Longer than a database may keep a batch waiting, with those of other workers before it.
 _PATIENCE_S = 60.0
 _WAITING_WORKERS = 128
 
 _encode = msgspec.msgpack.Encoder().encode
-_read_batch = msgspec.msgpack.Decoder(Batch).decode
+_read_batch = msgspec.msgpack.Decoder(LedgerBatch).decode
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
@@ -43,7 +43,7 @@ class RemoteWriter:
         with self._errors():
             self._connect()
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: LedgerBatch) -> None:
         """Have a batch written, unless it is there already."""
         data = _encode(batch)
         with self._errors():

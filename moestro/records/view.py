@@ -12,10 +12,10 @@ from sqlalchemy import Row
 
 from moestro.api.key_terms import KeyTerms
 from moestro.api.record_view import (
-    Decision,
     DecisionFilter,
     DecisionPage,
     KeyView,
+    RecordedDecision,
     RecordsHealth,
     ScoredOutcome,
     ScoreKind,
@@ -47,10 +47,10 @@ class View:
 
         return await asyncio.to_thread(read)
 
-    async def decision(self, number: int) -> Decision | None:
+    async def decision(self, number: int) -> RecordedDecision | None:
         """Return one decision, with its texts where they are kept."""
 
-        def read() -> Decision | None:
+        def read() -> RecordedDecision | None:
             with self._database.read() as connection:
                 return decisions.find_decision(connection, number)
 

@@ -32,7 +32,7 @@ class BadRowError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class LedgerBatch:
     """Encoded entries in order; `number` is one more than that of the same ledger's batch before.
 
     One whose writing is in doubt is sent again as it was, with its number.
@@ -46,7 +46,7 @@ class Batch:
 class Writer(Protocol):
     """Writes batches."""
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: LedgerBatch) -> None:
         """Write a batch unless it is there already.
 
         BadRowError where a row is at fault, StorageError where the database cannot be written.
@@ -62,7 +62,7 @@ class DatabaseWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: LedgerBatch) -> None:
         """Write a batch in one transaction, unless it is there already."""
         try:
             entries = [_read_entry(entry) for entry in batch.entries]
@@ -92,7 +92,7 @@ def _last_batch(connection: Connection, name: str) -> int:
     return found.scalar_one_or_none() or 0
 
 
-def _note_batch(connection: Connection, batch: Batch) -> None:
+def _note_batch(connection: Connection, batch: LedgerBatch) -> None:
     values = {"name": batch.ledger, "batch": batch.number, "at": time.time()}
     connection.execute(_note_statement(connection.dialect.name), values)
 

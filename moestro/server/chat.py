@@ -6,7 +6,7 @@ Next: exchange.py, api/openai_requests.py.
 from fastapi import APIRouter, Request, Response
 
 from moestro.api.backend import Backend
-from moestro.api.openai_answers import Answer
+from moestro.api.openai_answers import HttpAnswer
 from moestro.api.openai_bodies import ChatBody
 from moestro.api.openai_choices import ChatChoices, View
 from moestro.api.openai_requests import read_chat
@@ -29,7 +29,7 @@ def routes(backend: Backend) -> APIRouter:
         """Answer a conversation, or ask for tools to be called."""
         asked = read_chat(body, pick_model(backend, body.model))
         view = View(has_logprobs=bool(body.logprobs), has_xray=bool(body.xray))
-        answer = Answer(
+        answer = HttpAnswer(
             build_head("chatcmpl"),
             ChatChoices(view),
             choices_per_prompt=asked.options.num_choices,

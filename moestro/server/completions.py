@@ -6,7 +6,7 @@ Next: exchange.py, api/openai_requests.py.
 from fastapi import APIRouter, Request, Response
 
 from moestro.api.backend import Backend
-from moestro.api.openai_answers import Answer
+from moestro.api.openai_answers import HttpAnswer
 from moestro.api.openai_bodies import CompletionBody
 from moestro.api.openai_choices import CompletionChoices, View
 from moestro.api.openai_requests import read_completions
@@ -29,7 +29,7 @@ def routes(backend: Backend) -> APIRouter:
         """Complete a prompt, or each of several prompts."""
         asked = read_completions(body, pick_model(backend, body.model))
         view = View(has_logprobs=body.logprobs is not None, has_xray=bool(body.xray))
-        answer = Answer(
+        answer = HttpAnswer(
             build_head("cmpl"),
             CompletionChoices(view),
             choices_per_prompt=asked[0].options.num_choices,

@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from moestro.api import chat
 from moestro.api.backend import Backend
 from moestro.api.chunks import Chunk, Started
-from moestro.api.openai_answers import Answer, Head
+from moestro.api.openai_answers import Head, HttpAnswer
 from moestro.errors import ConfigError
 from moestro.server.errors import describe
 from moestro.server.merge import Piece, Pieces, merge
@@ -45,7 +45,7 @@ async def respond(
     request: Request,
     backend: Backend,
     asked: Sequence[chat.Request],
-    answer: Answer,
+    answer: HttpAnswer,
     *,
     is_stream: bool,
 ) -> Response:
@@ -63,7 +63,7 @@ async def respond(
     return EventStream(_events(request, first, pieces, answer), answer_headers(started))
 
 
-async def _write_whole(answer: Answer) -> Response:
+async def _write_whole(answer: HttpAnswer) -> Response:
     def write() -> Response:
         return JsonResponse(answer.whole(), headers=answer_headers(answer.started))
 
@@ -88,7 +88,7 @@ def note_tokens(request: Request, num_tokens: int) -> None:
     request.state.generated_tokens = num_tokens
 
 
-async def _gather(request: Request, pieces: Pieces, answer: Answer) -> None:
+async def _gather(request: Request, pieces: Pieces, answer: HttpAnswer) -> None:
     async with aclosing(pieces):
         async for prompt, piece in pieces:
             answer.gather(prompt, piece)
@@ -97,7 +97,7 @@ async def _gather(request: Request, pieces: Pieces, answer: Answer) -> None:
 
 
 async def _events(
-    request: Request, first: Piece, pieces: Pieces, answer: Answer
+    request: Request, first: Piece, pieces: Pieces, answer: HttpAnswer
 ) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(_told(request, first, pieces, answer)) as told:
@@ -113,7 +113,7 @@ async def _events(
 
 
 async def _told(
-    request: Request, first: Piece, pieces: Pieces, answer: Answer
+    request: Request, first: Piece, pieces: Pieces, answer: HttpAnswer
 ) -> AsyncGenerator[dict[str, Any], None]:
     async with aclosing(pieces):
         for event in answer.events(*first):

@@ -1,7 +1,7 @@
 """How llama.cpp names the ways in which byte-level tokenizers cut a text before they merge bytes.
 
 A name there stands for regular expressions, applied one after the other; the table has those that
-this model family comes with. Knows no file. Next: gguf_vocab.py.
+this model family comes with. Knows no file. Next: byte_level.py.
 """
 
 from collections.abc import Mapping
@@ -37,6 +37,16 @@ _CASED = (
     "\U0001e943]+"
 )
 _MARKS = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+# Moonshot's, of Moonlight and Kimi K2: Han letters alone, capitals only where a word begins.
+_UPPER, _LOWER = (
+    rf"[{cases}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]" for cases in (r"\p{Lu}\p{Lt}", r"\p{Ll}")
+)
+_BEFORE_WORD, _AFTER_WORD = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_KIMI_K2 = (
+    r"[\p{Han}]+"
+    rf"|{_BEFORE_WORD}{_UPPER}*{_LOWER}+{_AFTER_WORD}|{_BEFORE_WORD}{_UPPER}+{_LOWER}*{_AFTER_WORD}"
+    r"|\p{N}{1,3}|" + _MARKED_WORDS
+)
 _GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -58,6 +68,7 @@ CUTTINGS = {
     "deepseek-coder": Cutting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_OR_HANGUL, r"\p{N}")),
     "llama-bpe": Cutting((_ENDINGS + r"\p{N}{1,3}|" + _MARKED_WORDS,), ignores_merges=True),
     "qwen2": Cutting((_ENDINGS + r"\p{N}|" + _MARKED_WORDS,)),
+    "kimi-k2": Cutting((_KIMI_K2,), ignores_merges=True),
     "gpt-2": Cutting((_GPT_2,), has_own_regex=True),
 }
 # Further names for the same.

@@ -1,27 +1,21 @@
 """A byte-level tokenizer out of the metadata of a GGUF file, chat template included.
 
-Knows vocabularies, not weights. Next: cutting.py, gguf_export.py, moestro/gguf_file.py.
+Knows vocabularies, not weights. Next: byte_level.py, cutting.py,
+gguf_export.py, moestro/gguf_file.py.
 """
 
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from moestro.errors import CheckpointError
 from moestro.gguf_file import GgufFile
 from moestro.text import cutting
+from moestro.text.byte_level import AddedToken, Vocabulary, write_tokenizer
 
 PREFIX = "tokenizer.ggml."
 TEMPLATE_KEY = "tokenizer.chat_template"
 MODEL = "gpt2"
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _ENDS = ("bos", "eos", "pad")
-
-
-class Vocabulary(NamedTuple):
-    """The texts of tokenizer.json and, parsed, of tokenizer_config.json."""
-
-    raw: str
-    settings: dict[str, Any]
 
 
 def read_vocabulary(file: GgufFile) -> Vocabulary:
@@ -51,39 +45,11 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     if len(vocab) != len(used):
         raise _damaged(file, "tokens")
     added = [
-        _added(token_id, text, is_special=kind == CONTROL)
+        AddedToken(token_id, text, is_special=kind == CONTROL)
         for token_id, text, kind in used
         if kind in (CONTROL, USER_DEFINED)
     ]
-    return Vocabulary(
-        json.dumps(_tokenizer_json(way, vocab, merges, added), ensure_ascii=False),
-        _settings(file, tokens),
-    )
-
-
-def _added(token_id: int, text: str, is_special: bool) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": text, **flags, "special": is_special}
-
-
-def _tokenizer_json(
-    way: cutting.Cutting, vocab: dict[str, int], merges: list[str], added: list[dict[str, Any]]
-) -> dict[str, Any]:
-    model = {
-        "type": "BPE",
-        "byte_fallback": False,
-        "ignore_merges": way.ignores_merges,
-        "vocab": vocab,
-        "merges": merges,
-    }
-    spell = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {
-        "version": "1.0",
-        "added_tokens": added,
-        "pre_tokenizer": cutting.write(way),
-        "decoder": spell | {"use_regex": False},
-        "model": model,
-    }
+    return Vocabulary(write_tokenizer(way, vocab, merges, added), _settings(file, tokens))
 
 
 def _settings(file: GgufFile, tokens: list[str]) -> dict[str, Any]:

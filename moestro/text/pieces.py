@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 
 from moestro.errors import CheckpointError
+from moestro.text.byte_level import byte_characters
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -40,7 +41,7 @@ def build_pieces(tokenizer: tokenizers.Tokenizer, decoder: Mapping[str, Any] | N
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
     if "ByteLevel" in kinds:
-        byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         for token, token_id in vocabulary.items():
             table[token_id] = _read_byte_level(token, byte_of)
     elif kinds & {"ByteFallback", "Metaspace"}:
@@ -62,13 +63,6 @@ def _flatten(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if decoder.get("type") != "Sequence":
         return [decoder]
     return [step for part in decoder.get("decoders", ()) for step in _flatten(part)]
-
-
-def _byte_characters() -> list[str]:
-    # Printable Latin-1 stands for itself; the other 68 bytes, in order, for U+0100 and up.
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte if byte in printable else 256 + hidden.index(byte)) for byte in range(256)]
 
 
 def _read_byte_level(token: str, byte_of: Mapping[str, int]) -> bytes:

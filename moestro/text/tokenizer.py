@@ -17,8 +17,11 @@ import tokenizers
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
 from moestro.gguf_file import SUFFIX, GgufFile
-from moestro.text.gguf_vocab import Vocabulary, read_vocabulary
+from moestro.text.byte_level import Vocabulary
+from moestro.text.gguf_vocab import read_vocabulary
 from moestro.text.pieces import build_pieces
+from moestro.text.tiktoken_vocab import NAME as TIKTOKEN_NAME
+from moestro.text.tiktoken_vocab import read_tiktoken
 
 # Names tried, in this order, where no tokenizer_config.json says which token ends or begins a text.
 _EOS_NAMES = (
@@ -70,18 +73,22 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
-        """Load a tokenizer.json or a folder's, with tokenizer_config.json, or a GGUF file's."""
+        """Load a tokenizer.json or a folder's, with tokenizer_config.json, or a GGUF file's.
+
+        Where a folder has none, its tiktoken.model.
+        """
         path = Path(path)
         if path.suffix == SUFFIX and path.is_file():
             return cls._load_gguf(path)
         file = path / "tokenizer.json" if path.is_dir() else path
+        other = file.with_name(TIKTOKEN_NAME)
+        if other.is_file() and (file == other or not file.exists()):
+            return cls(*read_tiktoken(other))
         try:
             raw = file.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{file}: no such file: a model needs its tokenizer.json; one that has a"
-                " tiktoken.model instead can be given one by transformers' AutoTokenizer and its"
-                " save_pretrained"
+                f"{file}: no such file: a model needs its tokenizer.json, or {TIKTOKEN_NAME}"
             ) from error
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{file}: not UTF-8: restore the file") from error

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moestro.api.record import Outcome
-from moestro.api.record_view import Decision, DecisionFilter, RecordView
+from moestro.api.record_view import DecisionFilter, RecordedDecision, RecordView
 
 PAGE_ROWS = 50
 MOST_PAGE_ROWS = 200
@@ -39,7 +39,7 @@ class Search:
     reason: str | None = None
     status: int | None = None
 
-    def fits(self, decision: Decision) -> bool:
+    def fits(self, decision: RecordedDecision) -> bool:
         """Tell whether a decision fits what the store does not filter by."""
         record = decision.record
         is_reason = not self.reason or self.reason.lower() in record.reason.lower()
@@ -61,7 +61,7 @@ async def find_page(
 ) -> dict[str, Any]:
     """Return a page of decisions, newest first, and where the next one begins."""
     limit = max(1, min(limit, MOST_PAGE_ROWS))
-    found: list[Decision] = []
+    found: list[RecordedDecision] = []
     num_scanned = 0
     while True:
         page = await records.decisions(search.to_filter(), before=before, limit=MOST_PAGE_ROWS)
@@ -89,14 +89,14 @@ async def write_table(records: RecordView, search: Search) -> AsyncIterator[str]
             return
 
 
-def _row(decision: Decision) -> dict[str, Any]:
+def _row(decision: RecordedDecision) -> dict[str, Any]:
     # Hashes of conversations and of requests are nobody's business but the store's.
     record = asdict(decision.record)
     del record["conversation"], record["digest"]
     return {"id": decision.id, **record}
 
 
-def _cells(decision: Decision) -> Iterator[str]:
+def _cells(decision: RecordedDecision) -> Iterator[str]:
     for name in COLUMNS:
         value = getattr(decision.record, name)
         if name == "began_at":

@@ -13,10 +13,10 @@ from moestro.api.key_terms import KeyTerms
 from moestro.api.policy_view import CurvePoint, FloorView, PolicyView, WatchView
 from moestro.api.record import Record
 from moestro.api.record_view import (
-    Decision,
     DecisionFilter,
     DecisionPage,
     KeyView,
+    RecordedDecision,
     RecordsHealth,
     RecordView,
     ScoredOutcome,
@@ -160,7 +160,9 @@ class ScriptedRecords(RecordView):
     ) -> None:
         now = time.time()
         self.num_restarts = num_restarts
-        self.all = [Decision(id=n, record=_record(n, now)) for n in range(num_decisions, 0, -1)]
+        self.all = [
+            RecordedDecision(id=n, record=_record(n, now)) for n in range(num_decisions, 0, -1)
+        ]
         self.is_broken = is_broken
         self.views = {each.terms.name: each for each in _keys(now)}
 
@@ -180,7 +182,7 @@ class ScriptedRecords(RecordView):
         page = tuple(fits[:limit])
         return DecisionPage(decisions=page, before=page[-1].id if len(fits) > limit else None)
 
-    async def decision(self, number: int) -> Decision | None:
+    async def decision(self, number: int) -> RecordedDecision | None:
         """Return one decision."""
         return next((each for each in self.all if each.id == number), None)
 

@@ -7,6 +7,7 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter
 from pathlib import Path
 
 from tests.rules.tree import CODE_FOLDERS, PACKAGE, ROOT, parse, python_files, where
@@ -48,6 +49,16 @@ def test_no_identifier_says_router() -> None:
         and "router" in token.string.lower()
         and not PUBLISHED.fullmatch(token.string)
     ]
+
+
+def test_a_public_class_shares_its_name_with_one_other_at_most() -> None:
+    classes = Counter(
+        node.name
+        for path in python_files("moestro")
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, number in classes.items() if number > 2]
 
 
 def test_code_is_ascii() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from moestro.api.chunks import Alternative, Chunk, Started, Token, ToolCallDelta, Usage, Visit
-from moestro.api.openai_answers import Answer, Head
+from moestro.api.openai_answers import Head, HttpAnswer
 from moestro.api.openai_choices import ChatChoices, Choices, CompletionChoices, View
 from moestro.api.whole import add_usages
 
@@ -22,14 +22,14 @@ def token(text: str, logprob: float | None = -0.5, **fields: Any) -> Token:
 
 
 def whole(choices: Choices, *pieces: Started | Chunk, prompt: int = 0) -> dict[str, Any]:
-    answer = Answer(HEAD, choices, choices_per_prompt=1)
+    answer = HttpAnswer(HEAD, choices, choices_per_prompt=1)
     for piece in pieces:
         answer.gather(prompt, piece)
     return answer.whole()
 
 
 def events(choices: Choices, pieces: Sequence[Started | Chunk], **fields: Any) -> list[Any]:
-    answer = Answer(HEAD, choices, choices_per_prompt=fields.pop("n", 1), **fields)
+    answer = HttpAnswer(HEAD, choices, choices_per_prompt=fields.pop("n", 1), **fields)
     return [event for piece in pieces for event in answer.events(0, piece)] + [
         *answer.last_events()
     ]
@@ -67,7 +67,7 @@ def test_a_completion_has_its_envelope_and_its_usage() -> None:
 
 
 def test_choices_come_in_order_whatever_ended_first() -> None:
-    answer = Answer(HEAD, CompletionChoices(View()), choices_per_prompt=2)
+    answer = HttpAnswer(HEAD, CompletionChoices(View()), choices_per_prompt=2)
     for prompt, index, text in ((1, 1, "d"), (0, 1, "b"), (1, 0, "c"), (0, 0, "a")):
         answer.gather(prompt, Chunk(index=index, text=text, finish="stop"))
     found = [(choice["index"], choice["text"]) for choice in answer.whole()["choices"]]

@@ -13,7 +13,7 @@ from moestro.api.relay import Call, Reply
 from moestro.errors import BackendError
 from moestro.gateway.asked import read_call
 from moestro.gateway.books import Finished
-from moestro.gateway.choosing import Choice
+from moestro.gateway.choosing import ModelChoice
 from tests.unit.records.made import make_record
 
 
@@ -52,6 +52,6 @@ def finish(answer: str = "42", *, is_auto: bool = True, **record: Any) -> Finish
     return Finished(
         record=make_record(**record),
         asked=read_call(call),
-        choice=Choice(models=("small", "large"), reason="policy", is_auto=is_auto),
+        choice=ModelChoice(models=("small", "large"), reason="policy", is_auto=is_auto),
         answer=answer,
     )

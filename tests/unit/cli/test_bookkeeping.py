@@ -12,7 +12,7 @@ import pytest
 from moestro.api.key_terms import KeyTerms
 from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
 from moestro.errors import CapacityError, ForbiddenError, QuotaError
-from moestro.gateway.books import Answer
+from moestro.gateway.books import AnswerBound
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.fleet import Price
 from moestro.gateway.remembering import Kept
@@ -34,7 +34,7 @@ def with_key(records: Records, terms: KeyTerms) -> bytes:
 
 
 def admit(door: RecordsDoor, caller: str | None = "alice", model: str = "small", **of: int) -> None:
-    answer = Answer(max_tokens=of.get("max_tokens"), price=NO_PRICE)
+    answer = AnswerBound(max_tokens=of.get("max_tokens"), price=NO_PRICE)
     door.admit(caller, model, "request-0", num_prompt=of.get("num_prompt", 10), answer=answer)
 
 
@@ -79,7 +79,7 @@ def test_what_costs_nothing_needs_no_budget_but_a_turn(start_records: StartRecor
 def test_what_a_request_cost_is_what_its_price_says(start_records: StartRecords) -> None:
     records = start_records()
     with_key(records, KeyTerms(name="alice", budget_usd=1.0))
-    answer = Answer(max_tokens=600_000, price=Price(output_usd_per_mtok=2))
+    answer = AnswerBound(max_tokens=600_000, price=Price(output_usd_per_mtok=2))
     with pytest.raises(QuotaError):
         RecordsDoor(records).admit("alice", "small", "r", num_prompt=0, answer=answer)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moestro.engine.messages import Abort, AskStats, Batch, Submit
+from moestro.engine.messages import Abort, AskStats, StepEvents, Submit
 from moestro.engine.request import EngineRequest, Event, FailEvent, TokensEvent
 from moestro.engine.stats import EngineStats
 from moestro.engine.worker import STATS_EVERY_S, Worker
@@ -44,7 +44,7 @@ def ended_by_its_parent(worker: Worker, pipe: Connection) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def hear_until_end(pipe: Connection, request_id: str) -> list[Batch]:
+def hear_until_end(pipe: Connection, request_id: str) -> list[StepEvents]:
     heard = []
     while not any(is_end(event, request_id) for event in (heard[-1].events if heard else ())):
         assert pipe.poll(10), "the worker said nothing"
@@ -130,7 +130,7 @@ def worker_steps(worker: Worker, num: int) -> None:
         worker.turn()
 
 
-def drain(pipe: Connection) -> list[Batch]:
+def drain(pipe: Connection) -> list[StepEvents]:
     heard = []
     while pipe.poll(0):
         heard.append(pipe.recv())

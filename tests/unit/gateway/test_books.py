@@ -15,7 +15,7 @@ from moestro.errors import (
     UnknownKeyError,
     UnknownModelError,
 )
-from moestro.gateway.books import Answer, Finished, status_of, text_of
+from moestro.gateway.books import AnswerBound, Finished, status_of, text_of
 from moestro.gateway.fleet import Price
 from moestro.gateway.trace import outcome_of
 from tests.unit.gateway.test_choosing import ScriptedPolicy
@@ -28,7 +28,7 @@ class NotingDoor:
 
     def __init__(self, error: MoestroError | None = None, *, keeps_texts: bool = True) -> None:
         self.keeps_texts = keeps_texts
-        self.admitted: list[tuple[str | None, str, int, Answer | None]] = []
+        self.admitted: list[tuple[str | None, str, int, AnswerBound | None]] = []
         self.finished: list[tuple[Record, str, str]] = []
         self._error = error
 
@@ -39,7 +39,7 @@ class NotingDoor:
         request_id: str,
         *,
         num_prompt: int,
-        answer: Answer | None,
+        answer: AnswerBound | None,
     ) -> None:
         self.admitted.append((caller, model, num_prompt, answer))
         if self._error is not None:
@@ -59,7 +59,7 @@ def test_the_door_hears_of_a_request_before_and_after_it(is_stream: bool) -> Non
         assert (caller, model) == ("alice", "m")
         assert num_prompt > 0
         price = Price(input_usd_per_mtok=1, output_usd_per_mtok=2)
-        assert answer == Answer(max_tokens=99, price=price)
+        assert answer == AnswerBound(max_tokens=99, price=price)
         [(record, prompt, text)] = door.finished
         assert (record.caller, record.outcome) == ("alice", "answered")
         assert (prompt, text) == ("say", whole_text())

@@ -11,7 +11,7 @@ from moestro.api.cards import ModelCard
 from moestro.api.relay import Call
 from moestro.errors import ConfigError, UnknownModelError
 from moestro.gateway.asked import read_call
-from moestro.gateway.choosing import Choice, Chooser
+from moestro.gateway.choosing import Chooser, ModelChoice
 from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.gateway.shared import RecentConversations
 
@@ -87,7 +87,9 @@ class World:
             permits=self.permits,
         )
 
-    def ask(self, *texts: str, model: str = "auto", settle: bool = True, **fields: Any) -> Choice:
+    def ask(
+        self, *texts: str, model: str = "auto", settle: bool = True, **fields: Any
+    ) -> ModelChoice:
         roles = ["user", "assistant"] * len(texts)
         turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
         body = json.dumps({"model": model, "messages": turns} | fields).encode()

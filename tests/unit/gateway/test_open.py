@@ -10,7 +10,7 @@ import pytest
 
 from moestro.api.relay import Reply
 from moestro.errors import MoestroError, QuotaError
-from moestro.gateway.books import Answer
+from moestro.gateway.books import AnswerBound
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
@@ -35,7 +35,13 @@ class ScriptedDoor:
     keeps_texts = True
 
     def admit(
-        self, caller: str | None, model: str, request_id: str, *, num_prompt: int, answer: Answer
+        self,
+        caller: str | None,
+        model: str,
+        request_id: str,
+        *,
+        num_prompt: int,
+        answer: AnswerBound,
     ) -> None:
         if caller == "poor":
             raise QuotaError("nothing left")

@@ -3,7 +3,7 @@
 import pytest
 
 from moestro.data.corpus import Document
-from moestro.lm.samples import Passage, choose_passages, complete, cut
+from moestro.lm.samples import HeldOutPassage, choose_passages, complete, cut
 from tests.unit.lm import tiny
 
 
@@ -104,7 +104,9 @@ def test_a_completion_ends_where_the_function_or_paragraph_does(
 
 def test_a_completion_is_the_models_greedy_one() -> None:
     lm = tiny.language_model()
-    passage = Passage(name="x", domain="python", prompt="def area(radius):\n", reference="    pass")
+    passage = HeldOutPassage(
+        name="x", domain="python", prompt="def area(radius):\n", reference="    pass"
+    )
     sample = complete(lm, passage, max_tokens=12, experts=3.0)
     whole = lm.generate(passage.prompt, max_tokens=12, experts=3.0)
     assert sample.completion == cut(whole.text, None)
@@ -115,5 +117,5 @@ def test_a_completion_is_the_models_greedy_one() -> None:
 
 def test_a_dense_model_completes_without_experts() -> None:
     lm = tiny.language_model(**tiny.DENSE)
-    passage = Passage(name="x", domain="prose", prompt="The box", reference="")
+    passage = HeldOutPassage(name="x", domain="prose", prompt="The box", reference="")
     assert complete(lm, passage, max_tokens=4).mean_experts is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moestro.model.config import BudgetConfig, ModelConfig
-from moestro.model.gate import Choice, Gate, choose, further_scores, limit_groups
+from moestro.model.gate import ExpertChoice, Gate, choose, further_scores, limit_groups
 from moestro.model.trace import Trace
 from tests.builders import tiny_config
 
@@ -52,7 +52,7 @@ def scores(config: ModelConfig, seed: int, is_coarse: bool) -> tuple[Tensor, Ten
 
 def decide(
     config: ModelConfig, seed: int, threshold: float | None, is_coarse: bool = False
-) -> tuple[Tensor, Tensor, Choice]:
+) -> tuple[Tensor, Tensor, ExpertChoice]:
     scores_TE, selection_TE = scores(config, seed, is_coarse)
     threshold_T = None if threshold is None else torch.full((NUM_TOKENS,), threshold)
     return scores_TE, selection_TE, choose(scores_TE, selection_TE, threshold_T, config)[1]

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from moestro.records import answers, retention
-from moestro.records.answers import Answer, name_question
+from moestro.records.answers import KeptAnswer, name_question
 from moestro.records.config import CacheConfig, RecordsConfig
 from moestro.records.database import Database
 from moestro.records.records import Records
@@ -77,9 +77,9 @@ def test_an_answer_comes_back_as_the_same_bytes_and_is_marked(
     question = remembered.name(PATH, BODY, "small", "alice")
     assert question is not None
     body = b"data: {}\n\n\x00\xff"
-    kept = Answer(body=body, headers={"content-type": "text/event-stream"}, usage={"total": 3})
+    kept = KeptAnswer(body=body, headers={"content-type": "text/event-stream"}, usage={"total": 3})
 
-    async def ask_twice() -> list[Answer | None]:
+    async def ask_twice() -> list[KeptAnswer | None]:
         before = await remembered.find(question)
         assert await remembered.keep(question, kept)
         assert await remembered.keep(question, kept)
@@ -102,9 +102,9 @@ def test_those_unused_for_longest_make_room(database: Database) -> None:
     config = CacheConfig(enabled=True, max_bytes=300)
     with database.write() as connection:
         for each in ("a", "b", "c"):
-            assert answers.keep_answer(connection, each, Answer(body=bytes(100)), config)
+            assert answers.keep_answer(connection, each, KeptAnswer(body=bytes(100)), config)
         answers.note_hits(connection, {"a": 1})
-        assert answers.keep_answer(connection, "d", Answer(body=bytes(150)), config)
+        assert answers.keep_answer(connection, "d", KeptAnswer(body=bytes(150)), config)
         found = {each: answers.find_answer(connection, each, config) for each in "abcd"}
     assert [each for each, answer in found.items() if answer is not None] == ["a", "d"]
 
@@ -112,13 +112,13 @@ def test_those_unused_for_longest_make_room(database: Database) -> None:
 def test_what_is_too_large_is_not_kept(database: Database) -> None:
     config = CacheConfig(enabled=True, max_answer_bytes=10)
     with database.write() as connection:
-        assert not answers.keep_answer(connection, "a", Answer(body=bytes(11)), config)
+        assert not answers.keep_answer(connection, "a", KeptAnswer(body=bytes(11)), config)
         assert answers.find_answer(connection, "a", config) is None
 
 
 def test_what_is_too_old_is_not_given(database: Database) -> None:
     with database.write() as connection:
-        answers.keep_answer(connection, "a", Answer(body=b"x"), ON)
+        answers.keep_answer(connection, "a", KeptAnswer(body=b"x"), ON)
         connection.execute(update(ANSWERS).values(created_at=time.time() - ON.max_age_s - 1))
         assert answers.find_answer(connection, "a", ON) is None
 
@@ -129,7 +129,7 @@ def test_a_database_in_trouble_is_as_if_nothing_were_kept(
     records = start(settings={"cache": ON})
     monkeypatch.setattr(records.remembered._database, "_open", _refuse)
     assert asyncio.run(records.remembered.find("a")) is None
-    assert not asyncio.run(records.remembered.keep("a", Answer(body=b"x")))
+    assert not asyncio.run(records.remembered.keep("a", KeptAnswer(body=b"x")))
     assert records.remembered.counts()["faults"] == 2
     monkeypatch.undo()
 
@@ -146,7 +146,7 @@ def test_the_old_is_deleted_in_steps_and_usage_stays(
     records.finish(make_record(9, began_at=now - 86_400))
     wait_until(lambda: records.health().written_records == 9)
     with records.database.write() as connection:
-        answers.keep_answer(connection, "a", Answer(body=b"x"), ON)
+        answers.keep_answer(connection, "a", KeptAnswer(body=b"x"), ON)
     config = RecordsConfig(url=records.config.url, retention_days=30)
     stop = records.poll._is_stopping
     assert retention.delete_outdated(records.database, config, now, stop) == 9

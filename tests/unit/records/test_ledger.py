@@ -21,7 +21,7 @@ from moestro.records.ledger import Ledger
 from moestro.records.records import Records
 from moestro.records.shared import SharedFile, create_shared
 from moestro.records.view import View
-from moestro.records.writer import Batch, DatabaseWriter, encode_entry
+from moestro.records.writer import DatabaseWriter, LedgerBatch, encode_entry
 from tests.unit.records.cluster import Cluster
 from tests.unit.records.made import NOON, make_record
 
@@ -211,10 +211,10 @@ def test_one_bad_record_takes_no_other_with_it(
 def test_a_batch_in_doubt_is_not_written_twice(database: Database) -> None:
     entries = [encode_entry(Entry(make_record(number))) for number in range(3)]
     writer = DatabaseWriter(database)
-    writer.write(Batch("one", 1, entries))
+    writer.write(LedgerBatch("one", 1, entries))
     # As if the answer to the commit had got lost.
-    writer.write(Batch("one", 1, entries))
-    writer.write(Batch("another", 1, entries[:1]))
+    writer.write(LedgerBatch("one", 1, entries))
+    writer.write(LedgerBatch("another", 1, entries[:1]))
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM moestro_decisions").scalar() == 4
 

@@ -20,7 +20,7 @@ from moestro.records.decisions import Entry
 from moestro.records.records import Records
 from moestro.records.scribe import RemoteWriter, listen_for_workers
 from moestro.records.shared import SharedFile, create_shared
-from moestro.records.writer import BadRowError, Batch, encode_entry
+from moestro.records.writer import BadRowError, LedgerBatch, encode_entry
 from tests.unit.records.made import make_record
 
 Start = Callable[..., Records]
@@ -111,10 +111,10 @@ def test_it_ends_when_told_but_not_before_its_workers(
     scribe: Keeper, address: Path, database: Database
 ) -> None:
     worker = RemoteWriter(address)
-    worker.write(Batch("one", 1, encode(1)))
+    worker.write(LedgerBatch("one", 1, encode(1)))
     scribe.ask_to_end()
     assert not has_ended(scribe, 0.5)
-    worker.write(Batch("one", 2, encode(2)))
+    worker.write(LedgerBatch("one", 2, encode(2)))
     worker.close()
     assert has_ended(scribe, PATIENCE_S)
     assert scribe.look() == 0
@@ -136,7 +136,7 @@ def test_a_worker_killed_in_the_middle_of_a_batch_leaves_others_alone(
     # Of a batch of 1000 bytes, ten come.
     os.write(dying._line.fileno(), (1000).to_bytes(4, "big") + b"0123456789")
     dying.close()
-    other.write(Batch("two", 1, encode(1)))
+    other.write(LedgerBatch("two", 1, encode(1)))
     assert requests_in(database) == ["request-1"]
 
 
@@ -152,12 +152,12 @@ def test_what_a_database_refuses_comes_back_as_it_was(
         worker = RemoteWriter(address)
         try:
             with pytest.raises(StorageError, match="unable to open database file"):
-                worker.write(Batch("one", 1, encode(1)))
+                worker.write(LedgerBatch("one", 1, encode(1)))
             path.rmdir()
             bad = encode_entry(Entry(make_record(1, prompt_tokens=2**63)))
             with pytest.raises(BadRowError):
-                worker.write(Batch("one", 1, [*encode(0), bad]))
-            worker.write(Batch("one", 1, encode(0)))
+                worker.write(LedgerBatch("one", 1, [*encode(0), bad]))
+            worker.write(LedgerBatch("one", 1, encode(0)))
         finally:
             keeper.end()
     with closing(sqlite3.connect(path)) as connection:
@@ -178,7 +178,7 @@ def test_a_writer_that_is_gone_is_trouble_and_no_more(address: Path) -> None:
     with listen_for_workers(address):
         worker = RemoteWriter(address)
     with pytest.raises(StorageError, match="the process that writes records"):
-        worker.write(Batch("one", 1, encode(1)))
+        worker.write(LedgerBatch("one", 1, encode(1)))
     with pytest.raises(StorageError, match="the process that writes records"):
         RemoteWriter(address)
 
