@@ -58,6 +58,35 @@ template <class Isa, Format F, int ROWS, int PANELS, int WORDS>
   }
 }
 
+// The same for PANEL words of bfloat16, where they are multiplied as floats: each key's are split once.
+template <class Isa, int ROWS, int PANELS>
+[[gnu::always_inline]] inline void add_split_scores(const uint32_t* const* keys,
+                                                    const uint32_t* queries, int64_t start,
+                                                    typename Isa::Lanes (&sums)[ROWS][PANELS]) {
+  alignas(64) float even[ROWS][PANEL], odd[ROWS][PANEL];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    if constexpr (PANELS == 1) __builtin_prefetch(keys[r + AHEAD] + start);
+    const typename Isa::Paired split = Isa::split(Isa::load(keys[r] + start));
+    Isa::store(split.even, even[r]);
+    Isa::store(split.odd, odd[r]);
+  }
+  const uint32_t* words = queries + start * PANELS * PANEL;
+  for (int64_t w = 0; w < PANEL; ++w, words += PANELS * PANEL) {
+    typename Isa::Paired panels[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) panels[p] = Isa::split(Isa::load(words + p * PANEL));
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const typename Isa::Paired passing = {Isa::fill(even[r][w]), Isa::fill(odd[r][w])};
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) {
+        sums[r][p] = Isa::add_pairs(sums[r][p], panels[p], passing);
+      }
+    }
+  }
+}
+
 // scores[k][q] = key k times query q for ROWS keys; queries[w][q] are words of PANELS panels.
 template <class Isa, Format F, int ROWS, int PANELS>
 void score_rows(const uint32_t* const* keys, const uint32_t* queries, int64_t num_words,
@@ -70,6 +99,11 @@ void score_rows(const uint32_t* const* keys, const uint32_t* queries, int64_t nu
     for (int p = 0; p < PANELS; ++p) sums[r][p] = Isa::fill(0.0f);
   }
   int64_t w = 0;
+  if constexpr (Isa::SPLITS_PAIRS && F == Format::bfloat16) {
+    for (; w + PANEL <= num_words; w += PANEL) {
+      add_split_scores<Isa, ROWS, PANELS>(keys, queries, w, sums);
+    }
+  }
   for (; w + WORDS <= num_words; w += WORDS) {
     add_scores<Isa, F, ROWS, PANELS, WORDS>(keys, queries, w, sums);
   }
