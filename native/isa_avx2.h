@@ -115,12 +115,8 @@ struct Avx2 {
     return multiply_add(upper(weights), upper(x), multiply_add(lower(weights), lower(x), sum));
   }
   static Lanes add_pairs(Lanes sum, Paired weights, Words x) {
-    return add_pairs(sum, weights, split(x));
+    return multiply_add(weights.odd, upper(x), multiply_add(weights.even, lower(x), sum));
   }
-  static Lanes add_pairs(Lanes sum, Paired weights, Paired x) {
-    return multiply_add(weights.odd, x.odd, multiply_add(weights.even, x.even, sum));
-  }
-  static Paired split(Words a) { return {lower(a), upper(a)}; }
   // Products of bytes are signed here: unsigned weights of eight bits would not fit their sums.
   static constexpr int32_t BYTE_OFFSET = 0;
   static Words add_bytes(Words sum, Words weights, Words x) {

@@ -1,7 +1,7 @@
 """A byte-level tokenizer out of the metadata of a GGUF file, chat template included.
 
-Knows vocabularies, not weights. Next: byte_level.py, cutting.py,
-gguf_export.py, moestro/gguf_file.py.
+Knows vocabularies, not weights. Next: byte_level.py, gguf_export.py,
+moestro/gguf_file.py.
 """
 
 from typing import Any
