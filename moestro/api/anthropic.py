@@ -10,18 +10,35 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 
-from moestro.api.chat import MOST_STOPS, ChatRequest, Message, Options, Tool, ToolCall
+from moestro.api.chat import (
+    MOST_STOPS,
+    ChatRequest,
+    Content,
+    Message,
+    Options,
+    Tool,
+    ToolCall,
+)
 from moestro.api.dialect import (
     ExpertsField,
     Part,
-    by_type,
     choose_tool,
     constrain,
+    join,
     say,
     switch_thinking,
     write_json,
 )
-from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Stop, Whole
+from moestro.api.images import ImageBlock, read_block
+from moestro.api.openai_bodies import (
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_TOOLS,
+    Number,
+    Stop,
+    Whole,
+    by_type,
+)
 from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
@@ -48,6 +65,18 @@ Texts = Annotated[
     list[TextBlock],
     Field(max_length=MOST_PARTS, fail_fast=True),
     BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock]),
+]
+
+
+Shown = Annotated[
+    list[
+        Annotated[
+            Annotated[TextBlock, Tag("text")] | Annotated[ImageBlock, Tag("image")],
+            by_type("text", "image"),
+        ]
+    ],
+    Field(max_length=MOST_PARTS, fail_fast=True),
+    BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock | ImageBlock]),
 ]
 
 
@@ -78,16 +107,17 @@ class ToolResultBlock(Part):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: Texts | None = None
+    content: Shown | None = None
 
 
 Block = Annotated[
     Annotated[TextBlock, Tag("text")]
+    | Annotated[ImageBlock, Tag("image")]
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[RedactedThinkingBlock, Tag("redacted_thinking")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")],
-    by_type("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+    by_type("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"),
 ]
 Blocks = Annotated[
     list[Block],
@@ -169,7 +199,7 @@ def read_conversation(body: CountRequest, model: str) -> ChatRequest:
     """Return what the model sees, without any wish as to its answer."""
     tools = tuple(_tool(index, tool) for index, tool in enumerate(body.tools or ()))
     choice = body.tool_choice or ToolChoiceParam(type="auto")
-    system = _join(body.system or ())
+    system = "\n".join(block.text for block in body.system or ())
     messages = [Message(role="system", content=system)] if system else []
     for turn in body.messages:
         messages += _messages(turn)
@@ -221,20 +251,24 @@ def _messages(turn: TurnParam) -> Iterator[Message]:
     if turn.role == "assistant":
         yield _assistant_message(turn.content)
         return
-    texts: list[TextBlock] = []
+    shown: list[TextBlock | ImageBlock] = []
     for block in turn.content:
         if isinstance(block, TextBlock):
-            texts.append(block)
-        elif isinstance(block, ToolResultBlock) and turn.role == "user":
-            if texts:
-                yield Message(role="user", content=_join(texts))
-                texts = []
+            shown.append(block)
+        elif turn.role != "user":
+            raise _misplaced(block, turn.role)
+        elif isinstance(block, ImageBlock):
+            shown.append(block)
+        elif isinstance(block, ToolResultBlock):
+            if shown:
+                yield Message(role="user", content=_join(shown))
+                shown = []
             content = _join(block.content or ())
             yield Message(role="tool", content=content, tool_call_id=block.tool_use_id)
         else:
             raise _misplaced(block, turn.role)
-    if texts:
-        yield Message(role=turn.role, content=_join(texts))
+    if shown:
+        yield Message(role=turn.role, content=_join(shown))
 
 
 def _assistant_message(blocks: Sequence[Block]) -> Message:
@@ -247,7 +281,7 @@ def _assistant_message(blocks: Sequence[Block]) -> Message:
         elif isinstance(block, ToolUseBlock):
             arguments = write_json(block.input)
             calls.append(ToolCall(id=block.id, name=block.name, arguments=arguments))
-        elif isinstance(block, ToolResultBlock):
+        elif isinstance(block, ToolResultBlock | ImageBlock):
             raise _misplaced(block, "assistant")
     return Message(
         role="assistant",
@@ -261,8 +295,11 @@ def _misplaced(block: Block, role: str) -> ConfigError:
     return ConfigError(f"a {block.type} block stands in a turn of {role}: it belongs to another")
 
 
-def _join(blocks: Sequence[TextBlock]) -> str:
-    return "\n".join(block.text for block in blocks)
+def _join(blocks: Sequence[TextBlock | ImageBlock]) -> Content:
+    return join(
+        [block.text if isinstance(block, TextBlock) else read_block(block) for block in blocks],
+        "\n",
+    )
 
 
 def _tool(index: int, tool: ToolParam) -> Tool:

@@ -29,15 +29,29 @@ class ToolCall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Image:
+    """A picture in a turn: its address, or its bytes in base64 as a data URL.
+
+    `detail` is how closely it is to be looked at, in OpenAI's words.
+    """
+
+    url: str
+    detail: str | None = None
+
+
+Content = str | tuple[str | Image, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation; `content` is None where an assistant only called tools.
 
     Many chat templates tell such a turn by that: DeepSeek's own leave calls out beside an empty
-    text.
+    text. It has several parts only where one of them is an image.
     """
 
     role: str
-    content: str | None = None
+    content: Content | None = None
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -149,6 +163,17 @@ class CompletionRequest:
 
 
 Request = ChatRequest | CompletionRequest
+
+
+def read_text(message: Message) -> str:
+    """Return what a turn says to a model that reads text only; ConfigError if it shows images."""
+    if isinstance(message.content, tuple):
+        raise ConfigError(
+            "the conversation has an image, but this model reads text only: leave it out, or ask a"
+            " model that sees",
+            param="messages",
+        )
+    return message.content or ""
 
 
 def overlong(request: Request, size: str, limit: int) -> ContextLengthError:

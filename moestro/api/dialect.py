@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Discriminator, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from moestro.api.chat import Constraint, Tool, ToolCall, ToolChoice
+from moestro.api.chat import Constraint, Content, Image, Tool, ToolCall, ToolChoice
 from moestro.api.openai_bodies import Number
 from moestro.errors import ConfigError
 
@@ -28,21 +28,6 @@ class Part(BaseModel):
     """A part of a request: its own types only, finite numbers only, unknown fields passed over."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-def by_type(default: str, *others: str) -> Discriminator:
-    """Return what tells tagged parts apart; one that does not say its type is the default."""
-
-    def read_type(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
-        found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-        return default if found is None else found
-
-    *first, last = (default, *others)
-    return Discriminator(
-        read_type,
-        custom_error_type="part_type",
-        custom_error_message=f"Input should be of type {', '.join(first)} or {last}",
-    )
 
 
 def choose_tool(
@@ -69,9 +54,15 @@ def constrain(schema: Mapping[str, Any], param: str) -> Constraint:
     return Constraint(kind="json_schema", source=write_json(schema), param=param)
 
 
-def say(text: str, calls: Sequence[ToolCall]) -> str | None:
+def join(parts: Sequence[str | Image], between: str = "") -> Content:
+    """Return a turn's content: one text, unless there is an image among its parts."""
+    texts = [part for part in parts if isinstance(part, str)]
+    return between.join(texts) if len(texts) == len(parts) else tuple(parts)
+
+
+def say(content: Content, calls: Sequence[ToolCall]) -> Content | None:
     """Return an assistant's words: None where it said nothing and only called tools."""
-    return text or (None if calls else "")
+    return content or (None if calls else "")
 
 
 def switch_thinking(is_on: bool) -> dict[str, bool]:

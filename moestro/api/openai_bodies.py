@@ -11,9 +11,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictStr,
+    Tag,
 )
 
 from moestro.api.chat import MOST_CHOICES, MOST_STOP_CHARACTERS, MOST_STOPS, MOST_TOP_LOGPROBS
@@ -56,6 +58,21 @@ TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 TokenIds = Annotated[list[TokenId], Field(max_length=MOST_IDS, fail_fast=True)]
 PromptIds = Annotated[TokenIds, Field(min_length=1)]
 Words = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_WORDS, fail_fast=True)]
+
+
+def by_type(default: str, *others: str) -> Discriminator:
+    """Return what tells tagged parts apart; one that does not say its type is the default."""
+
+    def read_type(value: Any) -> Any:  # noqa: ANN401 (whatever a caller sends)
+        found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return default if found is None else found
+
+    *first, last = (default, *others)
+    return Discriminator(
+        read_type,
+        custom_error_type="part_type",
+        custom_error_message=f"Input should be of type {', '.join(first)} or {last}",
+    )
 
 
 class _Body(BaseModel):
@@ -138,13 +155,31 @@ class CompletionBody(OptionsBody):
 
 
 class TextPart(_Body):
-    """A part of a message; models here read text only."""
+    """A part of a message."""
 
     type: Literal["text"]
     text: StrictStr
 
 
-Parts = Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)]
+class ImageUrl(_Body):
+    """Where an image is, or its bytes as a data URL."""
+
+    url: StrictStr
+    detail: StrictStr | None = None
+
+
+class ImagePart(_Body):
+    """An image in a message, for models that see."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")],
+    by_type("text", "image_url"),
+]
+Parts = Annotated[list[ContentPart], Field(max_length=MOST_PARTS, fail_fast=True)]
 
 
 class FunctionCall(_Body):

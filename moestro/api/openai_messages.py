@@ -5,12 +5,12 @@ Next: openai_requests.py for the way in.
 
 from typing import Any
 
-from moestro.api.chat import Message, Tool
+from moestro.api.chat import Content, Image, Message, Tool
 
 
 def write_message(message: Message) -> dict[str, Any]:
     """Write a turn, its content even where it is null: templates tell turns of calls by that."""
-    written: dict[str, Any] = {"role": message.role, "content": message.content}
+    written: dict[str, Any] = {"role": message.role, "content": write_content(message.content)}
     optional = {
         "name": message.name,
         "reasoning_content": message.reasoning,
@@ -27,6 +27,21 @@ def write_message(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return written
+
+
+def write_content(content: Content | None) -> str | list[dict[str, Any]] | None:
+    """Write what a turn says: parts only where one of them is an image."""
+    if not isinstance(content, tuple):
+        return content
+    return [
+        _write_image(part) if isinstance(part, Image) else {"type": "text", "text": part}
+        for part in content
+    ]
+
+
+def _write_image(image: Image) -> dict[str, Any]:
+    detail = {} if image.detail is None else {"detail": image.detail}
+    return {"type": "image_url", "image_url": {"url": image.url} | detail}
 
 
 def write_tool(tool: Tool) -> dict[str, Any]:

@@ -11,20 +11,24 @@ from typing import TypeVar
 from moestro.api.chat import (
     ChatRequest,
     CompletionRequest,
+    Content,
+    Image,
     Message,
     Options,
     Tool,
     ToolCall,
     ToolChoice,
 )
-from moestro.api.dialect import ask_effort, choose_tool, say
+from moestro.api.dialect import ask_effort, choose_tool, join, say
 from moestro.api.openai_bodies import (
     ChatBody,
     CompletionBody,
     ConversationBody,
+    ImagePart,
     MessageBody,
     NamedTool,
     OptionsBody,
+    TextPart,
 )
 from moestro.api.openai_constraints import read_constraint
 from moestro.api.sampling import SamplingWish
@@ -178,17 +182,27 @@ def _read_message(body: MessageBody) -> Message:
         ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
         for call in body.tool_calls or ()
     )
-    content = body.content or ""
-    text = content if isinstance(content, str) else "".join(part.text for part in content)
     return Message(
         # What OpenAI's newer models call a developer, templates know as the system.
         role="system" if body.role == "developer" else body.role,
-        content=say(text, calls),
+        content=say(_read_content(body.content), calls),
         name=body.name,
         reasoning=body.reasoning_content,
         tool_calls=calls,
         tool_call_id=body.tool_call_id,
     )
+
+
+def _read_content(content: str | Sequence[TextPart | ImagePart] | None) -> Content:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return join([_read_part(part) for part in content])
+
+
+def _read_part(part: TextPart | ImagePart) -> str | Image:
+    if isinstance(part, TextPart):
+        return part.text
+    return Image(url=part.image_url.url, detail=part.image_url.detail)
 
 
 def _read_tool_choice(body: ChatBody, tools: Sequence[Tool]) -> ToolChoice:

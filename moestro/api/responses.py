@@ -4,16 +4,17 @@ Items become messages: thoughts and function calls join the assistant's turn tha
 Nothing is kept here from one request to the next. Knows no answers. Next: responses_answers.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from moestro.api.chat import (
     MOST_TOP_LOGPROBS,
     ChatRequest,
     Constraint,
+    Content,
     Message,
     Options,
     Tool,
@@ -24,12 +25,13 @@ from moestro.api.dialect import (
     ExpertsField,
     Part,
     ask_effort,
-    by_type,
     choose_tool,
     constrain,
+    join,
     say,
 )
-from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole
+from moestro.api.images import InputImage, read_input
+from moestro.api.openai_bodies import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, Number, Whole, by_type
 from moestro.api.sampling import SamplingWish
 from moestro.errors import ConfigError
 
@@ -49,9 +51,21 @@ class TextPart(Part):
     text: str
 
 
+def _tag(value: Any) -> str:  # noqa: ANN401 (whatever a caller sends)
+    # The types of text are many, and what is none of them is told so by theirs.
+    found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "input_image" if found == "input_image" else "input_text"
+
+
 PlainParts = Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)]
+Shown = Annotated[
+    Annotated[TextPart, Tag("input_text")] | Annotated[InputImage, Tag("input_image")],
+    Discriminator(_tag),
+]
 Parts = Annotated[
-    PlainParts, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+    list[Shown],
+    Field(max_length=MOST_PARTS, fail_fast=True),
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart | InputImage]),
 ]
 
 
@@ -225,7 +239,7 @@ def _messages(body: ResponsesRequest) -> list[Message]:
     thoughts = ""
     for item in body.input:
         if isinstance(item, ReasoningItem):
-            thoughts = _join(item.content or item.summary or ())
+            thoughts = "".join(part.text for part in item.content or item.summary or ())
         elif isinstance(item, CallOutputItem):
             content = _join(item.output)
             messages.append(Message(role="tool", content=content, tool_call_id=item.call_id))
@@ -256,8 +270,8 @@ def _add_call(messages: list[Message], call: ToolCall, thoughts: str) -> None:
         messages.append(Message(role="assistant", reasoning=thoughts or None, tool_calls=(call,)))
 
 
-def _join(parts: Iterable[TextPart]) -> str:
-    return "".join(part.text for part in parts)
+def _join(parts: Sequence[TextPart | InputImage]) -> Content:
+    return join([part.text if isinstance(part, TextPart) else read_input(part) for part in parts])
 
 
 def _tool(index: int, tool: FunctionParam) -> Tool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Request, overlong
+from moestro.api.chat import ChatRequest, CompletionRequest, Request, overlong, read_text
 from moestro.api.openai_messages import write_message, write_tool
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.text.template import ChatTemplate
@@ -168,7 +168,7 @@ def _count_characters(request: ChatRequest) -> int:
         text or ""
         for message in request.messages
         for text in (
-            message.content,
+            read_text(message),
             message.name,
             message.reasoning,
             *(call.arguments for call in message.tool_calls),

@@ -9,7 +9,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from moestro.api.cards import ModelCard
-from moestro.api.chat import ChatRequest, CompletionRequest, Request, ToolCall, overlong
+from moestro.api.chat import (
+    ChatRequest,
+    CompletionRequest,
+    Request,
+    ToolCall,
+    overlong,
+    read_text,
+)
 from moestro.api.chunks import Chunk, Token, ToolCallDelta, Usage
 from moestro.backends.scripted_tokens import MOST_BYTES, build_token, decode, encode
 from moestro.errors import MoestroError
@@ -134,7 +141,7 @@ async def interleave(recitals: Sequence[Recital]) -> AsyncGenerator[Chunk, None]
 def prompt_ids(request: Request, limit: int) -> list[int]:
     """Return a request's token ids; messages become lines like `user: hello`."""
     if isinstance(request, ChatRequest):
-        lines = (f"{each.role}: {each.content or ''}" for each in request.messages)
+        lines = (f"{each.role}: {read_text(each)}" for each in request.messages)
         return _encode_prompt(request, "\n".join(lines), limit)
     if isinstance(request.prompt, str):
         return _encode_prompt(request, request.prompt, limit)

@@ -3,12 +3,22 @@
 The reverse of api/openai_requests.py and api/openai_answers.py. Next: translated.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from moestro.api.chat import ChatRequest, CompletionRequest, Constraint, Options, Request
+from moestro.api.chat import (
+    ChatRequest,
+    CompletionRequest,
+    Constraint,
+    Content,
+    Image,
+    Message,
+    Options,
+    Request,
+)
 from moestro.api.chunks import Chunk, Finish, Token, ToolCallDelta, Usage
 from moestro.api.openai_messages import write_message, write_tool
 
@@ -37,7 +47,7 @@ def write_request(request: Request) -> dict[str, Any]:
         }
         body |= {"logprobs": request.options.top_logprobs}
     else:
-        body["messages"] = [write_message(message) for message in request.messages]
+        body["messages"] = list(map(write_message, _move_images(request.messages)))
         optional = _write_tools(request)
         if request.continues_final:
             body["continue_final_message"] = True
@@ -49,6 +59,34 @@ def write_request(request: Request) -> dict[str, Any]:
     body |= optional | _write_options(request.options)
     body |= _write_constraint(request.options.constraint, is_chat=is_chat)
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _move_images(messages: Sequence[Message]) -> Iterator[Message]:
+    """Yield turns of which only users' show images: OpenAI's turns of tools have text alone.
+
+    What tools showed follows their last turn, as the beginning of what the user says then.
+    """
+    shown: list[str | Image] = []
+    for message in messages:
+        if message.role == "tool":
+            parts = _list_parts(message.content)
+            shown += [part for part in parts if isinstance(part, Image)]
+            texts = [part for part in parts if isinstance(part, str)]
+            yield replace(message, content="\n".join(texts))
+        elif shown and message.role == "user":
+            yield replace(message, content=(*shown, *_list_parts(message.content)))
+            shown = []
+        else:
+            if shown:
+                yield Message(role="user", content=tuple(shown))
+                shown = []
+            yield message
+    if shown:
+        yield Message(role="user", content=tuple(shown))
+
+
+def _list_parts(content: Content | None) -> Sequence[str | Image]:
+    return content if isinstance(content, tuple) else (content,) if content else ()
 
 
 def _write_tools(request: ChatRequest) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from moestro.api.anthropic import (
     read_conversation,
     read_messages,
 )
-from moestro.api.chat import ChatRequest, Constraint, Message, Tool, ToolCall, ToolChoice
+from moestro.api.chat import ChatRequest, Constraint, Image, Message, Tool, ToolCall, ToolChoice
 from moestro.errors import ConfigError
 
+IMAGE: dict[str, Any] = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 WEATHER: dict[str, Any] = {
     "name": "weather",
@@ -49,6 +50,19 @@ def test_a_list_of_texts_is_joined_by_lines() -> None:
         Message(role="system", content="one\ntwo"),
         Message(role="user", content="one\ntwo"),
     )
+
+
+def test_images_stay_where_they_stand_in_a_turn() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    near = {"type": "image", "source": source, "cache_control": {"type": "ephemeral"}}
+    far = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
+    text = {"type": "text", "text": "or"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [text, near]}
+    turn = {"role": "user", "content": [result, near, text, far]}
+    shown, said = read(messages=[turn]).messages
+    image = Image(url="data:image/png;base64,AAAA")
+    assert shown == Message(role="tool", content=("or", image), tool_call_id="t")
+    assert said == Message(role="user", content=(image, "or", Image(url="http://x/y.png")))
 
 
 def test_a_whole_round_of_tools_becomes_turns_of_their_own() -> None:
@@ -188,6 +202,19 @@ def test_calls_can_be_kept_to_one_at_a_time() -> None:
                 ]
             },
             "tool_result block stands in a turn of assistant",
+        ),
+        ({"messages": [{"role": "system", "content": [IMAGE]}, *HELLO]}, "image block stands in"),
+        ({"messages": [{"role": "assistant", "content": [IMAGE]}, *HELLO]}, "image block stands"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}],
+                    }
+                ]
+            },
+            "source is a file, but this server keeps none",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from moestro.api.chat import ChatRequest, Constraint, Message, Tool, ToolCall, ToolChoice
+from moestro.api.chat import ChatRequest, Constraint, Image, Message, Tool, ToolCall, ToolChoice
 from moestro.api.responses import ResponsesRequest, read_responses
 from moestro.errors import ConfigError
 
@@ -129,6 +129,19 @@ def test_an_effort_reaches_the_template_and_none_is_no_thinking() -> None:
     assert read(reasoning={"effort": "low"}).template_variables["reasoning_effort"] == "low"
 
 
+def test_images_stay_where_they_stand_in_a_turn() -> None:
+    near = {"type": "input_image", "image_url": "http://x/y.png", "detail": "low"}
+    far = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    text = {"type": "input_text", "text": "or"}
+    output = {"type": "function_call_output", "call_id": "c", "output": [text, far]}
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    turn = {"role": "user", "content": [near, text, far]}
+    said, _, shown = read(input=[turn, call, output]).messages
+    image = Image(url="data:image/png;base64,AAAA")
+    assert said.content == (Image(url="http://x/y.png", detail="low"), "or", image)
+    assert shown == Message(role="tool", content=("or", image), tool_call_id="c")
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
@@ -143,6 +156,10 @@ def test_an_effort_reaches_the_template_and_none_is_no_thinking() -> None:
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "names 'x'"),
         ({"text": {"format": {"type": "json_schema"}}}, "has no schema"),
         ({"input": [{"role": "system", "content": "x"}]}, "nothing to answer"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+            "input_image has no image_url.*keeps no files",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], complaint: str) -> None:
@@ -156,7 +173,8 @@ def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], complaint: st
         {"input": []},
         {"input": 5},
         {"input": [{"type": "item_reference", "id": "x"}]},
-        {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": 5}]}]},
         {"max_output_tokens": 0},
         {"temperature": float("inf")},
         {"top_logprobs": 21},

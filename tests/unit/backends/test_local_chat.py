@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from moestro.api.chat import Constraint, Message, Tool, ToolChoice
+from moestro.api.chat import Constraint, Image, Message, Tool, ToolChoice
 from moestro.api.openai_bodies import ChatBody
 from moestro.api.openai_requests import read_chat
-from moestro.errors import (
-    DataError,
-)
+from moestro.errors import ConfigError, DataError
 from tests.unit.backends.local_parts import ask, build, chat, chunks, completion, text_of, tokenizer
 
 TOOL = Tool(name="area", description="Area", parameters={"type": "object", "properties": {}})
@@ -42,6 +40,14 @@ def test_an_answer_that_was_begun_is_gone_on_with() -> None:
     ask(backend, replace(asked, messages=(*asked.messages, begun), continues_final=True))
     prompt = tokenizer().decode(engine.requests[0].prompt)
     assert prompt == "User: Two and two?\n\nAssistant: It is "
+
+
+def test_an_image_is_refused_before_a_model_of_text_is_asked() -> None:
+    backend, engine = build()
+    shown = Message(role="user", content=("What is it?", Image(url="http://x/y.png")))
+    with pytest.raises(ConfigError, match="has an image, but this model reads text only"):
+        ask(backend, replace(chat("hi"), messages=(shown,)))
+    assert not engine.requests
 
 
 def test_a_prompt_can_end_with_the_last_message() -> None:

@@ -10,6 +10,7 @@ from moestro.api.chat import (
     ChatRequest,
     CompletionRequest,
     Constraint,
+    Image,
     Message,
     Options,
     Tool,
@@ -97,7 +98,7 @@ def test_a_chat_is_written_as_it_is_read() -> None:
     asked = ChatRequest(
         model="m",
         messages=(
-            Message(role="user", content="hi"),
+            Message(role="user", content=("hi", Image(url="http://x/y.png", detail="low"), "?")),
             Message(role="assistant", tool_calls=(ToolCall(id="t", name="look", arguments="{}"),)),
             Message(role="tool", content="1", tool_call_id="t"),
             Message(role="assistant", content="It "),

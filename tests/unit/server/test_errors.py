@@ -79,10 +79,13 @@ def test_a_mistake_is_one_line_that_names_field_and_value(
 
 
 def test_a_mistake_deep_in_a_chat_is_named_by_its_place() -> None:
-    part = {"type": "image_url", "image_url": {"url": "x"}}
+    part = {"type": "video_url"}
     error = complain(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
-    assert error["param"] == "messages[0].content[0].type"
-    assert error["message"].endswith("is \"image_url\": it should be 'text'")
+    assert error["param"] == "messages[0].content[0]"
+    assert error["message"].endswith("it should be of type text or image_url")
+    part = {"type": "image_url", "image_url": {"url": 5}}
+    error = complain(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
+    assert error["param"] == "messages[0].content[0].image_url.url"
     error = complain(CHAT, json={"messages": [{"content": "x"}]})
     assert error["message"] == "messages[0].role is missing: send it"
 
