@@ -13,13 +13,22 @@ import msgspec
 
 from moestro.api.relay import Call
 from moestro.errors import ConfigError, DataError
+from moestro.gateway.content import estimate_tokens, flatten
 
-Kind = Literal["chat", "completion", "messages"]
+Kind = Literal["chat", "completion", "messages", "count", "embeddings"]
 KINDS: Mapping[str, Kind] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count",
+    "/v1/embeddings": "embeddings",
 }
+# Asked in Anthropic's dialect.
+ANTHROPICS = ("messages", "count")
+# What is answered at once and whole.
+_UNWRITTEN = ("count", "embeddings")
+# What has no turns has its texts in one field.
+_TEXTS: Mapping[Kind, str] = {"completion": "prompt", "embeddings": "input"}
 CONVERSATION_HEADER = "x-moestro-conversation"
 # What of Anthropic's dialect is not in a body. Never a key.
 _PASSED_HEADERS = ("anthropic-beta",)
@@ -89,8 +98,8 @@ class Asked:
         """The text by which a policy decides: the last user turn, after some of what came before it
         where it is short.
         """
-        if self.kind == "completion":
-            return _flatten(_look(self.fields, "prompt"))
+        if self.kind in _TEXTS:
+            return flatten(self.look(_TEXTS[self.kind]))
         return self._text_until(len(self._turns))
 
     @property
@@ -104,11 +113,23 @@ class Asked:
     def fewest_tokens(self) -> int:
         """How many tokens the prompt has at the very least."""
         texts = [turn.content for turn in self._turns] or [self.look("prompt")]
-        return sum(len(_flatten(text)) for text in texts) // MOST_CHARACTERS_PER_TOKEN
+        return sum(len(flatten(text)) for text in texts) // MOST_CHARACTERS_PER_TOKEN
+
+    @property
+    def estimated_tokens(self) -> int:
+        """About how many tokens the prompt has."""
+        return estimate_tokens(len(self.body), (turn.content for turn in self._turns))
+
+    @property
+    def is_written(self) -> bool:
+        """Whether an answer is written: token by token, by a model that talks."""
+        return self.kind not in _UNWRITTEN
 
     @property
     def answer_limit(self) -> int | None:
         """How many tokens the answer may have, None where nothing limits it."""
+        if not self.is_written:
+            return 0
         limits = (self.number(name) for name in ("max_completion_tokens", "max_tokens"))
         return next((each for each in limits if each is not None and each >= 0), None)
 
@@ -169,12 +190,12 @@ class Asked:
         return msgspec.json.encode(fields)
 
     def _text_until(self, end: int) -> str:
-        texts = [_flatten(turn.content) for turn in self._turns[:end]]
+        texts = [flatten(turn.content) for turn in self._turns[:end]]
         users = (place for place, turn in enumerate(self._turns[:end]) if turn.role == "user")
         last = max(users, default=len(texts) - 1)
         if len(texts[last]) >= _SHORT_CHARACTERS:
             return texts[last]
-        system = [_flatten(_look(self.fields, "system"))] if self.kind == "messages" else []
+        system = [flatten(_look(self.fields, "system"))] if self.kind in ANTHROPICS else []
         before = "\n".join(text for text in (*system, *texts[:last]) if text)
         return f"{before[-_CONTEXT_CHARACTERS:]}\n{texts[last]}" if before else texts[last]
 
@@ -187,21 +208,22 @@ def read_call(call: Call) -> Asked:
     if not model:
         raise ConfigError("model is missing: send one of /v1/models")
     turns: list[_Turn] = []
-    if kind != "completion":
+    if kind not in _TEXTS:
         turns = _read(fields, "messages", _read_turns, "a list of messages") or []
         if not turns:
             raise ConfigError("messages is missing: send at least one")
-    elif "prompt" not in fields:
-        raise ConfigError("prompt is missing: send it")
+    elif _TEXTS[kind] not in fields:
+        raise ConfigError(f"{_TEXTS[kind]} is missing: send it")
+    is_stream = bool(_read(fields, "stream", _read_flag, "true or false"))
     return Asked(
         kind=kind,
         path=call.path,
         body=call.body,
         fields=fields,
         model=model,
-        is_stream=bool(_read(fields, "stream", _read_flag, "true or false")),
+        is_stream=is_stream and kind not in _UNWRITTEN,
         conversation=_hash_conversation(call, fields, turns),
-        headers=_pick_headers(call) if kind == "messages" else _NO_HEADERS,
+        headers=_pick_headers(call) if kind in ANTHROPICS else _NO_HEADERS,
         _turns=turns,
     )
 
@@ -237,20 +259,6 @@ def _look(fields: Fields, name: str) -> Any:  # noqa: ANN401 (whatever a caller 
     return None if raw is None else _read(fields, name, _read_any, "JSON")
 
 
-def _flatten(content: object) -> str:
-    """Return the text in a turn's content or a prompt; token ids and pictures have none."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = [
-        part if isinstance(part, str) else part.get("text")
-        for part in content
-        if isinstance(part, str | dict)
-    ]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
 def _pick_headers(call: Call) -> Mapping[str, str]:
     return {
         name: value
@@ -279,5 +287,5 @@ def _beginning(fields: Fields, turns: list[_Turn]) -> str:
     for turn in turns:
         if turn.role == "assistant":
             break
-        texts.append(f"{turn.role}\0{_flatten(turn.content)}")
+        texts.append(f"{turn.role}\0{flatten(turn.content)}")
     return "\0".join(texts)

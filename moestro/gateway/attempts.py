@@ -23,8 +23,6 @@ from moestro.gateway.legs import (
     Leg,
     check_refusal,
     check_status,
-    read_whole_answer,
-    read_whole_message,
 )
 from moestro.gateway.messages import MessagesTold
 from moestro.gateway.model_name import is_same_model
@@ -32,6 +30,7 @@ from moestro.gateway.queue import Line
 from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
 from moestro.gateway.upstream import Upstream
+from moestro.gateway.wholes import read_whole
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +212,7 @@ class Attempts:
             return
         if not outgoing.asked.is_stream:
             leg.body = await incoming.read_whole(self._config.max_answer_bytes)
-            is_messages = outgoing.asked.kind == "messages"
-            leg.piece = (read_whole_message if is_messages else read_whole_answer)(leg.body, name)
+            leg.piece = read_whole(outgoing.asked.kind, leg.body, name)
             self._check_model(leg, leg.piece)
             return
         if not incoming.is_stream:

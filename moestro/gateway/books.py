@@ -13,7 +13,7 @@ from moestro.api.record import OnFinished, Outcome, Record
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import Chooser, ModelChoice
 from moestro.gateway.fleet import Price
-from moestro.gateway.trace import BYTES_PER_TOKEN, REFUSALS, Trace, tell_all
+from moestro.gateway.trace import REFUSALS, Trace, tell_all
 
 _BROKEN_STATUS = {"failed": 503, "left": 499}
 _NO_PRICE = Price()
@@ -101,7 +101,7 @@ class Books:
             call.caller,
             choice.models[0],
             call.request_id,
-            num_prompt=len(call.body) // BYTES_PER_TOKEN,
+            num_prompt=asked.estimated_tokens,
             answer=None if is_free else AnswerBound(max_tokens=asked.answer_limit, price=dearest),
         )
 
@@ -115,7 +115,9 @@ class Books:
         self.num_open -= 1
         strongest = self._chooser.strongest
         price = self._prices.get(trace.model, _NO_PRICE)
-        best = None if strongest is None else self._prices[strongest]
+        # Who talks makes no embeddings: there is nothing to compare with.
+        is_compared = trace.asked is None or trace.asked.kind != "embeddings"
+        best = self._prices[strongest] if strongest is not None and is_compared else None
         record = trace.record(outcome, status, price, best, error)
         if trace.span is not None:
             trace.span.end(record)

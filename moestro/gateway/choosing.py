@@ -155,6 +155,10 @@ class Chooser:
         allowed = None if self._permits is None else self._permits.allowed_models(caller)
         if asked.model != AUTO:
             return self._choose_named(asked.model, allowed)
+        if asked.kind == "embeddings":
+            raise ConfigError(
+                f"{AUTO} chooses among models that talk: name the one whose embeddings you want"
+            )
         if self._policy is None:
             raise ConfigError(
                 f"{AUTO} needs a policy, and there is none: name one of"
@@ -245,7 +249,7 @@ class Chooser:
             return False
         # One answer's tokens speak for all of it, and a call of a tool has no text.
         is_single = asked.number("n") in (None, 1)
-        is_seen = asked.kind != "messages" and not asked.has("echo")
+        is_seen = asked.kind not in ("messages", "count") and not asked.has("echo")
         return is_single and is_seen and not (rule.reads_whole and asked.has("tools"))
 
 

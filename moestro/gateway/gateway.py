@@ -160,7 +160,7 @@ class Gateway:
         trace.choice = choice
         trace.reason = trace.reason or choice.reason
         kept = await self._memory.find(trace)
-        self._books.admit(trace, is_free=kept is not None)
+        self._books.admit(trace, is_free=kept is not None or asked.kind == "count")
         if kept is not None:
             trace.first_s = trace.elapsed_s()
             self._chooser.settle(asked, choice, trace.model)
@@ -169,10 +169,12 @@ class Gateway:
         assert self._turns is not None, "the gateway was not started"
         outgoing = Outgoing(asked=asked)
         leg = await self._turns.open(trace, outgoing)
-        trace.first_s = trace.elapsed_s()
+        if asked.is_written:
+            trace.first_s = trace.elapsed_s()
         if leg.status != 200:
             return self._refuse(trace, leg)
-        self._chooser.settle(asked, choice, trace.model)
+        if asked.is_written:
+            self._chooser.settle(asked, choice, trace.model)
         if asked.is_stream:
             return await self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)
@@ -182,7 +184,8 @@ class Gateway:
         trace.usage = leg.piece.usage if leg.piece is not None else None
         trace.num_events = _count_whole(leg.piece)
         headers = trace.headers(leg.incoming.content_type)
-        leg.member.health.note_success(trace.first_s, trace.elapsed_s())
+        whole_s = None if trace.first_s is None else trace.elapsed_s()
+        leg.member.health.note_success(trace.first_s, whole_s)
         answer = text_of(leg.body) if self._books.reads_answers else ""
         self._books.close(trace, "answered", 200, None, answer)
         self._memory.keep(trace, {"content-type": headers["content-type"]}, leg.body)

@@ -11,14 +11,12 @@ import msgspec
 
 from moestro.gateway.events import Cutter, Garbage, Piece, split
 from moestro.gateway.faults import Fault
-from moestro.gateway.messages import read_message
 from moestro.gateway.queue import Line, Member
 from moestro.gateway.spans import Attempt
 from moestro.gateway.told import BrokenAnswer, Told
 
 _MOST_HELD_BYTES = 64 * 1024
 _BUSY_S = 1.0
-_read_piece = msgspec.json.Decoder(Piece).decode
 
 
 class _Error(msgspec.Struct):
@@ -186,7 +184,7 @@ def check_status(incoming: Incoming, name: str) -> bool:
     if status == 402:
         # The operator's bill, and not who asks is to pay it.
         raise Fault("denied", f"{name} wants to be paid first", has_begun=False)
-    if status in (404, 405):
+    if status in (404, 405, 501):
         raise Fault("absent", f"{name} does not know the model or the path", has_begun=False)
     if 300 <= status < 400:
         raise Fault("redirect", f"{name} sends elsewhere, and redirects are not followed")
@@ -210,39 +208,3 @@ def _is_moderation(body: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return "flagged_input" in said.error.metadata or "reasons" in said.error.metadata
-
-
-def read_whole_answer(body: bytes, name: str) -> Piece | None:
-    """Check that a body is an answer; return what is known of it, None of a vendor's own kind."""
-    _check_text(body, name)
-    try:
-        piece = _read_piece(body)
-    except msgspec.ValidationError as error:
-        said: Any = msgspec.json.decode(body)
-        if isinstance(said, dict) and said.get("choices"):
-            return None
-        raise Fault("garbage", f"{name} answered with something else than an answer") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Fault("garbage", f"{name} answered with something else than JSON") from error
-    if piece.error is not None:
-        raise Fault("status", f"{name} answered with an error")
-    if not piece.choices:
-        raise Fault("garbage", f"{name} answered with something else than an answer")
-    return piece
-
-
-def read_whole_message(body: bytes, name: str) -> Piece:
-    """Check that a body is a message of Anthropic's; return what is known of it."""
-    _check_text(body, name)
-    piece = read_message(body)
-    if piece is None:
-        raise Fault("garbage", f"{name} answered with something else than a message")
-    return piece
-
-
-def _check_text(body: bytes, name: str) -> None:
-    # What is skipped as unknown is not looked at otherwise, and a client could not read it.
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        raise Fault("garbage", f"{name} answered with what is no UTF-8") from error

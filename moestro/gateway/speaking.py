@@ -39,11 +39,19 @@ class WireSender:
 
 
 def _is_native(upstream: Upstream, outgoing: Outgoing) -> bool:
-    return (upstream.dialect == "anthropic") == (outgoing.asked.kind == "messages")
+    kind = outgoing.asked.kind
+    if kind == "count":
+        # Many servers beside Anthropic's have this path, ours among them; the others say so.
+        return True
+    if kind == "embeddings":
+        return upstream.dialect == "openai" and not upstream.is_local
+    return (upstream.dialect == "anthropic") == (kind == "messages")
 
 
 def _translate(upstream: Upstream, outgoing: Outgoing) -> bytes:
     asked = outgoing.asked
+    if asked.kind == "embeddings":
+        raise ConfigError(f"{upstream.name} makes no embeddings: name a model that does")
     if asked.kind != "chat":
         raise ConfigError(
             f"{upstream.name} cannot be asked at {asked.path}: use /v1/chat/completions"

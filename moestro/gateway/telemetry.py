@@ -25,6 +25,12 @@ from moestro.gateway.upstream import Upstream
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _LONGEST_NAME = 100
+# Names that the conventions have; a count of tokens is none of theirs.
+_OPERATIONS = {
+    "completion": "text_completion",
+    "embeddings": "embeddings",
+    "count": "count_tokens",
+}
 
 
 class OpenTelemetry:
@@ -42,7 +48,7 @@ class OpenTelemetry:
 
     def begin(self, call: Call) -> "RequestSpan":
         """Begin a request's span, within the client's trace if it names one."""
-        operation = "text_completion" if KINDS[call.path] == "completion" else "chat"
+        operation = _OPERATIONS.get(KINDS[call.path], "chat")
         span = self._tracer.start_span(
             operation,
             _PROPAGATOR.extract(call.headers),

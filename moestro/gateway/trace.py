@@ -29,8 +29,6 @@ from moestro.gateway.tape import Tape
 
 log = logging.getLogger(__name__)
 
-# As a rule.
-BYTES_PER_TOKEN = 4
 # What refuses a request before anybody is asked, and the status that its sender sees.
 REFUSALS: Mapping[type[Exception], int] = {
     CapacityError: 429,
@@ -94,7 +92,7 @@ class Trace:
         prompt = usage.prompt_tokens if usage is not None else None
         completion = usage.completion_tokens if usage is not None else None
         details = usage.prompt_tokens_details if usage is not None else None
-        num_prompt = _estimate_prompt(self.call, asked) if prompt is None else prompt
+        num_prompt = _estimate_prompt(asked) if prompt is None else prompt
         num_completion = self.num_events if completion is None else completion
         if outcome == "refused" or not self.model:
             num_prompt = num_completion = 0
@@ -166,8 +164,8 @@ def tell_all(listeners: tuple[OnFinished, ...], record: Record) -> None:
     )
 
 
-def _estimate_prompt(call: Call, asked: Asked | None) -> int:
-    return len(call.body) // BYTES_PER_TOKEN if asked is not None else 0
+def _estimate_prompt(asked: Asked | None) -> int:
+    return asked.estimated_tokens if asked is not None else 0
 
 
 def _latin(text: str) -> str:

@@ -12,9 +12,10 @@ from moestro.gateway.attempts import Attempts, Outgoing
 from moestro.gateway.cascade import Sieve, count_written, is_good
 from moestro.gateway.choosing import CascadeRule
 from moestro.gateway.config import GatewayConfig
+from moestro.gateway.faults import Fault
 from moestro.gateway.fleet import Price
 from moestro.gateway.legs import Leg
-from moestro.gateway.trace import BYTES_PER_TOKEN, Trace
+from moestro.gateway.trace import Trace
 
 
 class Turns:
@@ -68,7 +69,7 @@ class Turns:
         leg.close()
         trace.reason = "cascade: not sure enough"
         trace.wasted_tokens = count_written(leg, sieve)
-        num_prompt = len(trace.call.body) // BYTES_PER_TOKEN
+        num_prompt = trace.asked.estimated_tokens
         trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
         return None
 
@@ -91,9 +92,20 @@ class Turns:
                 trace.reason = f"{trace.reason}; {model} refused"
         if refused is None:
             assert error is not None
-            raise error
+            raise _explain(error, trace)
         trace.model, trace.member = refused.line.model, refused.member
         return refused
+
+
+def _explain(
+    error: BackendError | CapacityError | ConfigError, trace: Trace
+) -> BackendError | CapacityError | ConfigError:
+    """Return the error, or the mistake that it shows of whoever asks a model for what few do."""
+    asked = trace.asked
+    is_lacking = isinstance(error, Fault) and error.kind == "absent"
+    if not is_lacking or asked is None or asked.is_written:
+        return error
+    return ConfigError(f"{asked.model} has no {asked.path}, say its backends: name another model")
 
 
 def _end_refused(leg: Leg) -> Leg:

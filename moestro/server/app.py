@@ -20,6 +20,7 @@ from moestro.server import (
     chat,
     completions,
     docs,
+    embeddings,
     errors,
     messages,
     metrics,
@@ -111,7 +112,7 @@ def build_app(
         redirect_slashes=False,
     )
     errors.install(app, DIALECTS)
-    for part in (completions, chat, responses, messages, tokens, status):
+    for part in (completions, chat, responses, messages, embeddings, tokens, status):
         app.include_router(part.routes(observed))
     app.include_router(metrics.routes(shown or registry))
     app.include_router(docs.routes())

@@ -13,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from moestro.api.key_terms import KeyTerms
+from moestro.api.record import Record
+from moestro.api.record_view import DecisionFilter
 from moestro.cli import gateway_app, scribe
 from moestro.cli.gateway_app import Parts, build_gateway_app
 from moestro.cli.keeper import Keeper
@@ -23,13 +26,16 @@ from moestro.policy.store import POLICY_FILE
 from moestro.records.config import CacheConfig, RecordsConfig
 from moestro.records.scribe import listen_for_workers
 from moestro.records.shared import create_shared
+from moestro.records.view import View
 from moestro.server.config import ServerConfig
 from tests.unit.gateway.test_choosing import ScriptedPolicy
+from tests.unit.gateway.test_embeddings import embeds
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import QUICK, FakeServer, well
 from tests.unit.server.asgi import ask_async
 
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 
 
 @dataclass
@@ -118,6 +124,42 @@ def test_each_worker_shows_what_all_of_them_did(tmp_path: Path, shared: Path) ->
                 assert strong["backends"][0]["num_requests"] == 2
                 assert strong["completion_tokens"] == 2 * weak["completion_tokens"] > 0
                 assert strong["cost_usd"] == pytest.approx(2 * weak["cost_usd"])
+
+    run(work())
+
+
+def test_a_keys_budget_pays_for_embeddings_and_the_ledger_has_each(
+    tmp_path: Path, shared: Path
+) -> None:
+    async def work() -> None:
+        async with (
+            FakeServer(embeds).running() as server,
+            two_workers(tmp_path, shared, server) as (one, _),
+        ):
+            view = View(one.records)
+            key = await view.add_key(KeyTerms(name="ali", budget_tokens=40))
+            asked: dict[str, Any] = {
+                "json": {"model": "weak", "input": "say"},
+                "headers": {"authorization": f"Bearer {key}"},
+            }
+            async with asyncio.timeout(20):
+                # Who comes without a key is let in until there is one.
+                while (await ask(one)).status_code != 401:
+                    await asyncio.sleep(0.02)
+                statuses = [200]
+                while statuses[-1] == 200:
+                    answer = await ask_async(one.app, "POST", EMBEDDINGS, **asked)
+                    statuses.append(answer.status_code)
+                assert answer.json()["error"]["code"] == "insufficient_quota"
+                found: list[Record] = []
+                while len(found) < len(statuses) - 1:
+                    page = await view.decisions(DecisionFilter(caller="ali"))
+                    found = [each.record for each in page.decisions]
+            last, *paid = found
+            assert (last.outcome, last.path) == ("refused", EMBEDDINGS)
+            assert {(each.prompt_tokens, each.completion_tokens) for each in paid} == {(7, 0)}
+            # Seven tokens each, until not even as many as are expected are left.
+            assert 2 <= len(paid) <= 5
 
     run(work())
 

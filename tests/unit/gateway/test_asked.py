@@ -75,6 +75,19 @@ def test_two_names_of_the_model_become_one() -> None:
     assert read(body).body_for("m") == b'{"model":"m","messages":[{}]}'
 
 
+def test_an_image_counts_by_itself_and_not_by_its_bytes() -> None:
+    url = f"data:image/png;base64,{'A' * 4_000_000}"
+    openais = {"type": "image_url", "image_url": {"url": url}}
+    source = {"type": "base64", "media_type": "image/png", "data": "A" * 4_000_000}
+    anthropics = {"type": "image", "source": source}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [anthropics]}
+    odd = [{"type": "image_url", "image_url": 5}, {"type": "image"}, 7]
+    for content, num in (([openais], 1), ([anthropics, result], 2), (odd, 2), ("say", 0)):
+        body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+        assert 1000 * num < read(body).estimated_tokens < 1000 * num + 200
+    assert read({"model": "m", "prompt": "x" * 4000}, "/v1/completions").estimated_tokens > 1000
+
+
 def test_odd_options_are_no_options() -> None:
     asked = read({"model": "m", "messages": TURNS, "stream_options": 5, "max_tokens": "x"})
     assert not asked.wants_usage

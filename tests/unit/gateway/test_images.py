@@ -4,7 +4,6 @@ Next: test_served.py, test_anthropic.py.
 """
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -13,11 +12,9 @@ import openai
 import pytest
 
 from moestro.api.chat import ChatRequest, Image, Message
-from moestro.backends.scripted import DEFAULT_CARD, ScriptedBackend
 from moestro.gateway.writing import write_request
-from moestro.server.app import build_app
-from tests.flow.serving import serving
 from tests.unit.gateway import test_anthropic, upstreams
+from tests.unit.gateway.chained import chain
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.test_messages_auto import speak_openai
 from tests.unit.gateway.test_served import served
@@ -122,26 +119,13 @@ def test_a_tools_image_follows_its_text_where_turns_of_tools_have_text_alone() -
 def test_a_model_of_text_refuses_images_in_the_callers_own_form(
     path: str, body: dict[str, Any], param: str | None, has_gateway: bool
 ) -> None:
-    async def ask(root: str) -> httpx.Response:
-        async with httpx.AsyncClient() as client:
-            return await client.post(f"{root}{path}", json=body | {"model": "m"})
-
-    async def work(upstream: str) -> httpx.Response:
-        if not has_gateway:
-            return await ask(upstream)
-        async with served({"m": [upstreams.well]}) as (root, running):
-            member = running.gateway._lines["m"].members[0]
-            port = int(upstream.rpartition(":")[2])
-            member.upstream.__dict__["place"] = replace(member.upstream.place, port=port)
-            return await ask(root)
-
-    backend = ScriptedBackend(cards=(replace(DEFAULT_CARD, id="m"),))
-    with serving(build_app(backend)) as upstream:
-        answer = run(work(upstream))
+    with chain(is_local=True) as link:
+        root = link.root if has_gateway else link.upstream
+        answer = httpx.post(f"{root}{path}", json=body | {"model": "m"}, timeout=20)
     said = answer.json()
     assert answer.status_code == 400
     assert "has an image, but this model reads text only" in said["error"]["message"]
-    assert not backend.requests
+    assert not link.backend.requests
     if param is None:
         assert said["type"] == "error"
         assert said["error"]["type"] == "invalid_request_error"

@@ -43,6 +43,7 @@ class Asking:
     headers: dict[str, str]
     body: dict[str, Any]
     writer: asyncio.StreamWriter
+    data: bytes = b""
     is_gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, *pieces: bytes) -> None:
@@ -120,7 +121,7 @@ class FakeServer:
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        asking = Asking(head[0].split()[1], headers, json.loads(body or b"{}"), writer)
+        asking = Asking(head[0].split()[1], headers, json.loads(body or b"{}"), writer, body)
         self.asked.append(asking)
         behavior = self._behaviors.pop(0) if len(self._behaviors) > 1 else self._behaviors[0]
         await behavior(asking)
