@@ -144,9 +144,11 @@ def text_of(body: bytes) -> str:
     """Return what a whole answer's first choice says, nothing where it has none."""
     try:
         found: Any = msgspec.json.decode(body)
-        choice = found["choices"][0] if "choices" in found else found["content"][0]
+        if "choices" not in found:
+            return "".join(block.get("text", "") for block in found["content"])
+        choice = found["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (msgspec.DecodeError, LookupError, TypeError):
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError):
         return ""
     return text if isinstance(text, str) else ""
 

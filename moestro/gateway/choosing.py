@@ -150,8 +150,11 @@ class Chooser:
         subset = self._fleet.policy.models if self._fleet.policy is not None else ()
         return tuple(name for name in self._theirs if not subset or name in subset)
 
-    def choose(self, asked: Asked, caller: str | None) -> ModelChoice:
-        """Return who answers; UnknownModelError for a name that is none, or not the caller's."""
+    def choose(self, asked: Asked, caller: str | None, *, may_cascade: bool = True) -> ModelChoice:
+        """Return who answers; UnknownModelError for a name that is none, or not the caller's.
+
+        Where a small model's answer cannot be looked at before it goes on, `may_cascade` is false.
+        """
         allowed = None if self._permits is None else self._permits.allowed_models(caller)
         if asked.model != AUTO:
             return self._choose_named(asked.model, allowed)
@@ -178,7 +181,7 @@ class Chooser:
         if known in mine and self._is_up(known):
             others = [name for name in reversed(mine) if name != known]
             return ModelChoice(models=(known, *others), reason="conversation", is_auto=True)
-        return self._decide(asked, mine)
+        return self._decide(asked, mine, may_cascade=may_cascade)
 
     def may_name(self, name: str, caller: str | None) -> bool:
         """Tell whether a caller may ask for a name: of `auto`, if it has anything to choose."""
@@ -218,7 +221,7 @@ class Chooser:
         others = [name for name in reversed(mine) if name != self.strongest]
         return ModelChoice(models=(self.strongest, *others), reason=doubt, is_auto=True)
 
-    def _decide(self, asked: Asked, mine: Sequence[str]) -> ModelChoice:
+    def _decide(self, asked: Asked, mine: Sequence[str], *, may_cascade: bool) -> ModelChoice:
         assert self._policy is not None
         # Those that cannot answer now are not asked, unless none can.
         up = [name for name in mine if self._is_up(name)] or mine
@@ -228,7 +231,7 @@ class Chooser:
         model = self._ours[decision.model]
         others = [name for name in (*fallbacks, *rest) if name in mine and name != model]
         cascade, reason = decision.cascade if others else None, decision.reason
-        if cascade is not None and not self._may_cascade(asked, cascade):
+        if cascade is not None and not (may_cascade and self._may_cascade(asked, cascade)):
             # The floor was shown for answers that are looked at, not for any of the small model's.
             model, *others = reversed(mine)
             cascade, reason = None, "no cascade here: the strongest"
@@ -249,7 +252,7 @@ class Chooser:
             return False
         # One answer's tokens speak for all of it, and a call of a tool has no text.
         is_single = asked.number("n") in (None, 1)
-        is_seen = asked.kind not in ("messages", "count") and not asked.has("echo")
+        is_seen = asked.is_written and not asked.has("echo")
         return is_single and is_seen and not (rule.reads_whole and asked.has("tools"))
 
 

@@ -16,7 +16,7 @@ from moestro.errors import MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
 from moestro.gateway.books import Books, Door, Finished, status_of, text_of
-from moestro.gateway.choosing import Chooser, Permits, Policy, Trust
+from moestro.gateway.choosing import Chooser, ModelChoice, Permits, Policy, Trust
 from moestro.gateway.events import Piece
 from moestro.gateway.failover import StreamOut
 from moestro.gateway.fleet import Fleet, FleetModel
@@ -32,6 +32,7 @@ from moestro.gateway.spans import Tracing
 from moestro.gateway.speaking import WireSender
 from moestro.gateway.tally import Tally
 from moestro.gateway.trace import Trace, outcome_of
+from moestro.gateway.translatable import is_translatable
 from moestro.gateway.turns import Turns
 from moestro.gateway.upstream import Connections, build_upstream
 
@@ -234,7 +235,7 @@ class Gateway:
         """Choose who answers a call to /v1/messages; False if it must be translated for them.
 
         Bytes go only to models whose backends all speak that: they are the only ones to fall back
-        on, too.
+        on, too. A cascade that needs other words has them where nothing is lost by that.
         """
         if not any(map(self._speaks_messages, self._lines)):
             # Whoever translates chooses anew: a choice here would be made twice.
@@ -242,6 +243,10 @@ class Gateway:
         try:
             asked = read_call(trace.call)
             choice = self._chooser.choose(asked, trace.call.caller)
+            if choice.cascade is not None and not self._may_cascade_raw(choice):
+                if is_translatable(asked):
+                    return False
+                choice = self._chooser.choose(asked, trace.call.caller, may_cascade=False)
         except MoestroError:
             # The routes will say what is wrong with it.
             return False
@@ -250,6 +255,15 @@ class Gateway:
             return False
         trace.asked, trace.choice = asked, replace(choice, models=models)
         return True
+
+    def _may_cascade_raw(self, choice: ModelChoice) -> bool:
+        """Tell whether a small model's answer can be looked at in its own words: none of a token's
+        probability is told in them.
+        """
+        assert choice.cascade is not None
+        is_spoken = self._speaks_messages(choice.models[0])
+        has_rest = any(map(self._speaks_messages, choice.models[1:]))
+        return choice.cascade.reads_whole and is_spoken and has_rest
 
     def _speaks_messages(self, model: str) -> bool:
         members = self._lines[model].members

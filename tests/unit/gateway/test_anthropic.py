@@ -46,9 +46,16 @@ def events(num: int = 12, begin: int = 0) -> list[bytes]:
     said: list[dict[str, Any]] = [
         {
             "type": "message_start",
-            "message": {"id": "msg_1", "model": "m", "usage": {"input_tokens": 5}},
+            "message": {
+                "id": "msg_1",
+                "type": "message",
+                "role": "assistant",
+                "model": "m",
+                "content": [],
+                "usage": {"input_tokens": 5},
+            },
         },
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "ping"},
     ]
     said += [
