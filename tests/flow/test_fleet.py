@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -81,6 +83,7 @@ def test_a_fleet_serves_reloads_outlives_its_processes_and_ends(
         assert cards["a"].to_dict()["output_usd_per_mtok"] == 2.0
         assert cards["a"].to_dict()["most_experts"] > 0
         assert "not served here" in ask(url, "c").text
+        check_what_a_model_of_text_can_do(url)
 
         # Another configuration, while a stream goes on.
         write(file, model, "a", "c")
@@ -112,6 +115,23 @@ def test_a_fleet_serves_reloads_outlives_its_processes_and_ends(
         assert process.wait(TIMEOUT_S) == 0
         assert process.stderr is not None
         assert "stays as it was" in process.stderr.read()
+
+
+def check_what_a_model_of_text_can_do(url: str) -> None:
+    shown = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1:1/a.png"}}
+    turn: Any = {"role": "user", "content": "alpha beta"}
+    image: Any = {"role": "user", "content": [shown]}
+    with anthropic.Anthropic(base_url=url, api_key="-", max_retries=0) as client:
+        counted = client.messages.count_tokens(model="a", messages=[turn]).input_tokens
+        answer = client.messages.create(model="a", messages=[turn], max_tokens=2)
+        assert counted == answer.usage.input_tokens > 0
+        with pytest.raises(anthropic.BadRequestError, match="this model reads text only"):
+            client.messages.create(model="a", messages=[image], max_tokens=2)
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as asking,
+        pytest.raises(openai.BadRequestError, match="a/0 makes no embeddings"),
+    ):
+        asking.embeddings.create(model="a", input="alpha")
 
 
 def kill(pid: int) -> None:
