@@ -187,6 +187,9 @@ extern const Kernels avx2_kernels;
 extern const Kernels avx512vnni_kernels;
 extern const Kernels avx512_kernels;
 #endif
+#ifdef MOESTRO_HAS_AVX_VNNI
+extern const Kernels avxvnni_kernels;
+#endif
 #ifdef MOESTRO_HAS_AMX
 extern const Kernels amx_kernels;
 #endif

@@ -27,6 +27,14 @@ bool has_avx512vnni() {
 bool has_avx512() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
+#ifdef MOESTRO_HAS_AVX_VNNI
+// Leaf 7's second part names AVX-VNNI in bit 4.
+bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0 && has_avx2();
+}
+#endif
+
 #ifdef MOESTRO_HAS_AMX
 // Tiles belong to a process that has asked Linux for room to save them.
 bool may_use_tiles() {
@@ -63,6 +71,11 @@ std::vector<NamedKernels> runnable_kernels() {
 #ifdef MOESTRO_HAS_X86
   if (has_avx512()) found.push_back({"avx512", &avx512_kernels});
   if (has_avx512vnni()) found.push_back({"avx512vnni", &avx512vnni_kernels});
+#endif
+#ifdef MOESTRO_HAS_AVX_VNNI
+  if (has_avxvnni()) found.push_back({"avxvnni", &avxvnni_kernels});
+#endif
+#ifdef MOESTRO_HAS_X86
   if (has_avx2()) found.push_back({"avx2", &avx2_kernels});
 #endif
   found.push_back({"portable", &portable_kernels});

@@ -1,7 +1,7 @@
 """Which kernels run here, and why: the native ones where they load and agree with their twin.
 
-The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2, avx512vnni, avx512,
-amx.
+The environment variable MOESTRO_KERNELS forces one: torch, portable, avx2, avxvnni,
+avx512vnni, avx512, amx.
 Next: native.py, model/prepare.py.
 
 Shapes: T tokens, K slots per token, D width, E experts, F expert width.
