@@ -15,7 +15,7 @@ from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.ops.pack import BLOCK, quantize_blocks, scale_shape
 from moestro.weights.names import Piece, aliases, pieces
-from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
+from moestro.weights.store import CONFIG_FILE, Outgoing, Together, save_tensors
 
 MAX_SHARD_BYTES = 5_000_000_000
 _COMPANIONS = ("generation_config.json", "chat_template.jinja", "chat_template.json")
@@ -79,14 +79,13 @@ def write_generation(config: ModelConfig, folder: Path) -> None:
 
 
 def _outgoing(piece: Piece, value: Tensor, dtype: torch.dtype, fp8: bool) -> list[Outgoing]:
-    """Describe one tensor, or a float8 matrix and its scales."""
+    """Describe one tensor, or a float8 matrix and its scales, which are made together."""
     part = piece.part(value)
     name, shape = piece.hf_name, tuple(part.shape)
     if not (fp8 and piece.is_quantizable):
         return [Outgoing(name, dtype, shape, lambda: part)]
+    blocks = Together(lambda: quantize_blocks(part))
     return [
-        Outgoing(name, torch.float8_e4m3fn, shape, lambda: quantize_blocks(part)[0]),
-        Outgoing(
-            f"{name}_scale_inv", torch.float32, scale_shape(shape), lambda: quantize_blocks(part)[1]
-        ),
+        Outgoing(name, torch.float8_e4m3fn, shape, lambda: blocks.take(0)),
+        Outgoing(f"{name}_scale_inv", torch.float32, scale_shape(shape), lambda: blocks.take(1)),
     ]

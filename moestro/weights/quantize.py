@@ -4,7 +4,7 @@ docs/formats.md says what lies in the folder. Knows which weights are rounded to
 Next: stored.py, moestro/ops/quantize.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from moestro.ops.quantize import Kind, Quantized, codes_shape, quantize, scales_
 from moestro.weights.export import MAX_SHARD_BYTES, config_json, write_generation
 from moestro.weights.load import build_empty, find_pieces, own_dtype, prove_exact
 from moestro.weights.names import HEAD, KV_B, Piece, pieces
-from moestro.weights.store import CONFIG_FILE, Outgoing, save_tensors
+from moestro.weights.store import CONFIG_FILE, Outgoing, Together, save_tensors
 from moestro.weights.stored import SCALE, Weights, announce
 
 Target = Kind | Literal["float32", "plain"]
@@ -108,21 +108,12 @@ def _outgoing(reader: Reader, piece: Piece, kind: Kind, plain: torch.dtype) -> I
         dtype = torch.float32 if form == "float32" else plain
         yield Outgoing(name, dtype, shape, lambda: reader.read(piece))
         return
-    latest = _Latest(lambda: reader.read_codes(piece, form))
+
+    def build() -> tuple[Tensor, Tensor]:
+        made = reader.read_codes(piece, form)
+        return made.codes, made.scales
+
+    parts = Together(build)
     codes, scales = codes_shape(shape, form), scales_shape(shape)
-    yield Outgoing(name, _CODES[form], codes, lambda: latest.take().codes)
-    yield Outgoing(name + SCALE, torch.float16, scales, lambda: latest.take().scales)
-
-
-class _Latest:
-    """Makes a value at the first of two calls, and forgets it at the second."""
-
-    def __init__(self, build: Callable[[], Quantized]) -> None:
-        self._build = build
-        self._made: Quantized | None = None
-
-    def take(self) -> Quantized:
-        made, self._made = self._made, None
-        if made is None:
-            made = self._made = self._build()
-        return made
+    yield Outgoing(name, _CODES[form], codes, lambda: parts.take(0))
+    yield Outgoing(name + SCALE, torch.float16, scales, lambda: parts.take(1))

@@ -93,6 +93,23 @@ def outgoing(name: str, tensor: Tensor) -> Outgoing:
     return Outgoing(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
+class Together:
+    """Tensors that come of one computation, made when the first of them has its turn to be written.
+
+    Each is let go as it is taken, and the computation runs anew if one is asked for again.
+    """
+
+    def __init__(self, build: Callable[[], tuple[Tensor, ...]]) -> None:
+        self._build = build
+        self._left: dict[int, Tensor] = {}
+
+    def take(self, place: int) -> Tensor:
+        """Return what `build` has at a place."""
+        if place not in self._left:
+            self._left = dict(enumerate(self._build()))
+        return self._left.pop(place)
+
+
 def save_tensors(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int) -> None:
     """Write one file, or shards with an index where one would pass `max_shard_bytes`.
 

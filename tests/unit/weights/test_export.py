@@ -13,8 +13,11 @@ from transformers import logging as transformers_logging
 
 from moestro.errors import StorageError
 from moestro.model.model import Transformer
+from moestro.ops.pack import quantize_blocks
+from moestro.weights import export
 from moestro.weights.export import save_model
 from moestro.weights.load import load_config, load_model
+from moestro.weights.names import pieces
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -87,6 +90,23 @@ def test_fp8_blocks_load_within_the_resolution_of_the_format(
         assert is_packed == ("proj" in key and "eh_proj" not in key), key
         # Blocks of this model hold numbers up to about 5: steps of 5 / 448 / 1024 at the least.
         assert bool(((loaded[key] - value).abs() <= value.abs() / 16 + 1e-4).all()), key
+
+
+@pytest.mark.parametrize("max_shard_bytes", [1000, 10**9])
+def test_each_matrix_is_rounded_to_fp8_once(
+    tmp_path: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, max_shard_bytes: int
+) -> None:
+    rounded: list[int] = []
+
+    def count(weight_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rounded.append(weight_ND.data_ptr())
+        return quantize_blocks(weight_ND)
+
+    monkeypatch.setattr(export, "quantize_blocks", count)
+    model = tiny_model(num_nextn_predict_layers=1)
+    save_model(model, tmp_path, fp8=True, max_shard_bytes=max_shard_bytes)
+    assert len(rounded) == sum(piece.is_quantizable for piece in pieces(model.config))
+    assert len(rounded) == len(set(rounded))
 
 
 def test_the_copies_of_embedding_and_head_stand_beside_each_mtp_module(

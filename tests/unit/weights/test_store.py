@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from torch import Tensor
 
 from moestro.errors import CheckpointError, StorageError
 from moestro.weights.header import Entry
-from moestro.weights.store import INDEX_FILE, Outgoing, TensorFolder, plan_shards, save_tensors
+from moestro.weights.store import (
+    INDEX_FILE,
+    Outgoing,
+    TensorFolder,
+    Together,
+    plan_shards,
+    save_tensors,
+)
 
 
 def _tensors() -> dict[str, Tensor]:
@@ -90,6 +98,21 @@ def test_a_shard_passes_the_limit_only_for_one_large_tensor(
     sizes: list[int], limit: int, shards: list[list[int]]
 ) -> None:
     assert plan_shards(sizes, limit) == shards
+
+
+def test_tensors_that_are_made_together_are_made_once_and_let_go_when_taken() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def build() -> tuple[Tensor, Tensor]:
+        pair = torch.zeros(3), torch.ones(1)
+        made.extend(map(weakref.ref, pair))
+        return pair
+
+    pair = Together(build)
+    assert torch.equal(pair.take(0), torch.zeros(3))
+    assert [each() is None for each in made] == [True, False]
+    assert torch.equal(pair.take(1), torch.ones(1))
+    assert [each() is None for each in made] == [True, True]
 
 
 def test_an_index_that_names_a_missing_shard_is_an_error(tmp_path: Path) -> None:
