@@ -195,7 +195,7 @@ class ModelConfig:
         extra = {
             key: value
             for key, value in raw.items()
-            if _ALIASES.get(key, key) not in known | _RENDERED
+            if _ALIASES.get(key, key) not in known | _RENDERED | _OF_ITS_CODE
         }
         if isinstance(eos, list):
             extra["eos_token_id"] = eos
@@ -239,6 +239,8 @@ _RENDERED = {
     "hidden_act", "moe_layer_freq", "num_key_value_heads", "head_dim", "qk_head_dim",
     "quantization_config", "torch_dtype", "dtype",
 }  # fmt: skip
+# Names Python files that what is written does not come with: nobody must look for them there.
+_OF_ITS_CODE = {"auto_map"}
 # What the published modelling code assumes where a key is absent.
 _V3_DEFAULTS: dict[str, Any] = {"n_group": 1, "topk_group": 1, "topk_method": "noaux_tc"}
 _V2_DEFAULTS: dict[str, Any] = _V3_DEFAULTS | {"topk_method": "greedy", "norm_topk_prob": False}

@@ -20,8 +20,6 @@ NAME = "tiktoken.model"
 _CLASS = "TikTokenTokenizer"
 # Ids behind the last rank that belong to special tokens, named or not.
 _NUM_RESERVED = 256
-# What names Python files that a written checkpoint does not come with.
-_OF_ITS_CODE = ("auto_map", "tokenizer_class")
 
 
 def read_tiktoken(file: Path) -> Vocabulary:
@@ -36,8 +34,8 @@ def read_tiktoken(file: Path) -> Vocabulary:
         [f"{spelled[left]} {spelled[right]}" for left, right in _find_merges(ranks)],
         _read_added(file, settings, len(ranks)),
     )
-    kept = {key: value for key, value in settings.items() if key not in _OF_ITS_CODE}
-    return Vocabulary(raw, kept)
+    # Of a tokenizer.json's class from here on.
+    return Vocabulary(raw, {key: settings[key] for key in settings if key != "tokenizer_class"})
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

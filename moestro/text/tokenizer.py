@@ -38,6 +38,9 @@ _FIM_NAMES = (
     ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
 )
 
+# What names Python files that a written tokenizer does not come with.
+_OF_ITS_CODE = ("auto_map", "tokenizer_class")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FimTokens:
@@ -123,7 +126,9 @@ class Tokenizer:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "tokenizer.json", self._raw.encode())
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | self._settings
+        left_out = _OF_ITS_CODE if "auto_map" in self._settings else ()
+        kept = {key: value for key, value in self._settings.items() if key not in left_out}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | kept
         present = {key: value for key, value in settings.items() if value is not None}
         write_json(folder / "tokenizer_config.json", names | present)
 

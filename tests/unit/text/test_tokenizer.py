@@ -85,6 +85,21 @@ def test_the_configuration_beside_it_names_the_end(
     assert again["bos_token"] == "</s>"
 
 
+def test_what_is_written_names_no_python_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    settings = {
+        "tokenizer_class": "OtherTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_other.OtherTokenizer", None]},
+        "padding_side": "left",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    Tokenizer.load(tmp_path).save(tmp_path)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert "auto_map" not in written
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["padding_side"] == "left"
+
+
 def test_added_tokens_that_are_not_special_are_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     path = tmp_path / "tokenizer.json"

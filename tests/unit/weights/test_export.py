@@ -170,6 +170,20 @@ def test_transformers_loads_ours_with_nothing_missing_or_mismatched(
     assert all(torch.equal(value, original[key]) for key, value in loaded.items())
 
 
+def test_transformers_loads_what_is_written_without_code_that_its_source_came_with(
+    tmp_path: Path, tiny_model: Any
+) -> None:
+    save_model(tiny_model(), tmp_path)
+    path = tmp_path / "config.json"
+    code = {"AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": code}))
+    model = load_model(tmp_path)
+    (tmp_path / "written").mkdir()
+    save_model(model, tmp_path / "written")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "written", trust_remote_code=True)
+    assert torch.equal(theirs.lm_head.weight, model.lm_head.weight)
+
+
 @pytest.mark.parametrize("kind", ["deepseek_v3", "deepseek_v2"])
 @pytest.mark.parametrize("dtype", PLAIN)
 def test_a_model_that_transformers_made_loads_bit_by_bit(
