@@ -153,6 +153,20 @@ class ModelConfig:
         return self.model_type == "deepseek_v3"
 
     @property
+    def has_normalized_gate(self) -> bool:
+        """Whether the weights of a token's experts are made to sum to 1, before `gate_scale`."""
+        # DeepSeek-V2's code leaves a single expert's weight as it is.
+        is_single = self.model_type == "deepseek_v2" and self.num_experts_per_tok == 1
+        return self.norm_topk_prob and not is_single
+
+    @property
+    def gate_scale(self) -> float:
+        """What the weights of a token's experts are multiplied by."""
+        # DeepSeek-V3's code normalizes and scales, DeepSeek-V2's does the one or the other.
+        is_unscaled = self.model_type == "deepseek_v2" and self.has_normalized_gate
+        return 1.0 if is_unscaled else self.routed_scaling_factor
+
+    @property
     def has_budget(self) -> bool:
         """Whether a token may take fewer than `num_experts_per_tok` experts."""
         return bool(self.budget.thresholds)

@@ -127,8 +127,8 @@ def choice_rule(config: ModelConfig) -> dict[str, Any]:
         "topk_group": config.topk_group if has_groups else 1,
         "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
         "is_sigmoid": config.scoring_func == "sigmoid",
-        "is_normalized": config.norm_topk_prob,
-        "routed_scaling_factor": config.routed_scaling_factor,
+        "is_normalized": config.has_normalized_gate,
+        "routed_scaling_factor": config.gate_scale,
     }
 
 
@@ -160,9 +160,9 @@ def choose(
         fewest = config.fewest_experts
         is_used_TK[:, fewest:] = further_scores(ranked_TK, fewest) > threshold_T[:, None]
     weights_TK = scores_TE.gather(1, experts_TK) * is_used_TK
-    if config.norm_topk_prob:
+    if config.has_normalized_gate:
         weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
-    weights_TK = weights_TK * config.routed_scaling_factor
+    weights_TK = weights_TK * config.gate_scale
     return ranked_TK, ExpertChoice(experts_TK, weights_TK, is_used_TK)
 
 

@@ -113,8 +113,8 @@ def write_config(config: ModelConfig) -> dict[str, Value]:
         "expert_count": config.n_routed_experts,
         "expert_used_count": config.num_experts_per_tok,
         "expert_shared_count": config.n_shared_experts,
-        "expert_weights_scale": float(config.routed_scaling_factor),
-        "expert_weights_norm": config.norm_topk_prob,
+        "expert_weights_scale": float(config.gate_scale),
+        "expert_weights_norm": config.has_normalized_gate,
         "expert_gating_func": _SIGMOID if config.model_type == "deepseek_v3" else _SOFTMAX,
         "expert_group_count": config.n_group if has_groups else 1,
         "expert_group_used_count": config.topk_group if has_groups else 1,
@@ -236,6 +236,8 @@ def _read(keys: _Keys) -> ModelConfig:
     vocab_size = keys.optional("vocab_size") or keys.length("tokenizer.ggml.tokens")
     groups = max(keys.integer("expert_group_count", 1), 1)
     table = keys.table(_BUDGET_KEY)
+    # 0 means that nothing is scaled.
+    scale = keys.number("expert_weights_scale", 1.0) or 1.0
     config = ModelConfig(
         model_type=kind,
         vocab_size=vocab_size or 0,
@@ -253,8 +255,7 @@ def _read(keys: _Keys) -> ModelConfig:
         topk_group=max(keys.integer("expert_group_used_count", groups), 1),
         topk_method="noaux_tc" if is_sigmoid else "greedy",
         norm_topk_prob=keys.flag("expert_weights_norm"),
-        # 0 means that nothing is scaled.
-        routed_scaling_factor=keys.number("expert_weights_scale", 1.0) or 1.0,
+        routed_scaling_factor=scale,
         q_lora_rank=keys.optional("attention.q_lora_rank"),
         kv_lora_rank=keys.size("attention.kv_lora_rank"),
         qk_nope_head_dim=keys.size(f"attention.key_length{suffix}") - rotary,
@@ -268,6 +269,11 @@ def _read(keys: _Keys) -> ModelConfig:
             thresholds=tuple(tuple(row) for row in table.get("thresholds", ())),
         ),
     )
+    if config.gate_scale != scale:
+        raise ConfigError(
+            f"expert_weights_scale is {scale} and expert_weights_norm is true: {kind} normalizes"
+            " or scales the weights of experts, not both: convert the model anew"
+        )
     bos_id, eos_id = keys.token_id("bos"), keys.token_id("eos")
     return dataclasses.replace(config, bos_token_id=bos_id, eos_token_id=eos_id)
 

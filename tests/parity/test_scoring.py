@@ -31,6 +31,12 @@ GATES: dict[str, dict[str, Any]] = {
     "more experts than a panel": {"n_routed_experts": 20, "num_experts_per_tok": 6},
     "scores are weights": {"norm_topk_prob": False, "routed_scaling_factor": 2.5},
     "softmax": {"model_type": "deepseek_v2", "topk_method": "greedy"},
+    "normalized softmax": {
+        "model_type": "deepseek_v2",
+        "topk_method": "greedy",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+    },
     "softmax in groups": {
         "model_type": "deepseek_v2",
         "topk_method": "group_limited_greedy",

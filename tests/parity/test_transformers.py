@@ -156,6 +156,30 @@ def test_version_2_gives_the_logits_of_transformers_both_ways(
     assert_equal_logits(load_theirs(DeepseekV2ForCausalLM, tmp_path / "ours", ours.config), ours)
 
 
+@pytest.mark.parametrize("num_chosen", [1, 3])
+def test_version_2_normalizes_or_scales_weights_as_deepseek_published_it(
+    num_chosen: int, tmp_path: Path
+) -> None:
+    settings = BASE | {"topk_method": "greedy", "num_experts_per_tok": num_chosen}
+    theirs = DeepseekV2ForCausalLM(DeepseekV2Config(**settings)).eval()
+    fill_randomly(theirs, seed=1)
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert ours.config.norm_topk_prob
+    assert ours.config.routed_scaling_factor == 1.7
+    # Theirs scales always. DeepSeek's modeling_deepseek.py, from which no published checkpoint
+    # asks for it, does so only where it does not normalize, as it does two experts or more.
+    if num_chosen > 1:
+        for layer in theirs.model.layers[1:]:
+            layer.mlp.gate.register_forward_hook(normalize)
+    assert_equal_logits(theirs, ours)
+
+
+def normalize(_module: Any, _inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> Any:
+    logits, weights_TK, experts_TK = output
+    return logits, weights_TK / weights_TK.sum(dim=-1, keepdim=True), experts_TK
+
+
 def test_a_model_with_a_budget_runs_in_transformers_with_all_its_experts(tmp_path: Path) -> None:
     config = tiny_config(moe_intermediate_size=12)
     ours = random_model(config.with_budget(linear_budget(config)))

@@ -178,6 +178,15 @@ def test_yarn_is_written_in_llama_cpps_convention() -> None:
     assert found["deepseek2.expert_gating_func"] == 2
 
 
+def test_weights_that_version_2_normalizes_are_not_scaled_by_llama_cpp_either(
+    tmp_path: Path, tiny_model: Build
+) -> None:
+    version_2 = {"q_lora_rank": 5, "model_type": "deepseek_v2", "topk_method": "greedy"}
+    model = tiny_model(norm_topk_prob=True, routed_scaling_factor=2.5, **version_2)
+    assert write_config(model.config)["deepseek2.expert_weights_scale"] == 1.0
+    assert torch.equal(logits(load_model(write(tmp_path, model))), logits(model))
+
+
 def test_every_name_maps_back_to_itself() -> None:
     from tests.unit.weights.conftest import build_config
 
@@ -212,6 +221,12 @@ def test_a_bias_that_a_file_leaves_out_is_zero(tmp_path: Path, tiny_model: Build
         (lambda m, t: m.update({"deepseek2.embedding_length": 4_000_000_000}), "expected at most"),
         (lambda m, t: m.update({"deepseek2.block_count": 1_000_000}), "block_count is 1000000"),
         (lambda m, t: m.update({"deepseek2.expert_count": 99}), "expert_count is 99, but"),
+        (
+            lambda m, t: m.update(
+                {"deepseek2.expert_gating_func": 1, "deepseek2.expert_weights_scale": 2.5}
+            ),
+            "expert_weights_scale is 2.5 and expert_weights_norm is true",
+        ),
         (lambda m, t: m.update({"deepseek2.rope.scaling.type": "linear"}), "rope type is 'linear'"),
         (lambda m, t: m.update({"deepseek2.rope.freq_base": float("nan")}), "a finite number"),
         (lambda m, t: m.update({"moestro.budget": "[1"}), "a value has the wrong type"),
