@@ -14,14 +14,12 @@ from moestro.gateway.breaker import Breaker
 from moestro.gateway.remembering import Kept
 from moestro.records import answers
 from moestro.records.busy import BusyBackends, Numbers
-from moestro.records.clients import ClientRow, ClientRows
 from moestro.records.counts import SharedCounts
 from moestro.records.latest import SharedLatest
 from moestro.records.meters import Estimate
 from moestro.records.records import Records
 from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile
-from moestro.server.buckets import Bucket
 from moestro.server.keys import Keys
 
 # Where a breaker's successes stand among its numbers.
@@ -101,38 +99,6 @@ class FleetKeys:
     def find_name(self, presented: Sequence[bytes]) -> str | None:
         """Return whose key is among those presented."""
         return self._configured.find_name(presented) or self._records.find_name(presented)
-
-
-class SharedClient:
-    """What is left to a client of all workers."""
-
-    def __init__(self, row: ClientRow, requests: int | None, tokens: int | None) -> None:
-        self._row = row
-        self.requests = None if requests is None else Bucket(requests, row.cells, row.requests_at)
-        self.tokens = None if tokens is None else Bucket(tokens, row.cells, row.tokens_at)
-
-    @property
-    def num_open(self) -> int:
-        """How many of its requests are open."""
-        return self._row.num_open
-
-    def change_open(self, change: int) -> None:
-        """Count requests that open, or that end."""
-        self._row.change_open(change)
-
-
-class SharedClients:
-    """Clients that all workers count together."""
-
-    def __init__(self, file: SharedFile) -> None:
-        self._rows = ClientRows(file)
-        self.turn = self._rows.turn
-
-    def find(
-        self, identity: str, requests: int | None, tokens: int | None, now: float
-    ) -> SharedClient:
-        """Return a client, a new one with so many requests and tokens a minute."""
-        return SharedClient(self._rows.find(identity, now), requests, tokens)
 
 
 class SharedBackends:

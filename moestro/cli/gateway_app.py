@@ -17,13 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from moestro.api.backend import Backend
 from moestro.api.outcome import PostedOutcome
-from moestro.cli.bookkeeping import (
-    FleetKeys,
-    KeptAnswers,
-    RecordsDoor,
-    SharedBackends,
-    SharedClients,
-)
+from moestro.cli.bookkeeping import FleetKeys, KeptAnswers, RecordsDoor, SharedBackends
 from moestro.cli.floor_watch import Auditor
 from moestro.cli.policy_view import PolicyPage
 from moestro.cli.watches import Watches, build_gauges, build_watches
@@ -38,6 +32,7 @@ from moestro.gateway.translated import Translated
 from moestro.policy.audit import AuditPlan
 from moestro.policy.policy import Policy
 from moestro.policy.store import POLICY_FILE, load_policy
+from moestro.records.clients import SharedClients
 from moestro.records.conversations import SharedConversations
 from moestro.records.outcomes import NewOutcome
 from moestro.records.records import Records

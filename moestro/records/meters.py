@@ -2,7 +2,7 @@
 
 A request reserves what it may cost when it begins, and settles what it did cost when it ends; both
 in one turn of the lock, so that no two workers give away the same dollar. Knows no database: what
-is spent elsewhere comes in through `raise_spent`. Next: shared.py.
+is spent elsewhere comes in through `raise_spent`. Next: shared.py, api/bucket.py.
 """
 
 import math
@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moestro.api.bucket import Bucket
 from moestro.api.key_terms import KeyTerms
 from moestro.errors import CapacityError, QuotaError
 from moestro.records.periods import end_of, period_of
 from moestro.records.shared import SharedFile
 
-_MINUTE_S = 60.0
 _BUSY_RETRY_S = 1.0
-# Places of a row's common numbers; and of each worker's own.
-_USED, _REQUESTS, _REQUESTS_AT, _TOKENS, _TOKENS_AT, _PERIOD, _SPENT, _SPENT_TOKENS = range(8)
+# Places of a row's common numbers, of which a bucket takes two; and of each worker's own.
+_USED, _REQUESTS, _, _TOKENS, _, _PERIOD, _SPENT, _SPENT_TOKENS = range(8)
 _OPEN, _HELD, _HELD_TOKENS = range(3)
 
 
@@ -98,7 +98,7 @@ class Meters:
                 self._cells[place + _SPENT_TOKENS] += num_tokens
             if hold.tokens_per_minute is not None:
                 surplus = hold.estimate.num_tokens - num_tokens
-                self._take(place + _TOKENS, hold.tokens_per_minute, -surplus, now)
+                self._bucket(place + _TOKENS, hold.tokens_per_minute).take(-surplus, now)
 
     def raise_spent(self, name: str, period: str, cost_usd: float, num_tokens: int) -> None:
         """Learn what was spent in all, here and elsewhere; it never shrinks within a period."""
@@ -164,26 +164,17 @@ class Meters:
             (_TOKENS, terms.tokens_per_minute, max(1, tokens), "tokens"),
         )
         for cell, limit, amount, unit in wanted:
-            if limit is None:
-                continue
-            missing = amount - self._level(place + cell, limit, now)
-            if missing > 0:
-                wait_s = missing * _MINUTE_S / limit
+            wait_s = 0.0 if limit is None else self._bucket(place + cell, limit).wait_s(amount, now)
+            if wait_s > 0:
                 message = f"your limit is {limit} {unit} per minute: try again in {wait_s:.1f} s"
                 raise CapacityError(message, wait_s)
         if terms.requests_per_minute is not None:
-            self._take(place + _REQUESTS, terms.requests_per_minute, 1, now)
+            self._bucket(place + _REQUESTS, terms.requests_per_minute).take(1, now)
         if terms.tokens_per_minute is not None:
-            self._take(place + _TOKENS, terms.tokens_per_minute, estimate.num_tokens, now)
+            self._bucket(place + _TOKENS, terms.tokens_per_minute).take(estimate.num_tokens, now)
 
-    def _level(self, cell: int, limit: int, now: float) -> float:
-        # The moment of a level stands in the cell behind it.
-        refilled = max(0.0, now - self._cells[cell + 1]) * limit / _MINUTE_S
-        return min(float(limit), self._cells[cell] + refilled)
-
-    def _take(self, cell: int, limit: int, amount: float, now: float) -> None:
-        self._cells[cell] = min(float(limit), self._level(cell, limit, now) - amount)
-        self._cells[cell + 1] = max(now, self._cells[cell + 1])
+    def _bucket(self, place: int, per_minute: int) -> Bucket:
+        return Bucket(per_minute, self._cells, place)
 
     def _change_own(self, place: int, count: int, cost_usd: float, num_tokens: int) -> None:
         own, cells = self._rows.own(place), self._cells

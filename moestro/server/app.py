@@ -30,7 +30,7 @@ from moestro.server import (
 )
 from moestro.server.access import AccessLog
 from moestro.server.bodies import BodyGuard
-from moestro.server.buckets import ClientTable
+from moestro.server.clients import ClientTable
 from moestro.server.config import ServerConfig
 from moestro.server.gauges import BackendCollector
 from moestro.server.keys import OPEN_PATHS, KeyGuard, KeyRing, Keys

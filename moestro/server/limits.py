@@ -1,7 +1,7 @@
 """How much each client may ask for, and how much all of them: beyond it, a 429 at once.
 
 A client is a key's name, or an address where no key is asked for. Knows no bodies and no models.
-Next: buckets.py, bodies.py.
+Next: clients.py, bodies.py.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from functools import lru_cache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moestro.errors import CapacityError, ConfigError
-from moestro.server.buckets import Client, ClientTable, OwnClients
+from moestro.server.clients import Client, ClientTable, OwnClients
 from moestro.server.errors import Problem, describe
 from moestro.server.keys import KEY_NAME, OPEN_PATHS
 from moestro.server.refusal import Headers, refuse

@@ -1,10 +1,12 @@
-"""Token buckets refill as promised, and the table of clients stays small."""
+"""Token buckets refill as promised, whatever is taken or put back."""
+
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moestro.server.buckets import Bucket, OwnClients
+from moestro.api.bucket import Bucket
 
 
 def test_a_bucket_starts_full_and_refills_by_the_minute() -> None:
@@ -41,28 +43,15 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     assert bucket.level(101.0) == pytest.approx(1)
 
 
-def test_the_client_not_seen_for_longest_is_forgotten_first() -> None:
-    clients = OwnClients(most=2)
-    first = clients.find("a", None, None, 0.0)
-    second = clients.find("b", None, None, 0.0)
-    assert clients.find("a", None, None, 0.0) is first
-    clients.find("c", None, None, 0.0)
-    assert clients.find("a", None, None, 0.0) is first
-    assert clients.find("b", None, None, 0.0) is not second
+def test_what_is_put_back_beyond_the_brim_is_gone() -> None:
+    cells = [math.inf, 0.0]
+    Bucket(60, cells).take(10, now=0.0)
+    Bucket(60, cells).take(-30, now=0.0)
+    assert Bucket(200, cells).level(0.0) == 60
 
 
-def test_a_client_that_comes_while_all_others_are_busy_is_remembered() -> None:
-    clients = OwnClients(most=1)
-    clients.find("a", None, None, 0.0).change_open(1)
-    newcomer = clients.find("b", 1, None, 0.0)
-    assert clients.find("b", 1, None, 0.0) is newcomer
-
-
-def test_a_busy_client_is_not_forgotten() -> None:
-    clients = OwnClients(most=1)
-    busy = clients.find("a", None, None, 0.0)
-    busy.change_open(1)
-    for name in "bcd":
-        clients.find(name, None, None, 0.0)
-    assert clients.find("a", None, None, 0.0) is busy
-    assert len(clients) <= 2
+def test_buckets_over_the_same_cells_are_one() -> None:
+    cells = [math.inf, 0.0, math.inf, 0.0]
+    Bucket(60, cells, 2).take(20, now=0.0)
+    assert Bucket(60, cells, 2).level(0.0) == 40
+    assert Bucket(60, cells).level(0.0) == 60
