@@ -1,18 +1,18 @@
 """Which sequences run in the next step, and how many tokens of each.
 
 Continuous batching with chunked prefill: answers under way go first, prompts fill up what is left.
-Knows counts and priorities; no tensors, no clock. Next: blocks.py, engine.py.
+Knows counts and priorities; no tensors, no clock. Next: waiting.py, blocks.py, engine.py.
 """
 
 import heapq
 from bisect import insort
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
-from itertools import islice
 
 from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
 from moestro.engine.request import Sequence, Work
+from moestro.engine.waiting import Waiting, rank
 from moestro.errors import ConfigError
 
 # Of the places in a batch, one in so many is for clients' first answers only.
@@ -38,10 +38,11 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._grant = grant
-        # Both by rank, best first. What runs has blocks, what waits has none.
+        # By rank, best first. What runs has blocks, what waits has none.
         self._running: list[Sequence] = []
-        self._waiting: list[Sequence] = []
+        self._waiting = Waiting()
         self._followers: dict[Sequence, list[Sequence]] = {}
+        self._num_followers = 0
         self._requests: dict[str, list[Sequence]] = {}
 
     @property
@@ -52,8 +53,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """How many sequences have no place yet, or had to give it back."""
-        num_followers = sum(map(len, self._followers.values())) if self._followers else 0
-        return len(self._waiting) + num_followers
+        return len(self._waiting) + self._num_followers
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -86,9 +86,10 @@ class Scheduler:
         self._requests[request.id] = list(choices)
         for sequence in choices:
             if sequence.leader is None:
-                insort(self._waiting, sequence, key=_rank)
+                self._waiting.add(sequence)
             else:
                 self._followers.setdefault(sequence.leader, []).append(sequence)
+                self._num_followers += 1
 
     def schedule(self, max_prefill_tokens: int) -> list[Work]:
         """Choose the next step's work, decodes first.
@@ -98,7 +99,7 @@ class Scheduler:
         """
         decodes = self._secure_decodes()
         room = self._config.max_batch_tokens - len(decodes)
-        has_prefill = len(decodes) < len(self._running) or bool(self._waiting)
+        has_prefill = len(decodes) < len(self._running) or len(self._waiting) > 0
         # Drafts are a gamble and must leave room for prompts, which are not.
         works = self._plan_decodes(decodes, room // 2 if has_prefill else room)
         if not has_prefill:
@@ -176,7 +177,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._pool.release(sequence)
         sequence.drafts = []
-        insort(self._waiting, sequence, key=_rank)
+        self._waiting.add(sequence)
         self.num_preemptions += 1
 
     def _plan_decodes(self, decodes: list[Sequence], draft_room: int) -> list[Work]:
@@ -203,8 +204,6 @@ class Scheduler:
             if not room:
                 break
             if not sequence.blocks:
-                if not self._has_place(sequence):
-                    continue
                 # After the first that finds no blocks nobody is admitted: it would be overtaken.
                 is_open = is_open and self._admit(sequence)
                 if not is_open:
@@ -216,18 +215,11 @@ class Scheduler:
 
     def _prefill_order(self) -> Iterator[Sequence]:
         under_way = [sequence for sequence in self._running if not _is_decoding(sequence)]
-        most = self._config.max_batch
-        candidates = self._waiting[:most]
-        # Those may all be further answers, for which no place is left.
-        firsts = (each for each in islice(self._waiting, most, None) if not each.is_further)
-        candidates += islice(firsts, most - len(self._running))
-        return heapq.merge(under_way, candidates, key=_rank)
-
-    def _has_place(self, sequence: Sequence) -> bool:
-        most = self._config.max_batch
-        if len(self._running) >= most or not sequence.is_further:
-            return len(self._running) < most
-        return sum(each.is_further for each in self._running) < most - most // _PLACES_PER_SPARE
+        most, num_running = self._config.max_batch, len(self._running)
+        num_further = sum(sequence.is_further for sequence in self._running)
+        most_further = most - most // _PLACES_PER_SPARE
+        candidates = self._waiting.best(most - num_running, most_further - num_further)
+        return heapq.merge(under_way, candidates, key=rank)
 
     def _admit(self, sequence: Sequence) -> bool:
         if not sequence.has_started:
@@ -237,7 +229,7 @@ class Scheduler:
         if not self._pool.admit(sequence, len(sequence.tokens), spare=len(self._running)):
             return False
         self._waiting.remove(sequence)
-        insort(self._running, sequence, key=_rank)
+        insort(self._running, sequence, key=rank)
         return True
 
     def _set_budget(self, sequence: Sequence) -> None:
@@ -250,12 +242,10 @@ class Scheduler:
             sequence.block_keys = []
 
     def _wake_followers(self, leader: Sequence) -> None:
-        for sequence in self._followers.pop(leader, []):
-            insort(self._waiting, sequence, key=_rank)
-
-
-def _rank(sequence: Sequence) -> tuple[int, int, int]:
-    return sequence.request.priority, sequence.arrival, sequence.choice
+        followers = self._followers.pop(leader, [])
+        self._num_followers -= len(followers)
+        for sequence in followers:
+            self._waiting.add(sequence)
 
 
 def _is_decoding(sequence: Sequence) -> bool:
