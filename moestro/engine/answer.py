@@ -3,7 +3,7 @@
 Knows what may follow and when to end; no tensors. Next: sampler.py, engine.py.
 """
 
-from collections.abc import Sequence as Items
+from collections import abc
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -102,7 +102,7 @@ class Answer:
             top_logprobs=request.top_logprobs,
         )
 
-    def judge(self, outcomes: Items[Outcome]) -> Verdict:
+    def judge(self, outcomes: abc.Sequence[Outcome]) -> Verdict:
         """Accept the picks as far as the drafts that led to them were right.
 
         Raises what made picking impossible, if anything did.
@@ -118,7 +118,7 @@ class Answer:
                 break
         return verdict
 
-    def judge_burst(self, outcomes: Items[Outcome]) -> Verdict:
+    def judge_burst(self, outcomes: abc.Sequence[Outcome]) -> Verdict:
         """Accept all picks of a burst, of which only the last can be an end.
 
         Raises what made picking impossible, unless there are picks before it: they stand, and the

@@ -8,7 +8,7 @@ attends in a few operations, not in a few per sequence. Next: pages.py, runner.p
 Shapes: T tokens of the batch, G sequences of a group, S tokens of each, M blocks of each.
 """
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 
@@ -38,8 +38,8 @@ class Batch:
     takes all experts.
     """
 
-    works: Sequence[Work]
-    starts: Sequence[int]
+    works: abc.Sequence[Work]
+    starts: abc.Sequence[int]
     num_tokens: int
     tokens_T: Tensor
     positions_T: Tensor
@@ -57,7 +57,7 @@ class Batch:
             self._groups = _groups(self.works, self.starts, self.block_size)
         return self._groups
 
-    def go_on(self, works: Sequence[Work]) -> None:
+    def go_on(self, works: abc.Sequence[Work]) -> None:
         """Take the next works of the same sequences."""
         self.works, self._groups = works, None
 
@@ -78,7 +78,7 @@ class Layout:
         self._blocks: list[list[int]] = []
         self._num_more_steps = 0
 
-    def gather(self, works: Sequence[Work]) -> Batch:
+    def gather(self, works: abc.Sequence[Work]) -> Batch:
         """Lay out a step's work as tensors; the batch before it must not be used any more."""
         if self._batch is not None and self._goes_on(self._batch, works):
             self._advance(self._batch, [works[index] for index in self._order])
@@ -86,7 +86,7 @@ class Layout:
             self._batch = self._build(works)
         return self._batch
 
-    def _goes_on(self, batch: Batch, works: Sequence[Work]) -> bool:
+    def _goes_on(self, batch: Batch, works: abc.Sequence[Work]) -> bool:
         """Whether each sequence of the batch, no other, goes on by a row where it lies."""
         if len(works) != len(self._order) or works[0].num_steps > self._num_more_steps:
             return False
@@ -118,7 +118,7 @@ class Layout:
                 self._slots[row] = blocks[first] * size
         batch.go_on(works)
 
-    def _build(self, works: Sequence[Work]) -> Batch:
+    def _build(self, works: abc.Sequence[Work]) -> Batch:
         """Lay out a step that has nothing to do with the one before, group by group."""
         size = self._block_size
         self._order = sorted(range(len(works)), key=lambda index: _shape(works[index], size))
@@ -169,7 +169,7 @@ class Layout:
             block_size=size,
         )
 
-    def _budgets(self, works: Sequence[Work], num_filled: int) -> Tensor | None:
+    def _budgets(self, works: abc.Sequence[Work], num_filled: int) -> Tensor | None:
         if all(work.sequence.experts is None for work in works):
             return None
         budgets: list[float] = []
@@ -187,14 +187,14 @@ def _shape(work: Work, block_size: int) -> tuple[int, int, int]:
     return work.num_rows, span, id(work) if work.num_rows > _MOST_SHARED_TOKENS else 0
 
 
-def _slots(blocks: Sequence[int], start: int, end: int, block_size: int) -> list[int]:
+def _slots(blocks: abc.Sequence[int], start: int, end: int, block_size: int) -> list[int]:
     return [
         blocks[position // block_size] * block_size + position % block_size
         for position in range(start, end)
     ]
 
 
-def _groups(works: Sequence[Work], starts: Sequence[int], block_size: int) -> list[Group]:
+def _groups(works: abc.Sequence[Work], starts: abc.Sequence[int], block_size: int) -> list[Group]:
     groups, first = [], 0
     while first < len(works):
         shape = _shape(works[first], block_size)
@@ -206,7 +206,7 @@ def _groups(works: Sequence[Work], starts: Sequence[int], block_size: int) -> li
     return groups
 
 
-def _group(works: Sequence[Work], start: int, block_size: int) -> Group:
+def _group(works: abc.Sequence[Work], start: int, block_size: int) -> Group:
     sizes = [-(-work.end // block_size) for work in works]
     longest = max(sizes)
     table = [

@@ -28,13 +28,13 @@ from moestro.engine.pace import Pace
 from moestro.engine.pages import Pages
 from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
-from moestro.engine.ran import Mix, Ran, Undrafted
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
 from moestro.engine.runner import Runner, choose_row_multiples
 from moestro.engine.sampler import Outcome, Row, burst_outcomes, burst_pick_row, pick
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
+from moestro.engine.step import StepMix, StepOutput, UndraftedStep
 from moestro.engine.stride import Stride
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
@@ -85,7 +85,7 @@ class Engine:
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
-        self._last: Undrafted | None = None
+        self._last: UndraftedStep | None = None
 
     @property
     def has_work(self) -> bool:
@@ -211,10 +211,10 @@ class Engine:
         if self._last is None:
             return
         start_s, last, self._last = self._clock(), self._last, None
-        ran, mix = last.ran, last.mix
-        under_way, has_prompts = self._under_way(ran.batch), mix.num_prompt_tokens > 0
-        self._drafter.run(ran.batch, ran.hidden_TD, under_way, has_prompts)
-        if ran.is_burst:
+        output, mix = last.output, last.mix
+        under_way, has_prompts = self._under_way(output.batch), mix.num_prompt_tokens > 0
+        self._drafter.run(output.batch, output.hidden_TD, under_way, has_prompts)
+        if output.is_burst:
             return
         # Only now is known what the prompts of that step cost: the modules read them too.
         seconds = last.seconds + self._clock() - start_s
@@ -226,18 +226,18 @@ class Engine:
         """One pass of the model, or a burst of them, and all that follows from it."""
         self._note_starts(works)
         batch = self._layout.gather(works)
-        mix = Mix.of(batch, any(self._answers[work.sequence].forced for work in works))
+        mix = StepMix.of(batch, any(self._answers[work.sequence].forced for work in works))
         is_burst = works[0].num_steps > 1
-        ran = self._decode(batch, wake_file) if is_burst else self._forward(batch)
-        num_generated = self._settle(ran)
-        self._observe(ran, mix, num_generated, start_s, drafted_s)
+        output = self._decode(batch, wake_file) if is_burst else self._forward(batch)
+        num_generated = self._settle(output)
+        self._observe(output, mix, num_generated, start_s, drafted_s)
 
-    def _forward(self, batch: Batch) -> Ran:
+    def _forward(self, batch: Batch) -> StepOutput:
         """Run a step and pick what follows."""
         hidden_TD, gates = self._runner.forward(batch)
-        return Ran(batch, self._pick(batch, hidden_TD), hidden_TD, gates)
+        return StepOutput(batch, self._pick(batch, hidden_TD), hidden_TD, gates)
 
-    def _decode(self, batch: Batch, wake_file: int | None) -> Ran:
+    def _decode(self, batch: Batch, wake_file: int | None) -> StepOutput:
         """Run a burst, and note in its works how long it was."""
         works = batch.works
         rows = [self._answers[work.sequence].next_row() for work in works]
@@ -249,18 +249,18 @@ class Engine:
         for work in works:
             work.repeat(num_steps)
         outcomes = burst_outcomes(rows, picked)
-        return Ran(batch, outcomes, hidden_TD, gates, num_steps, is_burst=True)
+        return StepOutput(batch, outcomes, hidden_TD, gates, num_steps, is_burst=True)
 
     def _observe(
-        self, ran: Ran, mix: Mix, num_generated: int, start_s: float, drafted_s: float
+        self, output: StepOutput, mix: StepMix, num_generated: int, start_s: float, drafted_s: float
     ) -> None:
         """Learn from how long a step took."""
         now_s = self._clock()
-        num_works, num_steps = len(ran.batch.works), ran.num_steps
+        num_works, num_steps = len(output.batch.works), output.num_steps
         seconds = now_s - drafted_s
-        self._last = Undrafted(ran, mix, seconds)
-        num_rows = num_steps * ran.batch.num_tokens
-        self._meter.add(now_s, mix.num_prompt_tokens, num_generated, ran.gates, num_rows)
+        self._last = UndraftedStep(output, mix, seconds)
+        num_rows = num_steps * output.batch.num_tokens
+        self._meter.add(now_s, mix.num_prompt_tokens, num_generated, output.gates, num_rows)
         if mix.num_prompt_tokens or mix.has_forced:
             # Tokens that come free would pass for the work of drafts, or make drafts look useless.
             return
@@ -294,11 +294,11 @@ class Engine:
         outcomes = pick(self._runner.logits(hidden_TD, places), picks) if picks else []
         return [outcomes[start:end] for start, end in pairwise((0, *ends))]
 
-    def _settle(self, ran: Ran) -> int:
+    def _settle(self, output: StepOutput) -> int:
         """Give sequences their tokens, report them, end what has ended; return tokens made."""
-        batch = ran.batch
+        batch = output.batch
         num_generated, now_s = 0, self._clock()
-        for work, first_row, picked in zip(batch.works, batch.starts, ran.outcomes, strict=True):
+        for work, first_row, picked in zip(batch.works, batch.starts, output.outcomes, strict=True):
             sequence = work.sequence
             request = sequence.request
             progress = self._progress.get(request.id)
@@ -309,7 +309,7 @@ class Engine:
             try:
                 if request.scores_prompt:
                     self._events += progress.score_prompt(
-                        work, first_row, ran.hidden_TD, self._runner
+                        work, first_row, output.hidden_TD, self._runner
                     )
                 judge = answer.judge if work.num_steps == 1 else answer.judge_burst
                 verdict = judge(picked)
@@ -326,7 +326,7 @@ class Engine:
                     sequence.drafts = answer.forced.copy()
                 stride = 1 if work.num_steps == 1 else batch.num_tokens
                 rows = range(row, row + stride * len(verdict.scores), stride)
-                self._events.append(progress.report(sequence, verdict, rows, ran.gates, now_s))
+                self._events.append(progress.report(sequence, verdict, rows, output.gates, now_s))
                 num_generated += len(verdict.scores)
             if verdict.finish or (work.is_sampled and not request.max_tokens):
                 self._finish(sequence, progress)

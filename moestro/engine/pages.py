@@ -7,7 +7,7 @@ T tokens of the batch, H heads, E rows of `kv_b_proj` per head, C latent width, 
 """
 
 import math
-from collections.abc import Sequence
+from collections import abc
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class PagedCache:
         pages: Pages,
         positions_T: Tensor,
         slots_T: Tensor,
-        groups: Sequence[Group],
+        groups: abc.Sequence[Group],
         row_multiple: int,
     ) -> None:
         self._pages = pages

@@ -7,7 +7,8 @@ token.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections import abc
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,8 +97,8 @@ class Runner:
     def decode(
         self,
         batch: Batch,
-        rows: Sequence[PickRow],
-        stops: Sequence[Collection[int]],
+        rows: abc.Sequence[PickRow],
+        stops: abc.Sequence[Collection[int]],
         num_steps: int,
         wake_file: int | None,
     ) -> tuple[list[Picked], Tensor, Gates | None]:
@@ -126,7 +127,7 @@ class Runner:
         )
         return out_BTD[0]
 
-    def logits(self, hidden_TD: Tensor, rows: Sequence[int]) -> Tensor:
+    def logits(self, hidden_TD: Tensor, rows: abc.Sequence[int]) -> Tensor:
         """Return logits_NV behind chosen rows."""
         num = round_up(len(rows), self.row_multiple)
         if num != hidden_TD.shape[0] or any(row != index for index, row in enumerate(rows)):
@@ -211,7 +212,7 @@ def products(config: ModelConfig) -> list[tuple[int, int, int]]:
     return shapes
 
 
-def _stack(records: Sequence[GateRecord]) -> Gates | None:
+def _stack(records: abc.Sequence[GateRecord]) -> Gates | None:
     if not records:
         return None
     return Gates(

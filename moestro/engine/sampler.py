@@ -8,7 +8,8 @@ model. Next: ops/picking.py, draft.py, engine.py.
 Shapes: N rows, V vocabulary, K some of its tokens.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import abc
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +37,7 @@ class Penalties:
     The repetition penalty looks at prompt and answer, the other two at the answer alone.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: abc.Sequence[int]) -> None:
         self.sampling = sampling
         self._ids = np.unique(np.asarray(prompt, dtype=np.int64))
         self._is_in_prompt = np.ones(len(self._ids), dtype=np.bool_)
@@ -51,7 +52,7 @@ class Penalties:
         self._ids[slot] = token_id
         self._counts[slot] += 1
 
-    def apply(self, logits_V: Floats, drafts: Sequence[int] = ()) -> None:
+    def apply(self, logits_V: Floats, drafts: abc.Sequence[int] = ()) -> None:
         """Change the logits in place, as if the drafts had been accepted too."""
         for token_id in drafts:
             self.accept(token_id)
@@ -111,7 +112,7 @@ def check(sampling: Sampling, vocab_size: int, stop_token_ids: Iterable[int] = (
                 )
 
 
-def pick(logits_NV: Tensor, rows: Sequence[Row]) -> list[Outcome]:
+def pick(logits_NV: Tensor, rows: abc.Sequence[Row]) -> list[Outcome]:
     """Pick each row's next token; a row that has none gets the error for its request instead.
 
     Log-probabilities are those of the model itself, before any penalty, mask or temperature.
@@ -138,7 +139,7 @@ def burst_pick_row(row: Row) -> PickRow:
     return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
 
 
-def burst_outcomes(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[Outcome]]:
+def burst_outcomes(rows: abc.Sequence[Row], picked: abc.Sequence[Picked]) -> list[list[Outcome]]:
     """Return each row's outcomes of a burst; `picked` are all rows', step by step.
 
     Only the last can be an error: a burst ends where one row cannot pick.
@@ -153,7 +154,7 @@ def burst_outcomes(rows: Sequence[Row], picked: Sequence[Picked]) -> list[list[O
     return told
 
 
-def draft(logits_NV: Tensor, rows: Sequence[Row]) -> list[int]:
+def draft(logits_NV: Tensor, rows: abc.Sequence[Row]) -> list[int]:
     """Guess what `pick` will take, with the same noise, but no regard to penalties and masks."""
     wishes = [
         PickRow(index, row.sampling, row.seed, row.position) for index, row in enumerate(rows)
@@ -162,7 +163,7 @@ def draft(logits_NV: Tensor, rows: Sequence[Row]) -> list[int]:
     return [max(token_id, 0) for token_id, _, _ in pick_tokens(_plain(logits_NV), wishes)]
 
 
-def score(logits_NV: Tensor, targets: Sequence[int], top: int) -> list[TokenScore]:
+def score(logits_NV: Tensor, targets: abc.Sequence[int], top: int) -> list[TokenScore]:
     """Return the targets' log-probabilities and the `top` likeliest tokens at each place.
 
     Raises CheckpointError where the logits are not finite.

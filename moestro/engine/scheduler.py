@@ -6,8 +6,8 @@ Knows counts and priorities; no tensors, no clock. Next: waiting.py, blocks.py, 
 
 import heapq
 from bisect import insort
+from collections import abc
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
 
 from moestro.engine.blocks import BlockPool
 from moestro.engine.config import EngineConfig
@@ -78,7 +78,7 @@ class Scheduler:
         """Whether any sequence has not ended."""
         return bool(self._requests)
 
-    def submit(self, choices: Items[Sequence]) -> None:
+    def submit(self, choices: abc.Sequence[Sequence]) -> None:
         """Queue all choices of a request, the leader first; ConfigError if it can never run."""
         request = choices[0].request
         assert request.id not in self._requests, f"request {request.id} is here already"
@@ -109,7 +109,7 @@ class Scheduler:
             room = min(room, max_prefill_tokens)
         return works + self._plan_prefills(room)
 
-    def repeat(self, works: Items[Work], num_steps: int) -> None:
+    def repeat(self, works: abc.Sequence[Work], num_steps: int) -> None:
         """Make works of one token each a burst of so many steps, if all find room for it."""
         for work in works:
             # Blocks that a sequence has too early do no harm; it gets them anyway.
@@ -118,7 +118,7 @@ class Scheduler:
         for work in works:
             work.repeat(num_steps)
 
-    def settle(self, work: Work, new_tokens: Items[int]) -> None:
+    def settle(self, work: Work, new_tokens: abc.Sequence[int]) -> None:
         """Note that work was done and append what came of it to its sequence.
 
         `new_tokens` are the drafts that proved right and the token behind them, or a burst's, cut

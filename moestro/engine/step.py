@@ -1,7 +1,4 @@
-"""What a step was made of, and what it came to.
-
-Next: engine.py.
-"""
+"""One step of an engine: what it was made of, and what came of it. Next: engine.py."""
 
 from dataclasses import dataclass
 
@@ -13,7 +10,7 @@ from moestro.engine.sampler import Outcome
 
 
 @dataclass(frozen=True)
-class Mix:
+class StepMix:
     """What a step's tokens are: of prompts, of answers, and whether guesses stand behind those.
 
     `has_forced`: some of the guesses are no guesses, because a grammar forces them.
@@ -25,7 +22,7 @@ class Mix:
     has_forced: bool
 
     @classmethod
-    def of(cls, batch: Batch, has_forced: bool) -> "Mix":
+    def of(cls, batch: Batch, has_forced: bool) -> "StepMix":
         """Count a batch's tokens."""
         num_prompt = sum(work.num_tokens for work in batch.works if not work.is_decode)
         num_decode = batch.num_tokens - num_prompt
@@ -34,7 +31,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Ran:
+class StepOutput:
     """What a step came to, work by work; of a burst, the states are its last pass's."""
 
     batch: Batch
@@ -46,9 +43,9 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Undrafted:
+class UndraftedStep:
     """A step that was run and whose drafts are still to come; `seconds` are without them."""
 
-    ran: Ran
-    mix: Mix
+    output: StepOutput
+    mix: StepMix
     seconds: float
