@@ -34,7 +34,8 @@ from moestro.policy.guarantee import (
     hindsight_pair,
 )
 from moestro.policy.monitor import FloorMonitor
-from moestro.policy.outcomes import Outcomes, read_outcomes
+from moestro.policy.outcome_files import read_outcomes
+from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, read_prices
 from moestro.policy.shift import ShiftMonitor

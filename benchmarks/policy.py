@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from moestro.policy.build import build_pair, build_pool, join, request_costs
 from moestro.policy.measures import Curve, Ranking, measure_means, measure_pair, paired_p
-from moestro.policy.outcomes import Outcomes, read_outcomes
+from moestro.policy.outcome_files import read_outcomes
+from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, read_prices
 from moestro.policy.trade import pool_curve

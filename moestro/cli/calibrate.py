@@ -12,7 +12,7 @@ from moestro.cli import options
 from moestro.cli.policy import Folder, Recorded
 from moestro.policy.calibrate import calibrate as find_threshold
 from moestro.policy.guarantee import Promise
-from moestro.policy.outcomes import read_outcomes
+from moestro.policy.outcome_files import read_outcomes
 from moestro.policy.store import load_policy, save_policy
 
 

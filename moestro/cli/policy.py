@@ -16,7 +16,7 @@ from moestro.cli import options
 from moestro.errors import ConfigError
 from moestro.policy.build import build_pair, build_pool, join
 from moestro.policy.learn import LearnConfig
-from moestro.policy.outcomes import read_outcomes
+from moestro.policy.outcome_files import read_outcomes
 from moestro.policy.prices import Price, build_prices, read_prices
 from moestro.policy.report import report as measure
 from moestro.policy.store import load_policy, save_policy

@@ -13,7 +13,8 @@ from moestro.policy.build import build_pair, build_pool
 from moestro.policy.calibrate import calibrate
 from moestro.policy.cascade import CascadeRule, doubt, mean_logprob
 from moestro.policy.guarantee import Promise
-from moestro.policy.outcomes import Outcomes, read_outcomes
+from moestro.policy.outcome_files import read_outcomes
+from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.store import load_policy, save_policy
 from tests.unit.policy.made_outcomes import make_outcomes

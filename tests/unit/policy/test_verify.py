@@ -13,7 +13,8 @@ from moestro.policy.build import build_pair
 from moestro.policy.calibrate import calibrate
 from moestro.policy.features import read
 from moestro.policy.guarantee import Promise
-from moestro.policy.outcomes import Outcomes, read_outcomes
+from moestro.policy.outcome_files import read_outcomes
+from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import UNFAMILIAR, Policy
 from moestro.policy.prices import Price
 from moestro.policy.report import report

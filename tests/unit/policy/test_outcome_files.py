@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moestro.errors import ConfigError, DataError
-from moestro.policy.outcomes import read_outcomes
+from moestro.policy.outcome_files import read_outcomes
 from tests.unit.policy.made_outcomes import make_outcomes, write_csv, write_json_lines
 
 
