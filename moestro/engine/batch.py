@@ -72,74 +72,26 @@ class Layout:
         self._scratch_slot = scratch_slot
         self._row_multiple = row_multiple
         self._most_experts = most_experts
-        self._batch: Batch | None = None
-        # Of the batch: which of the scheduler's works each row is, and where its blocks are named.
-        self._order: list[int] = []
-        self._blocks: list[list[int]] = []
-        self._num_more_steps = 0
+        self._standing: _StandingBatch | None = None
 
     def gather(self, works: abc.Sequence[Work]) -> Batch:
         """Lay out a step's work as tensors; the batch before it must not be used any more."""
-        if self._batch is not None and self._goes_on(self._batch, works):
-            self._advance(self._batch, [works[index] for index in self._order])
+        standing = self._standing
+        if standing is not None and standing.can_go_on(works):
+            standing.go_on(works)
         else:
-            self._batch = self._build(works)
-        return self._batch
+            standing = self._standing = self._build(works)
+        return standing.batch
 
-    def _goes_on(self, batch: Batch, works: abc.Sequence[Work]) -> bool:
-        """Whether each sequence of the batch, no other, goes on by a row where it lies."""
-        if len(works) != len(self._order) or works[0].num_steps > self._num_more_steps:
-            return False
-        for index, before, blocks in zip(self._order, batch.works, self._blocks, strict=True):
-            work = works[index]
-            sequence = work.sequence
-            # One that was preempted has other blocks, in another list.
-            if sequence is not before.sequence or sequence.blocks is not blocks:
-                return False
-            if work.start != before.end or work.num_rows != 1:
-                return False
-        return True
-
-    def _advance(self, batch: Batch, works: list[Work]) -> None:
-        num = len(works)
-        self._tokens[:num] = [work.sequence.tokens[work.start] for work in works]
-        self._positions[:num] += 1
-        self._slots[:num] += 1
-        self._num_more_steps -= works[0].num_steps
-        size = self._block_size
-        for row, work in enumerate(works):
-            # All blocks that it enters: a burst may enter some on its way.
-            first, last = (work.start - 1) // size + 1, (work.end - 1) // size
-            if first > last:
-                continue
-            blocks, place = work.sequence.blocks, self._sequences[3 * row + 2]
-            self._tables[place + first : place + last + 1] = blocks[first : last + 1]
-            if first * size == work.start:
-                self._slots[row] = blocks[first] * size
-        batch.go_on(works)
-
-    def _build(self, works: abc.Sequence[Work]) -> Batch:
+    def _build(self, works: abc.Sequence[Work]) -> "_StandingBatch":
         """Lay out a step that has nothing to do with the one before, group by group."""
         size = self._block_size
-        self._order = sorted(range(len(works)), key=lambda index: _shape(works[index], size))
-        ordered = [works[index] for index in self._order]
+        order = sorted(range(len(works)), key=lambda index: _shape(works[index], size))
+        ordered = [works[index] for index in order]
         *starts, num_tokens = accumulate((work.num_rows for work in ordered), initial=0)
         num_filled = round_up(num_tokens, self._row_multiple) - num_tokens
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        sequences: list[int] = []
-        tables: list[int] = []
-        for work, start in zip(ordered, starts, strict=True):
-            sequence = work.sequence
-            num_rows = work.num_rows
-            sequences += [start, num_rows, len(tables)]
-            tables += sequence.blocks[: -(-work.end // size)] + [0] * _SPARE_BLOCKS
-            end = work.start + num_rows
-            known = sequence.tokens[work.start : end]
-            tokens += known + sequence.drafts[: num_rows - len(known)]
-            positions += range(work.start, end)
-            slots += _slots(sequence.blocks, work.start, end, size)
+        tokens, positions, slots = _rows(ordered, size)
+        sequences, tables = _tables(ordered, starts, size)
         parts = [
             tokens + [0] * num_filled,
             positions + [0] * num_filled,
@@ -151,12 +103,8 @@ class Layout:
         whole = np.array(list(chain.from_iterable(parts)), dtype=np.int64)
         borders = pairwise(accumulate(map(len, parts), initial=0))
         arrays = [whole[first:last] for first, last in borders]
-        self._tokens, self._positions, self._slots, self._sequences, self._tables = arrays
-        self._blocks = [work.sequence.blocks for work in ordered]
-        # Only a batch of single tokens can go on in place: rows would move.
-        self._num_more_steps = _SPARE_BLOCKS * size if num_tokens == len(works) else 0
         tokens_T, positions_T, slots_T, flat, tables_ = map(torch.from_numpy, arrays)
-        return Batch(
+        batch = Batch(
             works=ordered,
             starts=starts,
             num_tokens=num_tokens,
@@ -168,6 +116,7 @@ class Layout:
             budget_T=self._budgets(ordered, num_filled),
             block_size=size,
         )
+        return _StandingBatch(batch, order, *arrays)
 
     def _budgets(self, works: abc.Sequence[Work], num_filled: int) -> Tensor | None:
         if all(work.sequence.experts is None for work in works):
@@ -179,12 +128,78 @@ class Layout:
         return torch.tensor(budgets + [self._most_experts] * num_filled, dtype=torch.float32)
 
 
-def _shape(work: Work, block_size: int) -> tuple[int, int, int]:
-    """Return what the works of a group have in common; a prompt's chunk shares with none."""
-    size = -(-work.end // block_size)
-    # Padding to the longest at most doubles a group's keys.
-    span = size.bit_length()
-    return work.num_rows, span, id(work) if work.num_rows > _MOST_SHARED_TOKENS else 0
+class _StandingBatch:
+    """A batch and the memory of its tensors, in which the next step can be written over it."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        order: list[int],
+        tokens: Numbers,
+        positions: Numbers,
+        slots: Numbers,
+        sequences: Numbers,
+        tables: Numbers,
+    ) -> None:
+        """Take a batch; `order` says which of the scheduler's works each of its own is."""
+        self.batch = batch
+        self._order = order
+        self._blocks = [work.sequence.blocks for work in batch.works]
+        self._tokens = tokens
+        self._positions = positions
+        self._slots = slots
+        self._sequences = sequences
+        self._tables = tables
+        # Only a batch of single tokens can go on in place: rows would move.
+        is_single = batch.num_tokens == len(batch.works)
+        self._num_more_steps = _SPARE_BLOCKS * batch.block_size if is_single else 0
+
+    def can_go_on(self, works: abc.Sequence[Work]) -> bool:
+        """Whether each sequence of the batch, no other, goes on by a row where it lies."""
+        if len(works) != len(self._order) or works[0].num_steps > self._num_more_steps:
+            return False
+        for index, before, blocks in zip(self._order, self.batch.works, self._blocks, strict=True):
+            work = works[index]
+            sequence = work.sequence
+            # One that was preempted has other blocks, in another list.
+            if sequence is not before.sequence or sequence.blocks is not blocks:
+                return False
+            if work.start != before.end or work.num_rows != 1:
+                return False
+        return True
+
+    def go_on(self, works: abc.Sequence[Work]) -> None:
+        """Write the next step of the same sequences over this one."""
+        ordered = [works[index] for index in self._order]
+        num, size = len(ordered), self.batch.block_size
+        self._tokens[:num] = [work.sequence.tokens[work.start] for work in ordered]
+        self._positions[:num] += 1
+        self._slots[:num] += 1
+        self._num_more_steps -= ordered[0].num_steps
+        for row, work in enumerate(ordered):
+            # All blocks that it enters: a burst may enter some on its way.
+            first, last = (work.start - 1) // size + 1, (work.end - 1) // size
+            if first > last:
+                continue
+            blocks, place = work.sequence.blocks, self._sequences[3 * row + 2]
+            self._tables[place + first : place + last + 1] = blocks[first : last + 1]
+            if first * size == work.start:
+                self._slots[row] = blocks[first] * size
+        self.batch.go_on(ordered)
+
+
+def _rows(works: abc.Sequence[Work], block_size: int) -> tuple[list[int], list[int], list[int]]:
+    """Return each row's token, position and slot."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    for work in works:
+        sequence, end = work.sequence, work.start + work.num_rows
+        known = sequence.tokens[work.start : end]
+        tokens += known + sequence.drafts[: work.num_rows - len(known)]
+        positions += range(work.start, end)
+        slots += _slots(sequence.blocks, work.start, end, block_size)
+    return tokens, positions, slots
 
 
 def _slots(blocks: abc.Sequence[int], start: int, end: int, block_size: int) -> list[int]:
@@ -192,6 +207,26 @@ def _slots(blocks: abc.Sequence[int], start: int, end: int, block_size: int) -> 
         blocks[position // block_size] * block_size + position % block_size
         for position in range(start, end)
     ]
+
+
+def _tables(
+    works: abc.Sequence[Work], starts: abc.Sequence[int], block_size: int
+) -> tuple[list[int], list[int]]:
+    """Return whose rows are whose, three numbers a sequence, and the blocks that they name."""
+    sequences: list[int] = []
+    tables: list[int] = []
+    for work, start in zip(works, starts, strict=True):
+        sequences += [start, work.num_rows, len(tables)]
+        tables += work.sequence.blocks[: -(-work.end // block_size)] + [0] * _SPARE_BLOCKS
+    return sequences, tables
+
+
+def _shape(work: Work, block_size: int) -> tuple[int, int, int]:
+    """Return what the works of a group have in common; a prompt's chunk shares with none."""
+    size = -(-work.end // block_size)
+    # Padding to the longest at most doubles a group's keys.
+    span = size.bit_length()
+    return work.num_rows, span, id(work) if work.num_rows > _MOST_SHARED_TOKENS else 0
 
 
 def _groups(works: abc.Sequence[Work], starts: abc.Sequence[int], block_size: int) -> list[Group]:
