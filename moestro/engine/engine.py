@@ -307,10 +307,9 @@ class Engine:
                 continue
             answer = self._answers[sequence]
             try:
-                if request.scores_prompt:
-                    self._events += progress.score_prompt(
-                        work, first_row, output.hidden_TD, self._runner
-                    )
+                self._events += progress.score_prompt(
+                    work, first_row, output.hidden_TD, self._runner
+                )
                 judge = answer.judge if work.num_steps == 1 else answer.judge_burst
                 verdict = judge(picked)
             except MoestroError as error:

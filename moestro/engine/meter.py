@@ -73,11 +73,11 @@ class Meter:
         self._uncounted.append((gates, num_tokens))
         self._num_uncounted += num_tokens
         if len(self._uncounted) >= _MOST_UNCOUNTED or self._num_uncounted >= _MOST_UNCOUNTED_TOKENS:
-            self._settle()
+            self._flush()
 
     def experts(self, now_s: float) -> ExpertStats:
         """Return what the gates did."""
-        self._settle()
+        self._flush()
         recent = self._recent(now_s, WINDOW_S)
         window_LE, histogram_LN = np.zeros_like(self._total_LE), np.zeros(self._sizes, np.int64)
         for bucket in recent:
@@ -107,7 +107,7 @@ class Meter:
         generation = sum(each.generation_tokens for each in recent)
         return prompt / seconds, generation / seconds
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         """Count what is not counted yet into the newest bucket."""
         if not self._uncounted:
             return
@@ -122,7 +122,7 @@ class Meter:
 
     def _bucket(self, now_s: float) -> _Bucket:
         if not self._buckets or now_s - self._buckets[-1].start_s >= _BUCKET_S:
-            self._settle()
+            self._flush()
             self._buckets.append(
                 _Bucket(
                     now_s,

@@ -105,7 +105,7 @@ class EngineProcess:
     async def stop(self) -> None:
         """End the process at once; what is under way fails, and nothing else is lost."""
         self._stopping.set()
-        self._settle("stopped")
+        self._enter("stopped")
         if self._child is not None:
             self._child.kill()
         if self._keeper is not None:
@@ -164,10 +164,10 @@ class EngineProcess:
             if is_lasting or num_quick >= self._restart.max_quick:
                 self.fault = BackendError(reason)
                 log.error("the engine has stopped for good: %s", reason)
-                self._settle("stopped")
+                self._enter("stopped")
                 return
             log.error("the engine died (%s): starting it again", reason)
-            self._settle("restarting")
+            self._enter("restarting")
             self.restarts += 1
             with suppress(TimeoutError):
                 pause_s = self._restart.first_pause_s * 2 ** (num_quick - 1)
@@ -205,7 +205,7 @@ class EngineProcess:
             case Ready() if not self._stopping.is_set():
                 self._ready_at = asyncio.get_running_loop().time()
                 self._load_s = self._ready_at - began
-                self._settle("ready")
+                self._enter("ready")
 
     def _deal_out(self, events: tuple[Event, ...]) -> None:
         steps: dict[str, list[Event]] = {}
@@ -225,7 +225,7 @@ class EngineProcess:
         for feed in feeds.values():
             feed.push(BackendError(message))
 
-    def _settle(self, state: ProcessState) -> None:
+    def _enter(self, state: ProcessState) -> None:
         self.state = state
         self.progress = 1.0 if state == "ready" else 0.0
         if state == "restarting":

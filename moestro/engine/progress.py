@@ -59,7 +59,7 @@ class Progress:
     ) -> list[Event]:
         """Score the part of the prompt that follows a work's tokens; report the whole at its end.
 
-        CheckpointError where the logits are not finite.
+        Nothing where nobody asked for it. CheckpointError where the logits are not finite.
         """
         prompt = self.request.prompt
         if not self.request.scores_prompt or work.sequence.choice or work.start >= len(prompt):

@@ -87,7 +87,7 @@ class Runner:
             trace=trace,
             row_multiple=self.row_multiple,
         )
-        return hidden_BTD[0], _stack(trace.gates)
+        return hidden_BTD[0], _join(trace.gates)
 
     @property
     def can_decode(self) -> bool:
@@ -212,7 +212,7 @@ def products(config: ModelConfig) -> list[tuple[int, int, int]]:
     return shapes
 
 
-def _stack(records: abc.Sequence[GateRecord]) -> Gates | None:
+def _join(records: abc.Sequence[GateRecord]) -> Gates | None:
     if not records:
         return None
     return Gates(

@@ -7,7 +7,6 @@ Shapes: B sequences, S tokens, D width, V vocabulary, P rotary pairs, T = B * S.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moestro.errors import ConfigError
@@ -101,7 +100,7 @@ class Transformer(nn.Module):
 
     def embed(self, tokens_BS: Tensor) -> Tensor:
         """Look tokens up, in the dtype of the arithmetic."""
-        embedded = F.embedding(tokens_BS, self.embed_tokens.weight)
+        embedded: Tensor = self.embed_tokens(tokens_BS)
         return embedded.to(self.compute_dtype)
 
     def head_weight(self) -> Tensor:
