@@ -1,6 +1,7 @@
 """The shape of a model, in the checkpoint's own words. No torch, no files.
 
-`from_hf` and `to_hf` read and write the mapping in `config.json`. Next: presets.py, model.py.
+`from_hf` and `to_hf` read and write the mapping in `config.json`. Next: rope_config.py,
+presets.py, model.py.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moestro.errors import ConfigError
+from moestro.model.rope_config import RopeConfig
 
 ModelType = Literal["deepseek_v3", "deepseek_v2"]
 TopkMethod = Literal["noaux_tc", "greedy", "group_limited_greedy"]
@@ -19,29 +21,6 @@ _ALIASES = {"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "
 # Published under other names, with DeepSeek-V3's architecture.
 _SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 _ARCHITECTURES = {"deepseek_v3": "DeepseekV3ForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) if `factor` is above 1."""
-
-    theta: float = 10000.0
-    kind: Literal["default", "yarn"] = "default"
-    factor: float = 1.0
-    original_max_position_embeddings: int = 4096
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    attention_factor: float | None = None
-    truncate: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse a base or a stretch that has no meaning."""
-        if self.theta <= 1:
-            raise ConfigError(f"rope theta is {self.theta}: it must be above 1")
-        if self.kind == "yarn" and self.factor < 1:
-            raise ConfigError(f"rope factor is {self.factor}: YaRN stretches by 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +192,9 @@ class ModelConfig:
         }
         if isinstance(eos, list):
             extra["eos_token_id"] = eos
-        return cls(**arguments, rope=_read_rope(values), budget=_read_budget(values), extra=extra)
+        return cls(
+            **arguments, rope=RopeConfig.from_hf(values), budget=_read_budget(values), extra=extra
+        )
 
     def to_hf(self) -> dict[str, Any]:
         """Write the mapping for a `config.json`, in the spelling that DeepSeek published."""
@@ -227,7 +208,7 @@ class ModelConfig:
         values["scoring_func"] = self.scoring_func
         values |= {"hidden_act": "silu", "moe_layer_freq": 1}
         values["num_key_value_heads"] = self.num_attention_heads
-        values |= {"rope_theta": self.rope.theta, "rope_scaling": _write_rope(self.rope)}
+        values |= {"rope_theta": self.rope.theta, "rope_scaling": self.rope.to_hf()}
         if self.min_experts_per_tok is not None:
             values["min_experts_per_tok"] = self.min_experts_per_tok
         if self.has_budget:
@@ -313,32 +294,6 @@ def _check_supported(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"num_key_value_heads is {heads}: latent attention has one per query head"
         )
-
-
-def _read_rope(values: Mapping[str, Any]) -> RopeConfig:
-    parameters = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    theta = parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0
-    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-    parameters.pop("type", None)
-    if kind not in ("default", "yarn"):
-        raise ConfigError(f"rope type is {kind!r}: Moestro knows default and yarn")
-    if kind == "default":
-        return RopeConfig(theta=float(theta))
-    names = {item.name for item in dataclasses.fields(RopeConfig)}
-    known = {key: value for key, value in parameters.items() if key in names and value is not None}
-    original = known.setdefault(
-        "original_max_position_embeddings", values.get("max_position_embeddings", 4096)
-    )
-    known.setdefault("factor", values.get("max_position_embeddings", original) / original)
-    return RopeConfig(theta=float(theta), kind="yarn", **known)
-
-
-def _write_rope(rope: RopeConfig) -> dict[str, Any] | None:
-    if rope.kind == "default":
-        return None
-    values = {key: value for key, value in dataclasses.asdict(rope).items() if value is not None}
-    del values["theta"], values["kind"]
-    return {"type": "yarn", **values}
 
 
 def _read_budget(values: Mapping[str, Any]) -> BudgetConfig:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from moestro import settings
 from moestro.errors import CheckpointError, ConfigError
 from moestro.gguf_file import GgufFile, Value
-from moestro.model.config import BudgetConfig, ModelConfig, RopeConfig
+from moestro.model.config import BudgetConfig, ModelConfig
+from moestro.model.rope_config import RopeConfig
 
 ARCHITECTURE = "deepseek2"
 _BUDGET_KEY = "moestro.budget"

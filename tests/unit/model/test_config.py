@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moestro.errors import ConfigError
-from moestro.model.config import BudgetConfig, ModelConfig, RopeConfig
+from moestro.model.config import BudgetConfig, ModelConfig
+from moestro.model.rope_config import RopeConfig
 from tests.builders import TINY, linear_budget, tiny_config
 
 RAW: dict[str, Any] = {"model_type": "deepseek_v3"} | {

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moestro.model.config import ModelConfig, RopeConfig
+from moestro.model.config import ModelConfig
 from moestro.model.induction import plant_induction
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
+from moestro.model.rope_config import RopeConfig
 
 _SHAPE = {
     "vocab_size": 512, "hidden_size": 96, "intermediate_size": 128, "moe_intermediate_size": 32,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from moestro.errors import CheckpointError, ConfigError
 from moestro.gguf_file import GgufFile
-from moestro.model.config import BudgetConfig, ModelConfig, RopeConfig
+from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
+from moestro.model.rope_config import RopeConfig
 from moestro.ops.quantize import Kind
 from moestro.text.gguf_export import write_vocabulary
 from moestro.text.learn import learn

@@ -1,0 +1,65 @@
+"""How positions turn queries and keys, in the checkpoint's own words. No torch.
+
+Next: config.py, moestro/ops/rope.py for the arithmetic.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moestro.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) if `factor` is above 1."""
+
+    theta: float = 10000.0
+    kind: Literal["default", "yarn"] = "default"
+    factor: float = 1.0
+    original_max_position_embeddings: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = None
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a base or a stretch that has no meaning."""
+        if self.theta <= 1:
+            raise ConfigError(f"rope theta is {self.theta}: it must be above 1")
+        if self.kind == "yarn" and self.factor < 1:
+            raise ConfigError(f"rope factor is {self.factor}: YaRN stretches by 1 or more")
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any]) -> "RopeConfig":
+        """Read what a `config.json` says of it, in either spelling."""
+        parameters = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+        theta = parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0
+        kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+        parameters.pop("type", None)
+        if kind not in ("default", "yarn"):
+            raise ConfigError(f"rope type is {kind!r}: Moestro knows default and yarn")
+        if kind == "default":
+            return cls(theta=float(theta))
+        names = {item.name for item in dataclasses.fields(cls)}
+        known = {
+            key: value for key, value in parameters.items() if key in names and value is not None
+        }
+        original = known.setdefault(
+            "original_max_position_embeddings", values.get("max_position_embeddings", 4096)
+        )
+        known.setdefault("factor", values.get("max_position_embeddings", original) / original)
+        return cls(theta=float(theta), kind="yarn", **known)
+
+    def to_hf(self) -> dict[str, Any] | None:
+        """Write `rope_scaling`, as DeepSeek published it; the base has a key of its own."""
+        if self.kind == "default":
+            return None
+        values = {
+            key: value for key, value in dataclasses.asdict(self).items() if value is not None
+        }
+        del values["theta"], values["kind"]
+        return {"type": "yarn", **values}
