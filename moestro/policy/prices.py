@@ -54,11 +54,6 @@ def build_prices(table: Mapping[str, Any]) -> dict[str, Price]:
     return {name: _price(name, value) for name, value in table.items()}
 
 
-def order_by_price(models: Sequence[str], prices: Mapping[str, Price]) -> list[str]:
-    """Return the models that have a price, cheapest first."""
-    return sorted((m for m in models if m in prices), key=lambda m: prices[m].cost_usd(1000))
-
-
 def _price(name: str, value: object) -> Price:
     table = value if isinstance(value, Mapping) else {"input": value, "output": value}
     read, written = (_number(name, _first(table, names)) for names in (_INPUT, _OUTPUT))
