@@ -6,12 +6,14 @@ other. Next: gateway_app.py.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from moestro.api.record import Record
 from moestro.gateway.books import AnswerBound
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.remembering import Kept
+from moestro.gateway.trace import Settle
 from moestro.records import answers
 from moestro.records.busy import BusyBackends, Numbers
 from moestro.records.counts import SharedCounts
@@ -37,26 +39,26 @@ class RecordsDoor:
         self,
         caller: str | None,
         model: str,
-        request_id: str,
         *,
         num_prompt: int,
         answer: AnswerBound | None,
-    ) -> None:
+    ) -> Settle | None:
         """Let a request in, or raise what the caller is told."""
-        if answer is None:
-            self._records.admit(caller, model, None, request_id=request_id)
-            return
+        estimate = None if answer is None else self._estimate(num_prompt, answer)
+        hold = self._records.admit(caller, model, estimate)
+        return None if hold is None else partial(self._records.settle, hold)
+
+    def finish(self, record: Record, *, prompt: str, answer: str) -> None:
+        """Keep it."""
+        self._records.finish(record, prompt=prompt, answer=answer)
+
+    def _estimate(self, num_prompt: int, answer: AnswerBound) -> Estimate:
         limit = answer.max_tokens
         num_answer = self._records.config.assumed_answer_tokens if limit is None else limit
-        estimate = Estimate(
+        return Estimate(
             num_tokens=num_prompt + num_answer,
             cost_usd=answer.price.cost_usd(num_prompt, num_answer),
         )
-        self._records.admit(caller, model, estimate, request_id=request_id)
-
-    def finish(self, record: Record, *, prompt: str, answer: str) -> None:
-        """Settle and keep it."""
-        self._records.finish(record, prompt=prompt, answer=answer)
 
 
 class KeptAnswers:

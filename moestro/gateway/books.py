@@ -13,7 +13,7 @@ from moestro.api.record import OnFinished, Outcome, Record
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import Chooser, ModelChoice
 from moestro.gateway.fleet import Price
-from moestro.gateway.trace import REFUSALS, Trace, tell_all
+from moestro.gateway.trace import REFUSALS, Settle, Trace, tell_all
 
 _BROKEN_STATUS = {"failed": 503, "left": 499}
 _NO_PRICE = Price()
@@ -31,7 +31,7 @@ class AnswerBound:
 
 
 class Door(Protocol):
-    """Whether a request may begin, by what its key may spend; and what it did spend."""
+    """Whether a request may begin, by what its key may spend; and what became of it."""
 
     @property
     def keeps_texts(self) -> bool:
@@ -41,15 +41,18 @@ class Door(Protocol):
         self,
         caller: str | None,
         model: str,
-        request_id: str,
         *,
         num_prompt: int,
         answer: AnswerBound | None,
-    ) -> None:
-        """Let it in, or raise what the caller is told; with no answer to come it is free."""
+    ) -> Settle | None:
+        """Let it in, or raise what the caller is told; with no answer to come it is free.
+
+        Returns how to settle it, once, by its record, where its key's means are limited; like
+        `finish` that must return at once and must not raise.
+        """
 
     def finish(self, record: Record, *, prompt: str, answer: str) -> None:
-        """Settle and keep it; must return at once and must not raise."""
+        """Keep it, let in or not; must return at once and must not raise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,10 +100,9 @@ class Books:
             (self._prices[model] for model in choice.models),
             key=lambda price: price.input_usd_per_mtok + price.output_usd_per_mtok,
         )
-        self._door.admit(
+        trace.settle = self._door.admit(
             call.caller,
             choice.models[0],
-            call.request_id,
             num_prompt=asked.estimated_tokens,
             answer=None if is_free else AnswerBound(max_tokens=asked.answer_limit, price=dearest),
         )
@@ -123,6 +125,8 @@ class Books:
             trace.span.end(record)
         tell_all(self._listeners, record)
         asked, choice = trace.asked, trace.choice
+        if trace.settle is not None:
+            trace.settle(record)
         if self._door is not None:
             if asked is None or not self._door.keeps_texts:
                 self._door.finish(record, prompt="", answer="")

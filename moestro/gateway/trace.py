@@ -5,7 +5,7 @@ Next: gateway.py, api/record.py.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from moestro.api.record import OnFinished, Outcome, Record
@@ -40,10 +40,16 @@ REFUSALS: Mapping[type[Exception], int] = {
     UnknownModelError: 404,
 }
 
+# Gives back what a request held of its key's means, and counts what its record says it used.
+Settle = Callable[[Record], None]
+
 
 @dataclass(kw_only=True, slots=True)
 class Trace:
-    """What is known of a request so far; `model` and `member` are whoever answers it."""
+    """What is known of a request so far; `model` and `member` are whoever answers it.
+
+    `settle` is there once the request was let in, if it holds anything.
+    """
 
     call: Call
     began_at: float = field(default_factory=time.time)
@@ -57,6 +63,7 @@ class Trace:
     num_events: int = 0
     tape: Tape | None = None
     span: Span | None = None
+    settle: Settle | None = None
     wasted_tokens: int = 0
     wasted_usd: float = 0.0
     first_s: float | None = None

@@ -7,7 +7,6 @@ it in the process that uses it. Next: key_ring.py, meters.py, ledger.py.
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from moestro.api.key_terms import KeyTerms
@@ -37,16 +36,6 @@ from moestro.records.shared import SharedFile, create_shared
 from moestro.records.writer import DatabaseWriter, Writer
 
 _STOP_S = 5.0
-# Fewer than English has, so that an estimate is seldom too low.
-_BYTES_PER_TOKEN = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Admission:
-    """A request that may begin; `hold` is what it holds of its key's means, if they are limited."""
-
-    caller: str | None
-    hold: Hold | None = None
 
 
 class Records:
@@ -88,7 +77,6 @@ class Records:
             self.remembered.flush,
             is_keeper=is_keeper,
         )
-        self._under_way: dict[tuple[str, str], list[Admission]] = {}
 
     def start(self) -> None:
         """Read the keys and begin to write; raises StorageError if there is no database yet.
@@ -117,71 +105,36 @@ class Records:
         known = None if caller is None else self.ring.find(caller)
         return None if known is None else known.terms.allowed_models
 
-    def estimate(
-        self, *, body_bytes: int, max_tokens: int | None, input_usd: float, output_usd: float
-    ) -> Estimate:
-        """Return what a request of this size may take; prices are per million tokens.
-
-        An answer without `max_tokens` is taken to have `assumed_answer_tokens`: what it has beyond
-        them, and what a prompt's text has beyond a token for every three bytes, is how far a
-        request under way can pass its key's budget.
-        """
-        prompt = -(-body_bytes // _BYTES_PER_TOKEN)
-        answer = self.config.assumed_answer_tokens if max_tokens is None else max_tokens
-        cost_usd = (prompt * input_usd + answer * output_usd) / 1e6
-        return Estimate(num_tokens=prompt + answer, cost_usd=cost_usd)
-
-    def admit(
-        self,
-        caller: str | None,
-        model: str,
-        estimate: Estimate | None,
-        *,
-        request_id: str | None = None,
-    ) -> Admission:
+    def admit(self, caller: str | None, model: str, estimate: Estimate | None) -> Hold | None:
         """Let a request begin, or raise what OpenAI answers with 401, 403 or 429.
 
-        Without an estimate it costs nothing, and is let in when the budget is spent as well.
-        With `request_id`, `finish` settles it by its record. A caller without a key here has no
-        limits: its key stands in the configuration.
+        Returns what it holds of its key's means until it is settled, if those are limited. Without
+        an estimate it costs nothing, and is let in when the budget is spent as well. A caller
+        without a key here has no limits: its key stands in the configuration.
         """
         terms = self._terms(caller)
         if terms is None:
-            return Admission(caller=caller)
+            return None
         if not terms.allows(model):
             raise ForbiddenError(
                 f"the key {terms.name} may not use {model}: it may use"
                 f" {', '.join(terms.allowed_models or ())}"
             )
         if not _is_limited(terms):
-            return Admission(caller=caller)
-        hold = self.meters.hold(terms, estimate, self.poll.spent(terms))
-        admission = Admission(caller=caller, hold=hold)
-        if request_id is not None:
-            self._under_way.setdefault((terms.name, request_id), []).append(admission)
-        return admission
+            return None
+        return self.meters.hold(terms, estimate, self.poll.spent(terms))
 
-    def settle(self, admission: Admission, record: Record | None) -> None:
-        """Count what a request used, nothing without a record, and give back what it held."""
-        if admission.hold is None:
-            return
-        cost_usd = 0.0 if record is None else record.cost_usd
-        tokens = 0 if record is None else record.prompt_tokens + record.completion_tokens
-        self.meters.settle(admission.hold, cost_usd, tokens)
+    def settle(self, hold: Hold, record: Record) -> None:
+        """Give back what a request held, and count what it used."""
+        num_tokens = record.prompt_tokens + record.completion_tokens
+        self.meters.settle(hold, record.cost_usd, num_tokens)
 
     def finish(
         self, record: Record, *, prompt: str | None = None, answer: str | None = None
     ) -> None:
-        """Settle a request that was admitted by its id, and queue its record; never waits."""
-        self._settle_by_id(record)
+        """Queue the record of a request that has ended, let in or not; never waits."""
         keeps = self.config.keeps_prompts
         self.ledger.add(Entry(record, prompt if keeps else None, answer if keeps else None))
-
-    def drop(self, caller: str | None, request_id: str) -> None:
-        """Give back what a request held that ended without any record."""
-        admission = self._take_under_way(caller, request_id)
-        if admission is not None:
-            self.settle(admission, None)
 
     async def add_outcome(self, outcome: NewOutcome) -> int:
         """Write a score and return its number; raises StorageError if it cannot be kept."""
@@ -225,20 +178,6 @@ class Records:
         if not known.is_usable(time.time()):
             raise UnknownKeyError(f"the key {caller} was revoked or has expired: use another one")
         return known.terms
-
-    def _settle_by_id(self, record: Record) -> None:
-        admission = self._take_under_way(record.caller, record.request_id)
-        if admission is not None:
-            self.settle(admission, record)
-
-    def _take_under_way(self, caller: str | None, request_id: str) -> Admission | None:
-        key = (caller or "", request_id)
-        admissions = self._under_way.get(key)
-        if not admissions:
-            return None
-        if len(admissions) == 1:
-            del self._under_way[key]
-        return admissions.pop()
 
 
 def _is_limited(terms: KeyTerms) -> bool:

@@ -16,6 +16,7 @@ from moestro.gateway.books import AnswerBound
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.fleet import Price
 from moestro.gateway.remembering import Kept
+from moestro.gateway.trace import Settle
 from moestro.records.config import CacheConfig
 from moestro.records.records import Records
 from moestro.records.view import View
@@ -33,9 +34,11 @@ def with_key(records: Records, terms: KeyTerms) -> bytes:
     return key
 
 
-def admit(door: RecordsDoor, caller: str | None = "alice", model: str = "small", **of: int) -> None:
+def admit(
+    door: RecordsDoor, caller: str | None = "alice", model: str = "small", **of: int
+) -> Settle | None:
     answer = AnswerBound(max_tokens=of.get("max_tokens"), price=NO_PRICE)
-    door.admit(caller, model, "request-0", num_prompt=of.get("num_prompt", 10), answer=answer)
+    return door.admit(caller, model, num_prompt=of.get("num_prompt", 10), answer=answer)
 
 
 def test_a_keys_models_and_budget_decide_who_may_begin(start_records: StartRecords) -> None:
@@ -71,9 +74,9 @@ def test_what_costs_nothing_needs_no_budget_but_a_turn(start_records: StartRecor
     admit(door, num_prompt=30, max_tokens=60)
     with pytest.raises(QuotaError):
         admit(door, num_prompt=30, max_tokens=60)
-    door.admit("alice", "small", "request-1", num_prompt=30, answer=None)
+    door.admit("alice", "small", num_prompt=30, answer=None)
     with pytest.raises(CapacityError):
-        door.admit("alice", "small", "request-2", num_prompt=30, answer=None)
+        door.admit("alice", "small", num_prompt=30, answer=None)
 
 
 def test_what_a_request_cost_is_what_its_price_says(start_records: StartRecords) -> None:
@@ -81,20 +84,33 @@ def test_what_a_request_cost_is_what_its_price_says(start_records: StartRecords)
     with_key(records, KeyTerms(name="alice", budget_usd=1.0))
     answer = AnswerBound(max_tokens=600_000, price=Price(output_usd_per_mtok=2))
     with pytest.raises(QuotaError):
-        RecordsDoor(records).admit("alice", "small", "r", num_prompt=0, answer=answer)
+        RecordsDoor(records).admit("alice", "small", num_prompt=0, answer=answer)
 
 
 def test_a_finished_request_gives_back_what_it_held(start_records: StartRecords) -> None:
     records = start_records()
     with_key(records, KeyTerms(name="alice", budget_tokens=100))
     door = RecordsDoor(records)
-    admit(door, num_prompt=30, max_tokens=60)
+    settle = admit(door, num_prompt=30, max_tokens=60)
     with pytest.raises(QuotaError):
         admit(door, num_prompt=30, max_tokens=60)
-    door.finish(
-        make_record(prompt_tokens=1, completion_tokens=1, cost_usd=0), prompt="p", answer="a"
-    )
+    assert settle is not None
+    settle(make_record(prompt_tokens=1, completion_tokens=1, cost_usd=0))
     admit(door, num_prompt=30, max_tokens=60)
+
+
+def test_the_record_of_a_request_that_was_refused_gives_back_nothing(
+    start_records: StartRecords,
+) -> None:
+    records = start_records()
+    with_key(records, KeyTerms(name="alice", concurrent_requests=1))
+    door = RecordsDoor(records)
+    admit(door)
+    for _ in range(2):
+        with pytest.raises(CapacityError):
+            admit(door)
+        # Under the id of the one under way: clients choose it.
+        door.finish(make_record(outcome="refused", model=""), prompt="p", answer="")
 
 
 def test_who_has_no_key_here_has_no_limits(start_records: StartRecords) -> None:

@@ -17,7 +17,7 @@ from moestro.errors import (
 )
 from moestro.gateway.books import AnswerBound, Finished, status_of, text_of
 from moestro.gateway.fleet import Price
-from moestro.gateway.trace import outcome_of
+from moestro.gateway.trace import Settle, outcome_of
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import breaks, gateway_over, reset, well, whole_text
@@ -29,6 +29,7 @@ class NotingDoor:
     def __init__(self, error: MoestroError | None = None, *, keeps_texts: bool = True) -> None:
         self.keeps_texts = keeps_texts
         self.admitted: list[tuple[str | None, str, int, AnswerBound | None]] = []
+        self.settled: list[Record] = []
         self.finished: list[tuple[Record, str, str]] = []
         self._error = error
 
@@ -36,14 +37,14 @@ class NotingDoor:
         self,
         caller: str | None,
         model: str,
-        request_id: str,
         *,
         num_prompt: int,
         answer: AnswerBound | None,
-    ) -> None:
+    ) -> Settle:
         self.admitted.append((caller, model, num_prompt, answer))
         if self._error is not None:
             raise self._error
+        return self.settled.append
 
     def finish(self, record: Record, *, prompt: str, answer: str) -> None:
         self.finished.append((record, prompt, answer))
@@ -61,6 +62,7 @@ def test_the_door_hears_of_a_request_before_and_after_it(is_stream: bool) -> Non
         price = Price(input_usd_per_mtok=1, output_usd_per_mtok=2)
         assert answer == AnswerBound(max_tokens=99, price=price)
         [(record, prompt, text)] = door.finished
+        assert door.settled == [record]
         assert (record.caller, record.outcome) == ("alice", "answered")
         assert (prompt, text) == ("say", whole_text())
 

@@ -38,7 +38,6 @@ class ScriptedDoor:
         self,
         caller: str | None,
         model: str,
-        request_id: str,
         *,
         num_prompt: int,
         answer: AnswerBound,
