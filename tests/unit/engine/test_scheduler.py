@@ -77,6 +77,30 @@ def test_drafts_are_cut_to_what_the_answer_may_still_have() -> None:
     assert (sequence.num_computed, sequence.tokens) == (3, [1, 2, 1, 3])
 
 
+def test_the_last_token_of_an_answer_gets_no_drafts() -> None:
+    engine = build_engine()
+    (sequence,) = engine.submit([1, 2], max_tokens=2)
+    (work,) = engine.scheduler.schedule(16)
+    engine.scheduler.settle(work, [1])
+    sequence.drafts = [1]
+    (work,) = engine.scheduler.schedule(16)
+    assert (work.start, work.end, sequence.drafts) == (2, 3, [])
+
+
+def test_drafts_have_all_room_while_no_prompt_waits_and_half_of_it_else() -> None:
+    engine = build_engine(max_batch=1, max_batch_tokens=5)
+    (sequence,) = engine.submit([1, 2], max_tokens=20)
+    (work,) = engine.scheduler.schedule(16)
+    engine.scheduler.settle(work, [1])
+    for is_alone, num_tokens in [(True, 5), (False, 3)]:
+        if not is_alone:
+            engine.submit([2, 1])
+        sequence.drafts = [2] * 9
+        (work,) = engine.scheduler.schedule(16)
+        assert work.num_tokens == num_tokens
+        engine.scheduler.settle(work, [1])
+
+
 def test_accepted_drafts_count_as_computed() -> None:
     engine = build_engine()
     (sequence,) = engine.submit([1, 2], max_tokens=9)
@@ -161,6 +185,7 @@ def test_when_blocks_run_out_the_latest_of_the_worst_priority_gives_way() -> Non
     make_answers_long(keeper, latest, urgent)
     while not engine.scheduler.num_preemptions:
         engine.step()
+    assert engine.scheduler.num_preemptions == 1
     assert not latest.blocks
     assert keeper.blocks
     assert urgent.blocks
@@ -305,6 +330,15 @@ def test_a_request_that_fills_the_cache_runs_and_a_bigger_one_is_refused() -> No
     with pytest.raises(ConfigError, match=r"need 17 tokens of cache, which has 16: .*max_tokens"):
         engine.submit([1] * 9, max_tokens=9)
     assert not engine.scheduler.has_work
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_prompt_that_fills_the_cache_needs_no_place_for_its_answer(max_tokens: int) -> None:
+    engine = build_engine(num_blocks=4)
+    engine.submit([1] * 16, max_tokens=max_tokens, scores_prompt=True)
+    engine.drain(3)
+    with pytest.raises(ConfigError, match="need 17 tokens of cache"):
+        engine.submit([1] * 17, max_tokens=max_tokens)
 
 
 def test_an_empty_prompt_is_refused() -> None:
