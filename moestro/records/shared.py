@@ -18,6 +18,8 @@ from pathlib import Path
 from moestro.errors import CapacityError, ConfigError, StorageError
 
 _MAGIC = 7.0
+# Cells of the header; of rows there is one count for each kind.
+_MAGIC_AT, _WORKERS_AT, _ROWS_AT, _, _, _, _CONVERSATIONS_AT, _BEGAN_AT = range(8)
 _HEADER = 8
 _DIGEST_BYTES = 16
 _NUMBER_BYTES = 8
@@ -82,26 +84,26 @@ class SharedFile:
         except (OSError, ValueError) as error:
             raise StorageError(f"{path}: no shared state of workers: {error}") from error
         self.cells = memoryview(self._memory).cast("d")
-        if len(self.cells) < _HEADER or self.cells[0] != _MAGIC:
+        if len(self.cells) < _HEADER or self.cells[_MAGIC_AT] != _MAGIC:
             raise StorageError(f"{path}: is no shared state of workers: start the server again")
-        self.num_workers = int(self.cells[1])
+        self.num_workers = int(self.cells[_WORKERS_AT])
         if not 0 <= worker < self.num_workers:
             raise ConfigError(f"worker {worker}: this file is for {self.num_workers}, from 0 on")
         self.worker = worker
         self.lock = FileLock(path)
         start, tables = _HEADER, []
         for kind in _KINDS:
-            count = int(self.cells[2 + kind])
+            count = int(self.cells[_ROWS_AT + kind])
             tables.append(Rows(self, kind, start, count))
             start += count * _row_cells(kind, self.num_workers)
         self.backends, self.keys, self.counts, self.latest = tables
-        self.num_conversations = int(self.cells[6])
+        self.num_conversations = int(self.cells[_CONVERSATIONS_AT])
         self._conversations = start
 
     @property
     def began_at(self) -> float:
         """When the file was made, in seconds since 1970: the server's start."""
-        return self.cells[7]
+        return self.cells[_BEGAN_AT]
 
     def clear_worker(self, worker: int) -> None:
         """Forget what a dead worker had under way; for the supervisor, before it starts another.

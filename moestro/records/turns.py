@@ -19,11 +19,7 @@ class Turns:
 
     def note(self, num: int) -> None:
         """Say how many this worker holds."""
-        place = self._rows.find(_ROW)
-        if place is None:
-            with self._file.lock:
-                place = self._rows.find(_ROW)
-                place = self._rows.add(_ROW) if place is None else place
+        place = self._rows.ensure(_ROW)
         # Nobody else writes there, and nobody adds to what was read.
         self._file.cells[self._rows.own(place)] = num
 
