@@ -119,13 +119,13 @@ class Gate(nn.Module):
 
 def choice_rule(config: ModelConfig) -> dict[str, Any]:
     """Return what the native kernels choose by: the fields of their ChoiceRule."""
-    has_groups = config.n_group > 1 and config.topk_method != "greedy"
+    has_groups = _has_groups(config)
     return {
         "num_slots": config.num_experts_per_tok,
         "fewest": config.fewest_experts,
         "num_expert_groups": config.n_group if has_groups else 1,
         "topk_group": config.topk_group if has_groups else 1,
-        "best_of_group": 2 if config.topk_method == "noaux_tc" else 1,
+        "best_of_group": _best_of_group(config),
         "is_sigmoid": config.scoring_func == "sigmoid",
         "is_normalized": config.has_normalized_gate,
         "routed_scaling_factor": config.gate_scale,
@@ -134,16 +134,23 @@ def choice_rule(config: ModelConfig) -> dict[str, Any]:
 
 def limit_groups(selection_TE: Tensor, config: ModelConfig) -> Tensor:
     """Rule out all experts but those of each token's `topk_group` best groups."""
-    if config.n_group == 1 or config.topk_method == "greedy":
+    if not _has_groups(config):
         return selection_TE
     T, E = selection_TE.shape
     grouped_TGM = selection_TE.view(T, config.n_group, E // config.n_group)
-    # V3 scores a group by the sum of its best two, V2 by its best.
-    best = 2 if config.topk_method == "noaux_tc" else 1
-    group_TG = grouped_TGM.topk(best, dim=-1).values.sum(dim=-1)
+    group_TG = grouped_TGM.topk(_best_of_group(config), dim=-1).values.sum(dim=-1)
     kept = group_TG.topk(config.topk_group, dim=-1).indices
     is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter(1, kept, False)
     return grouped_TGM.masked_fill(is_out_TG[..., None], -torch.inf).view(T, E)
+
+
+def _has_groups(config: ModelConfig) -> bool:
+    return config.n_group > 1 and config.topk_method != "greedy"
+
+
+def _best_of_group(config: ModelConfig) -> int:
+    # V3 scores a group by the sum of its best two, V2 by its best.
+    return 2 if config.topk_method == "noaux_tc" else 1
 
 
 def choose(
