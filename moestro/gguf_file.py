@@ -59,6 +59,11 @@ TYPES = {
 }
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a path names a GGUF file that is there; whatever else it is has another layout."""
+    return path.suffix == SUFFIX and path.is_file()
+
+
 @dataclass(frozen=True)
 class Place:
     """One tensor: its type, its shape with the longest stride first, and where its bytes are."""

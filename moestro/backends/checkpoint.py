@@ -12,7 +12,7 @@ from moestro import files
 from moestro.api.cards import ModelCard
 from moestro.api.sampling import Sampling, SamplingWish
 from moestro.errors import CheckpointError, ConfigError
-from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.gguf_file import GgufFile, is_gguf
 from moestro.model.config import ModelConfig
 from moestro.model.count import active_parameters, count_parameters
 from moestro.text.template import ChatTemplate
@@ -93,7 +93,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _read_shape(folder: Path) -> tuple[Path, ModelConfig, set[int], Sampling]:
     """Return the file that says what the model is, its shape, the ids that it ends texts by, and
     how its makers would sample."""
-    if folder.suffix == SUFFIX and folder.is_file():
+    if is_gguf(folder):
         return folder, read_config(GgufFile(folder)), set(), _NEUTRAL
     path, generation = folder / _CONFIG_FILE, folder / _GENERATION_FILE
     raw = files.read_json(path)

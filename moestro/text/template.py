@@ -15,7 +15,7 @@ from jinja2.meta import find_undeclared_variables
 
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json
-from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.gguf_file import GgufFile, is_gguf
 from moestro.text.gguf_vocab import read_vocabulary
 from moestro.text.sandbox import Program
 from moestro.text.tokenizer import Tokenizer
@@ -247,7 +247,7 @@ def _special_names(tokenizer: Mapping[str, Any]) -> SpecialNames:
 
 def _read_vocabulary(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return what tokenizer.json and tokenizer_config.json hold, or a GGUF file in their place."""
-    if folder.suffix == SUFFIX and folder.is_file():
+    if is_gguf(folder):
         found = read_vocabulary(GgufFile(folder))
         return json.loads(found.raw), found.settings
     names = ("tokenizer.json", "tokenizer_config.json")

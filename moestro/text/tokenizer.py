@@ -16,7 +16,7 @@ import tokenizers
 
 from moestro.errors import CheckpointError, DataError
 from moestro.files import read_json, storage_errors, write_atomic, write_json
-from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.gguf_file import GgufFile, is_gguf
 from moestro.text.byte_level import Vocabulary
 from moestro.text.gguf_vocab import read_vocabulary
 from moestro.text.pieces import build_pieces
@@ -81,7 +81,7 @@ class Tokenizer:
         Where a folder has none, its tiktoken.model.
         """
         path = Path(path)
-        if path.suffix == SUFFIX and path.is_file():
+        if is_gguf(path):
             return cls._load_gguf(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         other = file.with_name(TIKTOKEN_NAME)

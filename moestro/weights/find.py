@@ -6,14 +6,14 @@ Knows names of files, not what is in them. Next: load.py.
 from pathlib import Path
 
 from moestro.errors import CheckpointError
-from moestro.gguf_file import SUFFIX
+from moestro.gguf_file import is_gguf
 
 _ASK = "give a run, a checkpoint, a Hugging Face folder or a .gguf file"
 
 
 def find_checkpoint(path: Path) -> Path:
     """Return what MODEL means: a Hugging Face folder, a GGUF file, or a run's newest checkpoint."""
-    if path.is_file() and path.suffix == SUFFIX:
+    if is_gguf(path):
         return path
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder: {_ASK}")

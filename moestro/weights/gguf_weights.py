@@ -16,6 +16,7 @@ from moestro.gguf_file import GgufFile, Place
 from moestro.model.config import ModelConfig
 from moestro.ops import gguf_blocks
 from moestro.ops.quantize import Quantized, are_finite, dequantize
+from moestro.weights.gguf_config import ARCHITECTURE
 from moestro.weights.gguf_names import Spot, find_spot, hf_names, layer_of
 from moestro.weights.stored import Stored
 
@@ -31,17 +32,13 @@ class GgufWeights:
         self.path = file.path
         self._file = file
         self._num_experts = config.n_routed_experts
-        further = [
-            name for name in file.tensors if (layer_of(name) or 0) >= config.num_hidden_layers
-        ]
-        if further and "deepseek2.nextn_predict_layers" in file.metadata:
-            log.warning("%s: %d tensors of MTP modules are left out", file.path, len(further))
-        else:
-            further = []
+        left_out = _mtp_tensors(file, config)
+        if left_out:
+            log.warning("%s: %d tensors of MTP modules are left out", file.path, len(left_out))
         self._names = [
             name
             for tensor in file.tensors
-            if tensor not in set(further)
+            if tensor not in left_out
             for name in hf_names(tensor, config.n_routed_experts)
         ]
         self._absent = _absent_biases(config, set(self._names))
@@ -106,6 +103,13 @@ class GgufWeights:
                 f"{self.path}: {spot.tensor} holds a scale that is not finite: copy the file again"
             )
         return values
+
+
+def _mtp_tensors(file: GgufFile, config: ModelConfig) -> set[str]:
+    # Without this key such layers are none of the model's, and must be refused.
+    if f"{ARCHITECTURE}.nextn_predict_layers" not in file.metadata:
+        return set()
+    return {name for name in file.tensors if (layer_of(name) or 0) >= config.num_hidden_layers}
 
 
 def _absent_biases(config: ModelConfig, names: set[str]) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from moestro import files
 from moestro.errors import CheckpointError
 from moestro.files import shown
-from moestro.gguf_file import SUFFIX, GgufFile
+from moestro.gguf_file import GgufFile, is_gguf
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.model import Transformer
 from moestro.weights.gguf_config import read_config
@@ -33,14 +33,14 @@ _PROGRESS_EVERY = 16
 
 def load_config(folder: Path) -> ModelConfig:
     """Read the shape of the model in a Hugging Face folder or a GGUF file."""
-    if folder.suffix == SUFFIX and folder.is_file():
+    if is_gguf(folder):
         return read_config(GgufFile(folder))
     return build_config(folder / CONFIG_FILE, _read_raw(folder))
 
 
 def open_weights(folder: Path) -> tuple[ModelConfig, Weights]:
     """Open a Hugging Face folder or a GGUF file: its shape, and its weights, not yet read."""
-    if folder.suffix == SUFFIX and folder.is_file():
+    if is_gguf(folder):
         return _open_file(GgufFile(folder))
     raw = _read_raw(folder)
     weights = FolderWeights(folder, raw.get("quantization_config"))
