@@ -214,6 +214,26 @@ def test_a_bias_that_a_file_leaves_out_is_zero(tmp_path: Path, tiny_model: Build
     assert torch.equal(bias, torch.zeros(4))
 
 
+def test_mtp_modules_in_a_file_are_left_out_with_a_warning(
+    tmp_path: Path, tiny_model: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add_module(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        metadata["deepseek2.nextn_predict_layers"] = 1
+        metadata["deepseek2.block_count"] += 1
+        tensors["blk.2.nextn.enorm.weight"] = np.ones(12, np.float32)
+
+    def add_layer(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.2.attn_norm.weight"] = np.ones(12, np.float32)
+
+    model = tiny_model(q_lora_rank=5)
+    path = write(tmp_path, model)
+    loaded = load_model(rewrite(path, tmp_path / "mtp.gguf", add_module))
+    assert torch.equal(logits(loaded), logits(model))
+    assert "1 tensors of MTP modules are left out" in caplog.text
+    with pytest.raises(CheckpointError, match=r"holds model\.layers\.2\.input_layernorm"):
+        load_model(rewrite(path, tmp_path / "more.gguf", add_layer))
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
