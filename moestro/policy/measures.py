@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 NUM_RESAMPLES = 1000
 _QUANTILES = (0.025, 0.975)
+# All at once, the signs of many rows would take much memory.
+_NUM_FLIPS, _FLIPS_AT_ONCE = 10_000, 500
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,12 @@ def paired_p(first_N: Floats, second_N: Floats, seed: int = 0) -> float:
     difference_N = first_N - second_N
     observed = abs(difference_N.sum())
     draw = np.random.default_rng(seed)
-    num_draws = 10_000
     changed = difference_N[difference_N != 0]
     extreme = 0
-    for start in range(0, num_draws, 500):
-        signs = draw.integers(0, 2, size=(500, len(changed)), dtype=np.int8) * 2 - 1
+    for _ in range(_NUM_FLIPS // _FLIPS_AT_ONCE):
+        signs = draw.integers(0, 2, size=(_FLIPS_AT_ONCE, len(changed)), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ changed) >= observed - 1e-9).sum())
-        assert start + 500 <= num_draws
-    return (extreme + 1) / (num_draws + 1)
+    return (extreme + 1) / (_NUM_FLIPS + 1)
 
 
 def figure(values: Sequence[float] | Floats) -> Figure:
