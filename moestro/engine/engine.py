@@ -64,15 +64,16 @@ class Engine:
         self._pool = BlockPool(num_blocks, block_size, config.cache.has_prefix_reuse)
         self._intake = Intake(shape, min(self.max_length, self._pool.num_tokens), grammars)
         self._scheduler = Scheduler(config, self._pool, self._grant)
-        self._pages = Pages(shape, num_blocks, block_size, _like(model))
+        device = model.embed_tokens.weight.device
+        pages = Pages(shape, num_blocks, block_size, model.cache_dtype, device)
         if multiples is None:
             is_needed = config.is_batch_invariant
             multiples = choose_row_multiples(model) if is_needed else RowMultiples()
         may_expand = not config.is_batch_invariant
-        self._runner = Runner(model, self._pages, multiples, may_expand)
+        self._runner = Runner(model, pages, multiples, may_expand)
         self._layout = Layout(
             block_size=block_size,
-            scratch_slot=self._pages.scratch_slot,
+            scratch_slot=pages.scratch_slot,
             row_multiple=multiples.tokens,
             most_experts=shape.num_experts_per_tok,
         )
@@ -80,7 +81,8 @@ class Engine:
         self._stride = Stride(config.burst_s if self._runner.can_decode else 0.0)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
-        num_gates = len(model.gates()) - len(model.mtp) if model.gates() else 0
+        # Of the main model: each MTP module has one more.
+        num_gates = len(model.gates()) - len(model.mtp)
         self._meter = Meter(num_gates, shape.n_routed_experts, shape.num_experts_per_tok)
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
@@ -358,8 +360,3 @@ class Engine:
 def _is_next_token(work: Work) -> bool:
     """Whether a work is one token of an answer that has begun; its first is told of at once."""
     return work.num_tokens == 1 and work.is_sampled and work.sequence.num_generated > 0
-
-
-def _like(model: Transformer) -> Tensor:
-    device = model.embed_tokens.weight.device
-    return torch.empty(0, dtype=model.cache_dtype, device=device)

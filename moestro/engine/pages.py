@@ -23,12 +23,19 @@ from moestro.ops.projected import Projected
 class Pages:
     """The pool. Block `num_blocks`, one more than are given out, takes what nobody keeps."""
 
-    def __init__(self, config: ModelConfig, num_blocks: int, block_size: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         layers = config.num_hidden_layers + config.num_nextn_predict_layers
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.pages_LAZW = _zeros((layers, num_blocks + 1, block_size, width), like)
+        self.pages_LAZW = _zeros((layers, num_blocks + 1, block_size, width), dtype, device)
 
     @property
     def scratch_slot(self) -> int:
@@ -36,13 +43,13 @@ class Pages:
         return self.num_blocks * self.block_size
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return zeros, not whatever memory holds: a masked NaN would still be NaN."""
-    if like.is_cuda:
-        return like.new_zeros(shape)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     # numpy asks the system for zeroed memory, which costs nothing until it is written.
-    data = np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8)
-    return torch.from_numpy(data).view(like.dtype).view(shape)
+    data = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(data).view(dtype).view(shape)
 
 
 class PagedCache:
