@@ -6,10 +6,10 @@ Knows no tensors. Next: engine.py, scheduler.py.
 
 import logging
 import secrets
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from moestro.engine.request import EngineRequest, Sequence
-from moestro.engine.sampler import check
 from moestro.errors import BackendError, ConfigError, DataError, MoestroError
 from moestro.model.config import ModelConfig
 from moestro.text.grammar import Grammar, GrammarFactory
@@ -89,7 +89,7 @@ class Intake:
                 " shorten the prompt or lower max_tokens"
             )
         self._check_experts(request.experts)
-        check(request.sampling, size, request.stop_token_ids)
+        _check_named(request, size)
 
     def _check_experts(self, experts: float | str | None) -> None:
         if experts is None:
@@ -104,6 +104,21 @@ class Intake:
             raise ConfigError(
                 f"experts is {experts}: this model takes {fewest} to {most} per token"
             )
+
+
+def _check_named(request: EngineRequest, vocab_size: int) -> None:
+    """Refuse token ids that the model does not have."""
+    named: dict[str, Iterable[int]] = {
+        "logit_bias": request.sampling.logit_bias,
+        "stop_token_ids": request.stop_token_ids,
+    }
+    for name, token_ids in named.items():
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise ConfigError(
+                    f"{name} names token {token_id}: the model's ids are 0 to {vocab_size - 1}",
+                    param=name,
+                )
 
 
 def _result(compilation: Future[Grammar]) -> Grammar | MoestroError:

@@ -184,7 +184,7 @@ def choose_row_multiples(model: Transformer) -> RowMultiples:
         # The kernels keep a row's bits by design, and nothing is torch's to multiply.
         return RowMultiples()
     device = str(model.embed_tokens.weight.device)
-    multiple = measure_row_multiple(products(model.config), model.compute_dtype, device)
+    multiple = measure_row_multiple(product_shapes(model.config), model.compute_dtype, device)
     if multiple is None:
         log.warning(
             "this machine's matrix products do not keep a row's bits: a request may differ in its"
@@ -195,7 +195,7 @@ def choose_row_multiples(model: Transformer) -> RowMultiples:
     return RowMultiples(tokens=1 if model.is_prepared else multiple, queries=multiple)
 
 
-def products(config: ModelConfig) -> list[tuple[int, int, int]]:
+def product_shapes(config: ModelConfig) -> list[tuple[int, int, int]]:
     """Return the shapes (H, N, D) of a model's matrix products, for ops/rows.py."""
     D, H, C = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
     N, R, V = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim

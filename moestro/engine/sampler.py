@@ -9,7 +9,7 @@ Shapes: N rows, V vocabulary, K some of its tokens.
 """
 
 from collections import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,18 +98,6 @@ class Row:
     guide: Guide | None = None
     forced: int | None = None
     top_logprobs: int | None = None
-
-
-def check(sampling: Sampling, vocab_size: int, stop_token_ids: Iterable[int] = ()) -> None:
-    """Refuse token ids that the model does not have."""
-    named = (("logit_bias", sampling.logit_bias), ("stop_token_ids", stop_token_ids))
-    for name, token_ids in named:
-        for token_id in token_ids:
-            if not 0 <= token_id < vocab_size:
-                raise ConfigError(
-                    f"{name} names token {token_id}: the model's ids are 0 to {vocab_size - 1}",
-                    param=name,
-                )
 
 
 def pick(logits_NV: Tensor, rows: abc.Sequence[Row]) -> list[Outcome]:

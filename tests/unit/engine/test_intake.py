@@ -1,13 +1,14 @@
-"""Grammars on their way into the engine: one that breaks the compiler or is not wanted any more."""
+"""The way into the engine: ids that no model has, grammars that break the compiler or come late."""
 
 import threading
 from typing import Any, cast
 
 import pytest
 
+from moestro.api.sampling import Sampling
 from moestro.engine.intake import Intake
 from moestro.engine.request import EngineRequest
-from moestro.errors import BackendError, MoestroError
+from moestro.errors import BackendError, ConfigError, MoestroError
 from moestro.text.grammar import Grammar, GrammarFactory, GrammarSpec
 from tests.builders import tiny_config
 
@@ -77,3 +78,24 @@ def test_nobody_waits_for_the_grammar_of_a_request_that_left() -> None:
     compiler.may_go_on.set()
     assert [grammar for _, grammar in wait_for(intake, 2)] == ["a", "c"]
     assert compiler.asked == ["a", "c"]
+
+
+@pytest.mark.parametrize("token_id", [-1, tiny_config().vocab_size])
+def test_ids_outside_the_vocabulary_are_refused(token_id: int) -> None:
+    last = tiny_config().vocab_size - 1
+    intake = Intake(tiny_config(), 64, None)
+    with pytest.raises(ConfigError, match=f"logit_bias names token {token_id}: .* 0 to {last}"):
+        intake.take(plain_request(sampling=Sampling(logit_bias={token_id: 1.0})))
+    with pytest.raises(ConfigError, match=f"stop_token_ids names token {token_id}"):
+        intake.take(plain_request(stop_token_ids=frozenset([token_id])))
+    assert len(intake) == 0
+    intake.take(
+        plain_request(
+            sampling=Sampling(logit_bias={0: 1.0, last: 1.0}), stop_token_ids=frozenset([0, last])
+        )
+    )
+    assert len(intake) == 1
+
+
+def plain_request(**changes: Any) -> EngineRequest:
+    return EngineRequest(id="plain", prompt=(1, 2), max_tokens=3, **changes)
