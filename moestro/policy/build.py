@@ -15,7 +15,7 @@ from moestro.policy.features import read
 from moestro.policy.learn import MIN_ROWS, LearnConfig, learn
 from moestro.policy.measures import Ranking
 from moestro.policy.outcomes import Outcomes
-from moestro.policy.policy import Policy
+from moestro.policy.policy import Policy, PolicyKind
 from moestro.policy.prices import Price
 from moestro.policy.trade import pair_curve, pool_curve
 from moestro.policy.verify import learn_verifier
@@ -111,7 +111,7 @@ def join(policy: Policy, outcomes: Outcomes, model: str, price: Price | None) ->
 
 
 def _build(
-    kind: str, outcomes: Outcomes, prices: Mapping[str, Price], config: LearnConfig
+    kind: PolicyKind, outcomes: Outcomes, prices: Mapping[str, Price], config: LearnConfig
 ) -> Policy:
     num_rows = len(outcomes.prompts)
     if num_rows < MIN_ROWS:

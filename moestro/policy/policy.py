@@ -9,7 +9,7 @@ model of a pair answers first, and what it said decides. Next: features.py.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from moestro.policy.prices import Price
 from moestro.policy.verify import AnswerCheck, Verifier
 
 Floats = NDArray[np.float64]
+PolicyKind = Literal["pair", "pool"]
 
 # The gain of an unfamiliar prompt: above every threshold.
 UNFAMILIAR = 2.0
@@ -52,7 +53,7 @@ class Policy:
     `checks_answers`, the threshold is one on the gains that the verifier sees in answers.
     """
 
-    kind: str
+    kind: PolicyKind
     models: tuple[str, ...]
     estimator: Estimator
     prices: Mapping[str, Price] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import TOPIC_PLACES, Encoder, Estimator
 from moestro.policy.features import NUM_BUCKETS
 from moestro.policy.forest import Forest
-from moestro.policy.policy import Policy
+from moestro.policy.policy import Policy, PolicyKind
 from moestro.policy.prices import Price
 from moestro.policy.shape import SHAPE
 from moestro.policy.verify import Verifier
@@ -94,7 +94,9 @@ def _describe(policy: Policy) -> dict[str, Any]:
 def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     with zipfile.ZipFile(weights) as packed:
         tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS, *_FOREST)}
-    models = tuple(map(str, saved["models"]))
+    kind, models = saved["kind"], tuple(map(str, saved["models"]))
+    if kind not in get_args(PolicyKind):
+        raise ValueError(f"kind is {kind!r}, expected pair or pool")
     expected = (NUM_BUCKETS, len(models))
     if tensors["text_DM"].shape != expected or tensors["center_S"].shape != (len(SHAPE),):
         raise ValueError(f"weights have shape {tensors['text_DM'].shape}, expected {expected}")
@@ -107,7 +109,7 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     if checks_answers and (verifier is None or threshold is None):
         raise ValueError("answers are to be checked, and there is nothing to check them by")
     return Policy(
-        kind=str(saved["kind"]),
+        kind=kind,
         models=models,
         estimator=Estimator(
             encoder=encoder,

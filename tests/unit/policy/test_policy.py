@@ -101,6 +101,9 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(text.replace('"small",', ""))
     with pytest.raises(CheckpointError, match="is damaged"):
         load_policy(tmp_path)
+    (tmp_path / "policy.json").write_text(text.replace('"kind": "pair"', '"kind": "pear"'))
+    with pytest.raises(CheckpointError, match="kind is 'pear', expected pair or pool"):
+        load_policy(tmp_path)
     (tmp_path / "policy.json").write_text(text)
     (tmp_path / "weights.npz").write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match="is damaged"):
