@@ -1,4 +1,4 @@
-"""The way into the engine: ids that no model has, grammars that break the compiler or come late."""
+"""The way into the engine: what is refused, who ranks where, grammars that break the compiler."""
 
 import threading
 from typing import Any, cast
@@ -8,9 +8,9 @@ import pytest
 from moestro.api.sampling import Sampling
 from moestro.engine.intake import Intake
 from moestro.engine.request import EngineRequest
-from moestro.errors import BackendError, ConfigError, MoestroError
+from moestro.errors import BackendError, ConfigError, DataError, MoestroError
 from moestro.text.grammar import Grammar, GrammarFactory, GrammarSpec
-from tests.builders import tiny_config
+from tests.builders import linear_budget, tiny_config
 
 TIMEOUT_S = 30
 
@@ -97,5 +97,44 @@ def test_ids_outside_the_vocabulary_are_refused(token_id: int) -> None:
     assert len(intake) == 1
 
 
+def test_prompt_and_answer_may_fill_the_longest_length_and_no_more() -> None:
+    intake = Intake(tiny_config(), 8, None)
+    intake.take(plain_request(prompt=(0,) * 5, max_tokens=3))
+    with pytest.raises(DataError, match="need 9 tokens, limit 8"):
+        intake.take(plain_request(prompt=(0,) * 5, max_tokens=4))
+    with pytest.raises(DataError, match=r"token -1 is outside the vocabulary"):
+        intake.take(plain_request(prompt=(0, -1)))
+
+
+def test_a_budget_is_auto_or_from_the_fewest_experts_to_the_most() -> None:
+    config = tiny_config(min_experts_per_tok=1, num_experts_per_tok=3)
+    intake = Intake(config.with_budget(linear_budget(config)), 64, None)
+    for experts in (None, "auto", 1, 2.5, 3):
+        intake.take(plain_request(experts=experts))
+    for experts in (0.9, 3.1):
+        with pytest.raises(ConfigError, match="takes 1 to 3 per token"):
+            intake.take(plain_request(experts=experts))
+    with pytest.raises(ConfigError, match="no budget table"):
+        Intake(config, 64, None).take(plain_request(experts="auto"))
+
+
+def test_further_answers_rank_as_if_each_had_come_with_the_next_request() -> None:
+    intake = Intake(tiny_config(), 64, None)
+    arrivals = [
+        [each.arrival for each in intake.choices(plain_request(**changes))]
+        for changes in ({"num_choices": 3}, {}, {"turn": 1}, {"turn": 2, "num_choices": 2}, {})
+    ]
+    assert arrivals == [[1, 2, 3], [2], [3], [4, 5], [3]]
+
+
+def test_choices_draw_by_seeds_that_follow_the_requests_own_or_one_of_chance() -> None:
+    intake = Intake(tiny_config(), 64, None)
+    leader, *followers = intake.choices(plain_request(num_choices=3, sampling=Sampling(seed=7)))
+    assert [each.seed for each in (leader, *followers)] == [7, 8, 9]
+    assert [each.leader for each in followers] == [leader, leader]
+    drawn = {intake.choices(plain_request())[0].seed for _ in range(4)}
+    assert len(drawn) == 4
+
+
 def plain_request(**changes: Any) -> EngineRequest:
-    return EngineRequest(id="plain", prompt=(1, 2), max_tokens=3, **changes)
+    return EngineRequest(**({"id": "plain", "prompt": (1, 2), "max_tokens": 3} | changes))
