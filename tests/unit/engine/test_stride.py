@@ -12,6 +12,7 @@ def test_a_burst_fits_its_seconds() -> None:
     stride.observe(1, 1, 0.001)
     assert stride.steps(1, 100) == 10
     assert stride.steps(1, 4) == 4
+    assert stride.steps(1, 2) == 2
     assert stride.steps(1, 0) == 1
 
 
