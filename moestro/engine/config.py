@@ -1,8 +1,12 @@
 """An engine's settings. Knows no torch. Next: engine.py."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from moestro.errors import ConfigError
+
+DraftMode = Literal["auto", "always", "off"]
+EngineDtype = Literal["auto", "checkpoint", "float32", "bfloat16", "int8", "int4"]
 
 # Longer, readers would see answers come in jerks.
 _MOST_BURST_S = 0.1
@@ -39,11 +43,7 @@ class DraftConfig:
     "auto" drafts only while that makes answers faster.
     """
 
-    mode: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("auto", "always", "off"):
-            raise ConfigError(f"mode is {self.mode!r}: choose auto, always or off")
+    mode: DraftMode = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class EngineConfig:
     burst_s: float = 0.01
     max_length: int | None = None
     is_batch_invariant: bool = True
-    dtype: str = "auto"
+    dtype: EngineDtype = "auto"
     num_threads: int | None = None
     cache: CacheConfig = field(default_factory=CacheConfig)
     draft: DraftConfig = field(default_factory=DraftConfig)

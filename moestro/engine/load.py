@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moestro.engine.config import EngineConfig
+from moestro.engine.config import EngineConfig, EngineDtype
 from moestro.engine.engine import Engine
 from moestro.errors import ConfigError
 from moestro.model.model import Transformer
@@ -20,8 +20,12 @@ from moestro.weights.packed import load_packed
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "checkpoint": None}
-_KINDS: dict[str, WeightKind | None] = {
+_DTYPES: dict[EngineDtype, torch.dtype | None] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "checkpoint": None,
+}
+_KINDS: dict[EngineDtype, WeightKind | None] = {
     "auto": None, "checkpoint": None, "float32": "float32", "bfloat16": "bfloat16",
     "int8": "int8", "int4": "int4",
 }  # fmt: skip
@@ -40,8 +44,6 @@ def load_engine(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = default_device()
-    if config.dtype not in _KINDS:
-        raise ConfigError(f"dtype is {config.dtype!r}: choose {', '.join(_KINDS)}")
 
     def report_weights(share: float) -> None:
         report_progress("reading weights", 0.1 + 0.7 * share)
@@ -58,7 +60,7 @@ def load_engine(
 
 
 def _load_weights(
-    folder: Path, wish: str, device: str, report: Callable[[float], None]
+    folder: Path, wish: EngineDtype, device: str, report: Callable[[float], None]
 ) -> Transformer:
     if device == "cpu" and chosen_kernels().is_native:
         return load_packed(folder, chosen_kernels().kernels, _KINDS[wish], report)

@@ -5,6 +5,8 @@ Knows counts and seconds, not drafts; reads no clock. Next: draft.py.
 
 from dataclasses import dataclass, field
 
+from moestro.engine.config import DraftMode
+
 # Of each round of steps the last few go to the mode that is not preferred: 3.75 %.
 _ROUND = 320
 _PROBE = 12
@@ -25,7 +27,7 @@ class Payoff:
     proof.
     """
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: DraftMode) -> None:
         self._mode = mode
         self._buckets: dict[int, _Bucket] = {}
 
