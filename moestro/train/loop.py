@@ -47,7 +47,8 @@ def train(run: Run, observers: Sequence[Observer]) -> Trained:
     stepper = build_stepper(run.config)
     found = latest_checkpoint(run.folder)
     progress = resume(found, stepper) if found else Progress()
-    log = MetricsLog(run.folder, progress.step, run.config.train.log_every)
+    settings = run.config.train
+    log = MetricsLog(run.folder, progress.step, settings.log_every, last=settings.steps)
     try:
         trained = _Loop(run, stepper, progress, [log, *observers]).go()
     except BaseException:

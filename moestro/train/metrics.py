@@ -49,12 +49,15 @@ class Observer(Protocol):
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and TensorBoard events into a run folder, continuing after `step`."""
+    """Writes `metrics.jsonl` and TensorBoard events into a run folder, continuing after `step`.
 
-    def __init__(self, run: Path, step: int, every: int = 1) -> None:
+    Every `every`-th step is logged, and the `last` one whatever its number.
+    """
+
+    def __init__(self, run: Path, step: int, every: int = 1, last: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._every = every
+        self._every, self._last = every, last
         path = run / METRICS_FILE
         _keep_until(path, step)
         self._path, self._events = path, run / EVENTS_FOLDER
@@ -68,7 +71,7 @@ class MetricsLog:
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Write one line and its scalars."""
-        if metrics.step % self._every:
+        if metrics.step % self._every and metrics.step != self._last:
             return
         values = asdict(metrics)
         self._write(values)

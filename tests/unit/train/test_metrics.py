@@ -70,6 +70,14 @@ def test_only_every_nth_step_is_written(tmp_path: Path) -> None:
     assert steps(tmp_path) == [3, 6]
 
 
+def test_the_last_step_is_written_whatever_its_number(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, every=5, last=7)
+    for step in range(1, 8):
+        log.on_step(metrics(step))
+    log.close()
+    assert steps(tmp_path) == [5, 7]
+
+
 def test_an_evaluation_is_a_line_of_its_own(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0)
     log.on_stage("words")
