@@ -4,6 +4,7 @@ Next: config.py, moestro/ops/rope.py for the arithmetic.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,10 +29,22 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         """Refuse a base or a stretch that has no meaning."""
-        if self.theta <= 1:
-            raise ConfigError(f"rope theta is {self.theta}: it must be above 1")
-        if self.kind == "yarn" and self.factor < 1:
+        if not 1 < self.theta < math.inf:
+            raise ConfigError(f"rope theta is {self.theta}: it must be above 1, and finite")
+        if self.kind != "yarn":
+            return
+        if not 1 <= self.factor < math.inf:
             raise ConfigError(f"rope factor is {self.factor}: YaRN stretches by 1 or more")
+        for name in ("original_max_position_embeddings", "beta_fast", "beta_slow"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"rope {name} is {getattr(self, name)}: it must be a finite number above 0"
+                )
+        for name in ("mscale", "mscale_all_dim", "attention_factor"):
+            value = getattr(self, name)
+            # Published configurations have an mscale of 0 where there is none.
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"rope {name} is {value}: it must be 0 or more, and finite")
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> "RopeConfig":
@@ -51,7 +64,9 @@ class RopeConfig:
         original = known.setdefault(
             "original_max_position_embeddings", values.get("max_position_embeddings", 4096)
         )
-        known.setdefault("factor", values.get("max_position_embeddings", original) / original)
+        length = values.get("max_position_embeddings", original)
+        # A length of 0 is refused below.
+        known.setdefault("factor", length / (original or 1))
         return cls(theta=float(theta), kind="yarn", **known)
 
     def to_hf(self) -> dict[str, Any] | None:

@@ -14,6 +14,9 @@ from moestro.errors import ConfigError
 from moestro.model.config import ModelConfig
 from moestro.model.presets import preset_tables
 
+# Each step's own seed is made from it, in 64 bits.
+_LARGEST_SEED = 2**32 - 1
+
 BalanceMethod = Literal["proportional", "sign", "quantile", "global_aux", "sequence_aux", "none"]
 
 
@@ -40,7 +43,9 @@ class OptimizerConfig:
                     f"{name} is {getattr(self, name)}: it must be above 0, and finite"
                 )
         if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
+            raise ConfigError(
+                f"weight_decay is {self.weight_decay}: it must be 0 or more, and finite"
+            )
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
@@ -83,8 +88,10 @@ class BalanceConfig:
     def __post_init__(self) -> None:
         """Refuse to drive loads apart."""
         for name in ("rate", "weight", "sequence_weight", "router_z_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}: it must be 0 or more, and finite"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +141,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be 1 or more")
-        for name in ("seed", "mtp_weight", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if not 0 <= self.mtp_weight < math.inf:
+            raise ConfigError(f"mtp_weight is {self.mtp_weight}: it must be 0 or more, and finite")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ConfigError(f"seed is {self.seed}: it must lie between 0 and {_LARGEST_SEED}")
+        if self.evaluate_every < 0:
+            raise ConfigError(f"evaluate_every is {self.evaluate_every}: it must be 0 or more")
         if self.batch_size % self.micro_batches_of:
             raise ConfigError(
                 f"micro_batch_size is {self.micro_batch_size}:"
@@ -164,6 +174,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
+        depth = self.model.num_nextn_predict_layers
+        if self.train.seq_len <= depth:
+            raise ConfigError(
+                f"train.seq_len is {self.train.seq_len}, but model.num_nextn_predict_layers is"
+                f" {depth}: a sequence must be longer than the modules look ahead"
+            )
         if self.train.seq_len > self.model.max_position_embeddings:
             raise ConfigError(
                 f"train.seq_len is {self.train.seq_len}, but"

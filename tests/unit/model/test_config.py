@@ -1,6 +1,7 @@
 """A shape survives its `config.json` without loss, and an impossible one is refused."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -114,7 +115,21 @@ def test_an_impossible_shape_is_refused_by_the_name_of_its_field(
         ("num_key_value_heads is 1", {"num_key_value_heads": 1}),
         ("rope type is 'linear'", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
         ("rope theta is 1", {"rope_theta": 1.0}),
+        ("rope theta is inf", {"rope_theta": math.inf}),
         ("rope factor is 0.5", {"rope_scaling": {"type": "yarn", "factor": 0.5}}),
+        ("rope factor is inf", {"rope_scaling": {"type": "yarn", "factor": math.inf}}),
+        ("rope beta_fast is 0", {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 0}}),
+        (
+            "rope original_max_position_embeddings is 0",
+            {
+                "rope_scaling": {
+                    "type": "yarn",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 0,
+                }
+            },
+        ),
+        ("rope mscale is -1", {"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": -1.0}}),
         ("kv_lora_rank is missing", {"kv_lora_rank": None}),
         ("deepseek_v2", {"model_type": "deepseek_v2", "topk_method": "noaux_tc"}),
     ],

@@ -1,5 +1,6 @@
 """A run's settings are resolved from preset and file, and those that cannot train are refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_a_resolved_configuration_survives_its_toml(tmp_path: Path) -> None:
         (r"model\.qk_rope_head_dim is 7: rotary pairs", {"model": {"qk_rope_head_dim": 7}}),
         (r"train\.seq_len is 4096, but\s+model\.max_position_embeddings is 99",
          {"train": {"seq_len": 4096}, "model": {"max_position_embeddings": 99}}),
+        (r"train\.seq_len is 2, but model\.num_nextn_predict_layers is 2: a sequence",
+         {"train": {"seq_len": 2}, "model": {"num_nextn_predict_layers": 2}}),
         (r"tokenizer\.vocab_size is 4096, but\s+model\.vocab_size is 999",
          {"tokenizer": {"vocab_size": 4096}, "model": {"vocab_size": 999}}),
     ],
@@ -85,8 +88,12 @@ def test_a_mistake_is_named_with_its_place(message: str, tables: dict[str, Any])
         ("micro_batch_size is -4", TrainConfig, {"micro_batch_size": -4}),
         ("micro_batch_size is 0", TrainConfig, {"micro_batch_size": 0}),
         ("seed is -1", TrainConfig, {"seed": -1}),
+        ("seed is 4294967296: it must lie between 0 and", TrainConfig, {"seed": 2**32}),
         ("mtp_weight is -1", TrainConfig, {"mtp_weight": -1.0}),
+        ("mtp_weight is inf: .* finite", TrainConfig, {"mtp_weight": math.inf}),
+        ("evaluate_every is -1", TrainConfig, {"evaluate_every": -1}),
         ("rate is -0.1", BalanceConfig, {"rate": -0.1}),
+        ("rate is inf: .* finite", BalanceConfig, {"rate": math.inf}),
         ("weight is -0.1", BalanceConfig, {"weight": -0.1}),
         ("every_s is -1", CheckpointConfig, {"every_s": -1.0}),
     ],
