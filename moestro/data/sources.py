@@ -86,16 +86,16 @@ def walk(root: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Path | L
 
 def read_file(path: Path, name: str, domain: str | None = None) -> Iterator[Found | LeftOut]:
     """Give the documents in one file: one, or one per record of JSON lines and parquet."""
-    is_zipped = path.suffix == ".gz"
-    inner = Path(path.stem) if is_zipped else path
-    domain = domain or _DOMAINS.get(inner.suffix) or inner.suffix[1:] or path.parent.name or "text"
+    is_zipped = path.suffix.lower() == ".gz"
+    suffix = (Path(path.stem) if is_zipped else path).suffix.lower()
+    domain = domain or _DOMAINS.get(suffix) or suffix[1:] or path.parent.name or "text"
     try:
         # Opening a pipe or a device could wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             yield LeftOut(name=name, reason="unreadable")
-        elif inner.suffix == ".parquet":
+        elif suffix == ".parquet":
             yield from _read_parquet(path, name, domain)
-        elif inner.suffix in (".jsonl", ".ndjson"):
+        elif suffix in (".jsonl", ".ndjson"):
             with _open(path, is_zipped) as file:
                 yield from _read_lines(file, name, domain)
         else:

@@ -46,6 +46,14 @@ def test_zipped_text_and_json_lines_are_read(tmp_path: Path) -> None:
     assert next(each for each in read_path(tmp_path) if isinstance(each, Found)).domain == "prose"
 
 
+def test_a_suffix_in_capitals_names_the_same_kind(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL").write_text(json.dumps({"text": TEXT}))
+    (tmp_path / "B.TXT.GZ").write_bytes(gzip.compress(TEXT.encode()))
+    assert texts(tmp_path) == [TEXT, TEXT]
+    found = [each for each in read_path(tmp_path) if isinstance(each, Found)]
+    assert [each.domain for each in found] == ["jsonl", "prose"]
+
+
 def test_a_zipped_file_cut_short_is_unreadable(tmp_path: Path) -> None:
     whole = gzip.compress(os.urandom(5000).hex().encode())
     (tmp_path / "a.txt.gz").write_bytes(whole[:-20])
