@@ -1,7 +1,7 @@
 """READ FIRST: sources in, clean documents out; whatever is left out is counted.
 
-A document is UTF-8, not empty, and not there twice. Knows bytes and names, not tokens. Next:
-sources.py, then split.py, shards.py, loader.py.
+A document is UTF-8, not empty, and not there twice, white space aside. Knows bytes and names, not
+tokens. Next: sources.py, then split.py, shards.py, loader.py.
 """
 
 import hashlib
@@ -150,7 +150,9 @@ def _clean(found: Found, config: DataConfig, seen: set[bytes]) -> Document | Lef
         return LeftOut(name=found.name, reason="empty")
     if len(found.data) < config.min_bytes:
         return LeftOut(name=found.name, reason="short")
-    digest = hashlib.sha256(text.encode()).digest()
+    # Line ends and white space aside: a copy from another system would be trained on beside its
+    # held-out original.
+    digest = hashlib.sha256(" ".join(text.split()).encode()).digest()
     if digest in seen:
         return LeftOut(name=found.name, reason="duplicate")
     seen.add(digest)

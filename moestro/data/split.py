@@ -14,14 +14,17 @@ from moestro.errors import DataError
 
 _BLOCK_BYTES = 4_000_000
 _PROBE_BYTES = 32
-_TOP_BITS = np.uint64(48)
+_NUM_PROBES = 32
+# A document is a near copy of training text where more of its probes stand there.
+_MOST_SEEN = 0.75
+_TOP_BITS = np.uint64(44)
 # Any odd numbers mix; they only choose which blocks are searched exactly.
 _MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Both sides, and the held-out documents dropped because a training document contains them."""
+    """Both sides, and the held-out documents dropped because training text repeats them."""
 
     training: tuple[Document, ...]
     held_out: tuple[Document, ...]
@@ -31,8 +34,9 @@ class Split:
 def split(documents: Sequence[Document], held_out: float, seed: int) -> Split:
     """Hold out about a share of the documents, so that none changes sides when others come.
 
-    Fewer documents than `1 / held_out` cannot meet the share: then the tail of the longest one is
-    held out.
+    What training text repeats, whole or for the most part, is on neither side: it would be
+    predicted from memory. Fewer documents than `1 / held_out` cannot meet the share: then the tail
+    of the longest one is held out.
     """
     chosen = [document.draw("split", seed) < held_out for document in documents]
     if len(documents) >= 1 / held_out and any(chosen) and not all(chosen):
@@ -42,7 +46,7 @@ def split(documents: Sequence[Document], held_out: float, seed: int) -> Split:
         candidates = [
             document for document, is_held in zip(documents, chosen, strict=True) if is_held
         ]
-        repeated = _contained(candidates, training)
+        repeated = _repeated(candidates, training)
         kept = [document for index, document in enumerate(candidates) if index not in repeated]
         if kept:
             return Split(
@@ -73,29 +77,46 @@ def _cut_tail(documents: Sequence[Document], held_out: float) -> Split:
 
 
 def _contained(candidates: Sequence[Document], training: Sequence[Document]) -> set[int]:
-    """Find the candidates whose whole text stands inside a training document.
+    """Find the candidates whose whole text stands inside a training document."""
+    return _search(candidates, training, num_probes=1)[0]
 
-    Each is probed by 32 bytes from its middle, hashed at every offset of the training text at once;
-    only a block that holds the probe is searched for the text itself.
+
+def _repeated(candidates: Sequence[Document], training: Sequence[Document]) -> set[int]:
+    """Find the candidates that training documents contain, or that are near copies of them."""
+    contained, seen_shares = _search(candidates, training, num_probes=_NUM_PROBES)
+    return contained | set(np.flatnonzero(seen_shares > _MOST_SEEN).tolist())
+
+
+def _search(
+    candidates: Sequence[Document], training: Sequence[Document], num_probes: int
+) -> tuple[set[int], NDArray[np.float64]]:
+    """Return which candidates are contained, and the share of each one's probes in any block.
+
+    A probe is 32 bytes of a candidate, hashed at every offset of the training text at once; only a
+    block that holds the middle one is searched for the text itself.
     """
     texts = [document.text.strip().encode() for document in candidates]
-    probes = np.array([_probe(text) for text in texts], dtype=np.uint64)
-    is_probe = np.zeros(2**16, dtype=bool)
+    probes = np.stack([_probe(text, num_probes) for text in texts])
+    is_probe = np.zeros(2**20, dtype=bool)
     is_probe[probes >> _TOP_BITS] = True
+    is_seen = np.zeros(probes.shape, dtype=bool)
     found: set[int] = set()
     short = [index for index, text in enumerate(texts) if len(text) < _PROBE_BYTES]
     for block in _blocks(training):
         hashes = _hash_windows(block)
-        likely = hashes[is_probe[hashes >> _TOP_BITS]]
-        suspects = np.flatnonzero(np.isin(probes, likely)).tolist()
+        is_here = np.isin(probes, hashes[is_probe[hashes >> _TOP_BITS]])
+        is_seen |= is_here
+        suspects = np.flatnonzero(is_here[:, num_probes // 2]).tolist()
         found |= {index for index in {*suspects, *short} - found if texts[index] in block}
-    return found
+    return found, is_seen.mean(axis=1)
 
 
-def _probe(text: bytes) -> int:
-    middle = max((len(text) - _PROBE_BYTES) // 2, 0)
-    window = text[middle : middle + _PROBE_BYTES].ljust(_PROBE_BYTES, b"\0")
-    return int(_hash_windows(window)[0])
+def _probe(text: bytes, num_probes: int) -> NDArray[np.uint64]:
+    # In the middle of each of as many equal parts.
+    room = max(len(text) - _PROBE_BYTES, 0)
+    starts = [room * (2 * part + 1) // (2 * num_probes) for part in range(num_probes)]
+    windows = (text[at : at + _PROBE_BYTES].ljust(_PROBE_BYTES, b"\0") for at in starts)
+    return np.concatenate([_hash_windows(window) for window in windows])
 
 
 def _hash_windows(data: bytes) -> NDArray[np.uint64]:

@@ -58,6 +58,19 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     assert "1 duplicate" in corpus.stats.describe_left_out()
 
 
+def test_copies_that_differ_in_white_space_alone_are_one_document(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(TEXT)
+    (tmp_path / "b.py").write_bytes(TEXT.replace("\n", "\r\n").encode())
+    (tmp_path / "c.py").write_text(TEXT.replace("    ", "\t") + "\n\n")
+    (tmp_path / "d.py").write_text(TEXT.replace(" + ", "+"))
+    corpus = read(tmp_path)
+    assert [each.name for each in corpus.documents] == [
+        f"{tmp_path.name}/a.py",
+        f"{tmp_path.name}/d.py",
+    ]
+    assert corpus.stats.left_out["duplicate"] == 2
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     assert read(tmp_path).documents[0].text == TEXT

@@ -1,5 +1,6 @@
 """The split: by a document's own text, about the share asked for, and no text on both sides."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,29 @@ def test_nothing_held_out_stands_inside_a_training_document() -> None:
     assert {*parts.dropped} == {victim, tiny}
     assert container in parts.training
     assert {*parts.held_out} == {*clean.held_out} - {victim}
+
+
+def test_a_held_out_near_copy_of_training_text_is_dropped() -> None:
+    draw = random.Random(0)
+    lines = [f"row {draw.random()} of {draw.random()}\n" for _ in range(100)]
+    few, many = lines[:], lines[:]
+    few[::20] = [f"changed {number}\n" for number in range(5)]
+    many[::2] = [f"other {draw.random()} words\n" for _ in range(50)]
+    original, near, far = (
+        find_side(lines, is_held=False),
+        find_side(few, is_held=True),
+        find_side(many, is_held=True),
+    )
+    parts = split([*MANY, original, near, far], 0.1, 0)
+    assert near in parts.dropped
+    assert original in parts.training
+    assert far in parts.held_out
+
+
+def find_side(lines: list[str], *, is_held: bool) -> Document:
+    variants = ("".join([*lines, f"end {number}\n"]) for number in range(1000))
+    documents = (Document(text=text, name="rows", domain="prose") for text in variants)
+    return next(each for each in documents if (each.draw("split", 0) < 0.1) == is_held)
 
 
 def find_held_out(pattern: str, share: float) -> Document:
