@@ -45,18 +45,19 @@ def demo(
 
     Example: [bold]moestro demo --minutes 10 --out runs/ten[/bold]
     """
-    from moestro.train.run import CONFIG_FILE
+    from moestro.train.run import CONFIG_FILE, alone_in
 
     if not 0 < minutes < math.inf:
         raise ConfigError(f"--minutes is {minutes}: it must be a number above 0")
     progress = TrainingProgress()
-    if (out / CONFIG_FILE).exists():
-        progress.on_stage(f"going on with {out}")
-        run = _reopen(out, assignments or [])
-    else:
-        run = _make_run(out, minutes, assignments or [], progress)
-    progress.num_steps = run.config.train.steps
-    trained, review = run_to_end(run, progress)
+    with alone_in(out):
+        if (out / CONFIG_FILE).exists():
+            progress.on_stage(f"going on with {out}")
+            run = _reopen(out, assignments or [])
+        else:
+            run = _make_run(out, minutes, assignments or [], progress)
+        progress.num_steps = run.config.train.steps
+        trained, review = run_to_end(run, progress)
     summary = summarize(out, trained)
     if as_json:
         options.print_json(_result(out, review) | summary)

@@ -35,13 +35,13 @@ def train(
     Example: [bold]moestro train configs/own-text.toml --set data.paths=src --out runs/mine[/bold]
     """
     from moestro.train.config import build_run_config
-    from moestro.train.run import open_run
+    from moestro.train.run import alone_in, open_run
 
     run_config = build_run_config(settings.override(settings.load(config), assignments or []))
     folder = out or Path("runs") / config.stem
     progress = TrainingProgress(run_config.train.steps)
-    run = open_run(run_config, folder, [progress])
-    trained, _ = run_to_end(run, progress)
+    with alone_in(folder):
+        trained, _ = run_to_end(open_run(run_config, folder, [progress]), progress)
     summary = summarize(folder, trained)
     if as_json:
         options.print_json(summary)

@@ -5,8 +5,12 @@ Next: loop.py.
 """
 
 import dataclasses
+import fcntl
+import logging
+import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,8 @@ from moestro.train.config import RunConfig
 from moestro.train.evaluate import TokenDocument
 from moestro.train.metrics import EVENTS_FOLDER, METRICS_FILE, Observer
 from moestro.weights.find import latest_checkpoint
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.toml"
 # Weights, gradients and one moment in float32; AdamW keeps two.
@@ -67,6 +73,40 @@ class Run:
         texts = [document.text[:share] for document in chosen]
         ids = self.tokenizer.encode_batch(texts)
         return [TokenDocument(i, len(t.encode())) for i, t in zip(ids, texts, strict=True)]
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder until the block ends.
+
+    ConfigError if one trains there. A folder that is not there is made, and taken away again if
+    nothing came to lie in it.
+    """
+    _check_no_file(folder)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with files.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        # The system lets go of it when the process ends, however it ends.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"{folder}: another process is training there: stop it, or choose another --out"
+        ) from error
+    except OSError:
+        log.warning("%s: its file system has no locks: start only one process there", folder)
 
 
 def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()) -> Run:
@@ -192,9 +232,13 @@ def _forget(folder: Path) -> None:
         shutil.rmtree(folder / EVENTS_FOLDER, ignore_errors=True)
 
 
-def _check_free(folder: Path, own: Collection[str]) -> None:
+def _check_no_file(folder: Path) -> None:
     if folder.is_file():
         raise ConfigError(f"{folder}: is a file: choose another --out")
+
+
+def _check_free(folder: Path, own: Collection[str]) -> None:
+    _check_no_file(folder)
     left_over = {"data", "tokenizer", ".data.partial", *own}
     strangers = [p.name for p in folder.glob("*") if p.name not in left_over]
     if strangers:

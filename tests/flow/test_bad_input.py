@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from moestro.train.run import alone_in
 from tests.flow.program import fork, run
 
 TRAIN = ("train", "micro.toml", "--out", "new")
@@ -273,6 +274,16 @@ def test_a_place_that_cannot_be_used_is_named(
     workplace: Path, arguments: list[str], words: list[str]
 ) -> None:
     assert_names(fork(*arguments, cwd=workplace).complaint(), words)
+
+
+@pytest.mark.parametrize("command", [["train", "micro.toml"], ["demo"]])
+def test_a_folder_in_which_another_process_trains_is_refused(
+    workplace: Path, tmp_path: Path, command: list[str]
+) -> None:
+    with alone_in(tmp_path / "runs/new"):
+        complaint = fork(*command, "--out", tmp_path / "runs/new", cwd=workplace).complaint()
+        assert_names(complaint, [str(tmp_path / "runs/new"), "another process is training there"])
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
