@@ -4,6 +4,7 @@ Numbers of different bytes cannot be compared, so whoever shortens the text meas
 anew. Knows no model. Next: review.py, data/baselines.py.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,6 +19,9 @@ from moestro.text.tokenizer import Tokenizer
 # As much as the n-gram model of the whole held-out text is fitted on.
 _MAX_TRAINING_BYTES = 20_000_000
 _BORDER = b"\0" * 5
+# Each is measured against every other: of records that name their web site, for hours.
+_MOST_DOMAINS = 12
+OTHERS = "all others"
 # Of its domain's room, so that no document decides the figure.
 _LARGEST_SHARE = 1 / 64
 # A piece this long fills a small model's context; where there is room for few, they are shorter.
@@ -46,13 +50,11 @@ def choose(documents: Sequence[Document], max_bytes: int) -> HeldOut:
     """Choose about `max_bytes` of held-out text by the documents' own hashes; all of it if it fits.
 
     Half of the room follows the domains' sizes, half is the same for each, so that a small
-    domain is still measured. Many documents each give one piece, cut at line ends from anywhere in
-    them: none fills more than a 64th of its domain's room, or a quarter where pieces would become
-    too short to predict from.
+    domain is still measured. Beyond the 12 largest domains all are one, `OTHERS`. Many documents
+    each give one piece, cut at line ends from anywhere in them: none fills more than a 64th of its
+    domain's room, or a quarter where pieces would become too short to predict from.
     """
-    by_domain: dict[str, list[Document]] = {}
-    for document in documents:
-        by_domain.setdefault(document.domain, []).append(document)
+    by_domain = _by_domain(documents)
     sizes = {name: sum(map(_size, part)) for name, part in by_domain.items()}
     total = sum(sizes.values())
     if total > max_bytes:
@@ -117,6 +119,18 @@ def _in_order(example: list[int], tokenizer: Tokenizer) -> list[int]:
         return example
     prefix, suffix, middle = (example.index(mark) for mark in marks)
     return example[prefix + 1 : suffix] + example[middle + 1 :] + example[suffix + 1 : middle]
+
+
+def _by_domain(documents: Sequence[Document]) -> dict[str, list[Document]]:
+    sizes: Counter[str] = Counter()
+    for document in documents:
+        sizes[document.domain] += _size(document)
+    named = sorted(sizes, key=lambda name: (-sizes[name], name))[:_MOST_DOMAINS]
+    by_domain: dict[str, list[Document]] = {}
+    for document in documents:
+        name = document.domain if document.domain in named else OTHERS
+        by_domain.setdefault(name, []).append(document)
+    return by_domain
 
 
 def _shorten(documents: Sequence[Document], room: int) -> list[Document]:

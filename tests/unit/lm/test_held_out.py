@@ -6,7 +6,7 @@ import pytest
 
 from moestro.data import baselines
 from moestro.data.corpus import Document
-from moestro.lm.held_out import choose, measure_baselines, training_bytes
+from moestro.lm.held_out import OTHERS, choose, measure_baselines, training_bytes
 from tests.unit.lm import tiny
 
 
@@ -30,6 +30,14 @@ def test_the_choice_does_not_depend_on_the_order() -> None:
     chosen = choose(tiny.documents(), 900)
     again = choose(tiny.documents()[::-1], 900)
     assert {d.name: d.text for d in chosen.documents} == {d.name: d.text for d in again.documents}
+
+
+def test_beyond_the_twelve_largest_all_domains_are_one() -> None:
+    sizes = {f"site-{number}": 100 + number for number in range(40)}
+    documents = [Document(text="x" * size, name=name, domain=name) for name, size in sizes.items()]
+    chosen = choose(documents, 10_000).domains
+    assert {*chosen} == {*list(sizes)[-12:], OTHERS}
+    assert [each.domain for each in chosen[OTHERS]] == list(sizes)[:-12]
 
 
 def test_one_long_document_does_not_fill_its_domain() -> None:
