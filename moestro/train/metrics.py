@@ -4,6 +4,7 @@
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,16 +102,17 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`; a last line that a kill cut short is left out."""
+    """Read `metrics.jsonl`; lines that are no step's, as a power cut leaves them, are left out."""
     path = run / METRICS_FILE
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_bytes().splitlines():
+        # Broken JSON and text that is not UTF-8 are both ValueErrors.
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 

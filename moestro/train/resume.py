@@ -5,8 +5,10 @@ Next: weights/export.py.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from moestro import files
 from moestro.errors import CheckpointError
+from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.budget import table_of
@@ -41,7 +44,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `checkpoints/step-NNNNNNNN`, point `latest` at it, drop all but the newest `keep`."""
     checkpoints = run / "checkpoints"
-    path = checkpoints / f"step-{progress.step:08d}"
+    path = checkpoints / _folder_name(progress.step)
     if latest_checkpoint(run) != path:
         with files.storage_errors(path):
             # Left by a kill before `latest` named it, or from before its owner set the run back.
@@ -59,12 +62,14 @@ def save_checkpoint(
 
 def resume(path: Path, stepper: Stepper) -> Progress:
     """Load weights, biases, thresholds and optimizer state into a freshly built stepper."""
-    _copy_into(stepper.model, load_model(path, dtype=None))
+    loaded = load_model(path, dtype=None)
+    _check_same_model(path, loaded.config, stepper.model.config)
+    _copy_into(stepper.model, loaded)
     state = files.read_json(path / _STATE)
     try:
         stepper.optimizers.load_state(load_file(path / _OPTIMIZER))
-        return Progress(step=state["step"], tokens=state["tokens"], seconds=state["seconds"])
-    except (OSError, SafetensorError, KeyError) as error:
+        return _progress(path, state)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path / 'trainer'}: cannot be resumed ({error}):"
             " write an older step's name into `latest`"
@@ -81,6 +86,30 @@ def _write(draft: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progre
     save_file(draft / _OPTIMIZER, [outgoing(name, tensor) for name, tensor in state.items()])
     record = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
     files.write_json(draft / _STATE, record)
+
+
+def _progress(path: Path, state: Mapping[str, Any]) -> Progress:
+    step, tokens, seconds = state["step"], state["tokens"], float(state["seconds"])
+    if not (isinstance(step, int) and isinstance(tokens, int)):
+        raise TypeError(f"step is {step!r}, tokens {tokens!r}")
+    # Batches follow from the step: another number would train on other text.
+    if path.name != _folder_name(step):
+        raise ValueError(f"step is {step}")
+    return Progress(step=step, tokens=tokens, seconds=seconds)
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _check_same_model(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    there, here = found.to_hf(), wanted.to_hf()
+    for key in sorted((there.keys() | here.keys()) - {"budget"}):
+        if there.get(key) != here.get(key):
+            raise CheckpointError(
+                f"{path}: is of another model than the run: {key} is {there.get(key)} there and"
+                f" {here.get(key)} in config.toml: write an older step's name into `latest`"
+            )
 
 
 def _copy_into(model: Transformer, loaded: Transformer) -> None:

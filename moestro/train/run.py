@@ -123,7 +123,9 @@ def open_run(config: RunConfig, folder: Path, observers: Sequence[Observer] = ()
         config = _make(config, folder, observers)
         files.write_atomic(path, settings.to_toml(config).encode())
     tokenizer = Tokenizer.load(folder / "tokenizer")
-    return Run(folder=folder, config=config, tokenizer=tokenizer, data=shards.load(folder / "data"))
+    # Damaged ids would be learned like any others.
+    data = shards.load(folder / "data", is_thorough=True)
+    return Run(folder=folder, config=config, tokenizer=tokenizer, data=data)
 
 
 def load_run(folder: Path) -> Run:

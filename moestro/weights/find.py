@@ -32,7 +32,7 @@ def latest_checkpoint(run: Path) -> Path | None:
     pointer = run / "latest"
     if not pointer.exists():
         return None
-    name = pointer.read_text().strip()
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
     path = run / "checkpoints" / name
     if not name or Path(name).name != name or not path.is_dir():
         raise CheckpointError(f"{pointer}: names {name!r}, which is not there: correct the file")

@@ -299,20 +299,37 @@ def test_a_folder_without_write_access_is_named(workplace: Path, tmp_path: Path)
     [
         ("latest", "step-00000099", ["latest", "step-00000099"]),
         ("latest", "../text", ["latest", "'../text'"]),
+        ("latest", b"\xff\xfe", ["latest", "correct the file"]),
         ("config.toml", "[model", ["config.toml", "not valid TOML"]),
         ("config.toml", tomli_w.dumps({"modle": {}}), ["modle", "hint: model"]),
     ],
 )
 def test_a_run_folder_with_a_broken_file_is_named(
-    workplace: Path, model: Path, tmp_path: Path, name: str, content: str, words: list[str]
+    workplace: Path,
+    model: Path,
+    tmp_path: Path,
+    name: str,
+    content: str | bytes,
+    words: list[str],
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(model, folder)
-    (folder / name).write_text(content)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = digest(folder)
     complaint = fork("train", "micro.toml", "--out", folder, cwd=workplace).complaint()
     assert_names(complaint, words)
     assert digest(folder) == before
+
+
+def test_a_flipped_byte_in_the_training_ids_is_found(
+    workplace: Path, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(model, folder)
+    ids = folder / "data/train.bin"
+    ids.write_bytes(bytes([ids.read_bytes()[0] ^ 1]) + ids.read_bytes()[1:])
+    complaint = fork("train", "micro.toml", "--out", folder, cwd=workplace).complaint()
+    assert_names(complaint, [str(ids), "damaged"])
 
 
 @pytest.fixture

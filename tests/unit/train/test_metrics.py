@@ -62,6 +62,15 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path, rest: str) -> 
         json.loads(line)
 
 
+@pytest.mark.parametrize("odd", [b"\0\0\0", b"\xff\xfe", b"[1]", b'{"loss": 1}', b'{"step": "2"}'])
+def test_a_damaged_line_costs_no_other(tmp_path: Path, odd: bytes) -> None:
+    write(tmp_path, 1, 3)
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    lines[1] = odd
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert steps(tmp_path) == [1, 3]
+
+
 def test_only_every_nth_step_is_written(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0, every=3)
     for step in range(1, 8):

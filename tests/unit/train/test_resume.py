@@ -25,8 +25,8 @@ def tokenizer() -> Tokenizer:
     return learn(["some text " * 30], 270)
 
 
-def build_stepper() -> Stepper:
-    model = Transformer(tiny_config(num_nextn_predict_layers=1))
+def build_stepper(**changes: int) -> Stepper:
+    model = Transformer(tiny_config(num_nextn_predict_layers=1, **changes))
     initialize(model, 0)
     return Stepper(model, TrainConfig(steps=10, seq_len=8, batch_size=4))
 
@@ -144,7 +144,19 @@ def test_a_damaged_checkpoint_is_refused(
         resume(path, build_stepper())
 
 
-@pytest.mark.parametrize("text", ["{}", '{"step": 1}', "[]", "", '{"step": "1", "tokens": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"step": 1}',
+        "[]",
+        "",
+        '{"step": "1", "tokens": 1}',
+        '{"step": "1", "tokens": 1, "seconds": 1.0}',
+        '{"step": 2, "tokens": 1, "seconds": 1.0}',
+        '{"step": 1, "tokens": null, "seconds": 1.0}',
+    ],
+)
 def test_a_damaged_record_of_progress_is_refused(
     tmp_path: Path, tokenizer: Tokenizer, text: str
 ) -> None:
@@ -152,6 +164,16 @@ def test_a_damaged_record_of_progress_is_refused(
     (path / "trainer/state.json").write_text(text)
     with pytest.raises(CheckpointError):
         resume(path, build_stepper())
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_size", 32), ("num_experts_per_tok", 3)])
+def test_a_checkpoint_of_another_model_than_the_runs_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, value: int
+) -> None:
+    path = save_checkpoint(tmp_path, build_stepper(), tokenizer, progress(1), keep=1)
+    other = build_stepper(**{name: value})
+    with pytest.raises(CheckpointError, match=f"of another model than the run: {name} is"):
+        resume(path, other)
 
 
 def test_the_optimizer_state_of_another_model_is_refused(
