@@ -184,7 +184,8 @@ def find_fault(kernels: NativeKernels) -> str | None:
 def sequence_loss(record: GateRecord, num_sequences: int) -> Tensor:
     """Return DeepSeek-V3's complementary loss, balance within each sequence.
 
-    It is eq. 17-20 of arXiv 2412.19437.
+    Eq. 17-20 of arXiv 2412.19437, with the loads of the experts that tokens visit, as biases and
+    budgets have it; eq. 18 counts the K highest affinities whatever the bias.
     """
     E = record.scores_TE.shape[1]
     normed_TE = record.scores_TE / record.scores_TE.sum(dim=-1, keepdim=True)
