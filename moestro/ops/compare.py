@@ -4,7 +4,8 @@ Each operation has such a check beside it, which `choose.native_for` asks before
 first native call. Next: choose.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,13 +29,29 @@ def compare(
     """
     with torch.enable_grad():
         ours = _run(native, [each.clone() for each in inputs])
-        theirs = _run(twin, [each.double() for each in inputs])
+        with one_thread():
+            theirs = _run(twin, [each.double() for each in inputs])
     for (part, found), (_, expected) in zip(ours, theirs, strict=True):
         off = float((found.double() - expected).abs().max() / expected.abs().max())
         # Not "off > tolerance": a NaN must count as a fault.
         if not off <= tolerance:
             return f"{part} of {name} is off by {off:.1e} of the largest number"
     return None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: a twin's small products take longer to share than to do.
+
+    Its threads wait for each other at the end of every operation: on a machine that others use too,
+    or in a container with less time than cores, for a time slice each.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def draw(

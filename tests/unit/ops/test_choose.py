@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from moestro.errors import ConfigError
 from moestro.ops.choose import VARIABLE, choose_kernels, chosen_kernels, find_fault
 from moestro.ops.kernels import PackedExperts, TorchKernels, Visits
 from moestro.ops.panels import Panels, Rows
+from tests.parity.threads import threads
 
 
 class WrongKernels(TorchKernels):
@@ -79,6 +81,23 @@ def test_the_check_finds_a_wrong_function(wrong: str, by: float) -> None:
 
 def test_the_check_lets_rounding_pass() -> None:
     assert find_fault(WrongKernels("experts", 1e-6)) is None
+
+
+def test_the_check_computes_its_twin_on_one_thread_and_ours_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A twin's small products on many threads took seconds at every start on a busy machine.
+    seen = []
+
+    def note(self: TorchKernels, x: Tensor) -> Tensor:
+        seen.append((self.name, torch.get_num_threads()))
+        return torch.sigmoid(x)
+
+    monkeypatch.setattr(TorchKernels, "sigmoid", note)
+    with threads(3):
+        assert find_fault(WrongKernels("nothing", 0.0)) is None
+        assert torch.get_num_threads() == 3
+    assert set(seen) == {("wrong", 3), (TorchKernels.name, 1)}
 
 
 def test_kernels_that_compute_wrongly_do_not_run(caplog: pytest.LogCaptureFixture) -> None:
