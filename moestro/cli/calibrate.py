@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from moestro.cli import options
-from moestro.cli.policy import Folder, Recorded
+from moestro.cli.policy import Folder, Recorded, warn_of_seen
 from moestro.policy.calibrate import calibrate as find_threshold
 from moestro.policy.guarantee import Promise
 from moestro.policy.outcome_files import read_outcomes
@@ -35,6 +35,7 @@ def calibrate(
     loaded = load_policy(policy)
     calibrated = find_threshold(loaded, read_outcomes(outcomes, loaded.models), promise)
     save_policy(calibrated, policy)
+    warn_of_seen(calibrated.evidence)
     if as_json:
         options.print_json(
             {"folder": str(policy), **calibrated.evidence, "threshold": calibrated.threshold}

@@ -4,6 +4,8 @@ Commands register on `app`. Next: policy/policy.py.
 """
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,8 @@ from moestro.policy.outcome_files import read_outcomes
 from moestro.policy.prices import Price, build_prices, read_prices
 from moestro.policy.report import report as measure
 from moestro.policy.store import load_policy, save_policy
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Learn which model a request needs, and how good that is.")
 
@@ -87,6 +91,7 @@ def report(policy: Folder, outcomes: Recorded, as_json: options.Json = False) ->
     """
     loaded = load_policy(policy)
     result = measure(loaded, read_outcomes(outcomes, loaded.models))
+    warn_of_seen(result)
     if as_json:
         options.print_json(result)
         return
@@ -123,6 +128,18 @@ def join_model(
     grown = join(load_policy(policy), scored, model, listed.get(model))
     save_policy(grown, policy)
     _say_saved(policy, {"joined": model, "models": grown.models}, as_json)
+
+
+def warn_of_seen(result: Mapping[str, Any]) -> None:
+    """Say if figures rest on rows that the policy learned from: there it looks too good."""
+    num_seen, num_rows = result["num_rows_seen"], result["num_rows"]
+    if num_seen:
+        log.warning(
+            "the policy learned from %s of these %s rows, where it looks better than it is:"
+            " give rows that `moestro policy fit` did not see",
+            f"{num_seen:,}",
+            f"{num_rows:,}",
+        )
 
 
 def _prices(path: Path | None, given: object) -> dict[str, Price]:

@@ -17,6 +17,7 @@ from moestro.policy.measures import Ranking
 from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy, PolicyKind
 from moestro.policy.prices import Price
+from moestro.policy.seen import SeenPrompts
 from moestro.policy.trade import pair_curve, pool_curve
 from moestro.policy.verify import learn_verifier
 
@@ -103,6 +104,7 @@ def join(policy: Policy, outcomes: Outcomes, model: str, price: Price | None) ->
         models=tuple(names[place] for place in places),
         estimator=estimator.of(places),
         prices={**policy.prices, **({} if price is None else {model: price})},
+        seen=policy.seen.with_more(outcomes.prompts),
         # What was promised, was promised for other models.
         threshold=None,
         evidence={},
@@ -122,6 +124,7 @@ def _build(
         models=outcomes.models,
         estimator=learned.estimator,
         prices=_known_prices(outcomes, prices),
+        seen=SeenPrompts().with_more(outcomes.prompts),
         training={
             "num_rows": num_rows,
             "strength": learned.strength,

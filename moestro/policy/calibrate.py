@@ -99,10 +99,14 @@ def _with_floor(
     checks_answers: bool = False,
 ) -> Policy:
     signal = "answer" if checks_answers else "gain" if rule is None else "doubt"
+    num_seen = policy.seen.count(outcomes.prompts)
+    caveat = f" ({num_seen:,} of these rows it had learned from)" if num_seen else ""
     evidence = floor.to_dict() | {
+        "promise": floor.say() + caveat,
         "calibrated_at": round(time.time()),
         "signal": signal,
         "num_rows": len(outcomes.prompts),
+        "num_rows_seen": num_seen,
         "reference": describe_signs(policy.signs(outcomes.prompts)),
     }
     # Always the strongest: no gain is so small, and no cascade would be asked for anything.

@@ -19,6 +19,7 @@ from moestro.policy.cascade import CascadeRule
 from moestro.policy.estimate import Estimator
 from moestro.policy.features import Features, read
 from moestro.policy.prices import Price
+from moestro.policy.seen import SeenPrompts
 from moestro.policy.verify import AnswerCheck, Verifier
 
 Floats = NDArray[np.float64]
@@ -49,8 +50,9 @@ class Decision:
 class Policy:
     """What was learned. Immutable, so that threads may share it; the strongest model is last.
 
-    `evidence` is what the threshold rests on, `curve` the cost and quality of other choices. If
-    `checks_answers`, the threshold is one on the gains that the verifier sees in answers.
+    `evidence` is what the threshold rests on, `curve` the cost and quality of other choices; `seen`
+    are the prompts learned from. If `checks_answers`, the threshold is one on the gains that the
+    verifier sees in answers.
     """
 
     kind: PolicyKind
@@ -61,6 +63,7 @@ class Policy:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[Mapping[str, Any]] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    seen: SeenPrompts = field(default_factory=SeenPrompts)
     cascade: CascadeRule | None = None
     verifier: Verifier | None = None
     checks_answers: bool = False

@@ -25,9 +25,9 @@ def report(policy: Policy, outcomes: Outcomes, seed: int = 0) -> dict[str, Any]:
         raise DataError("no outcomes to report on: give a file with rows")
     outcomes = outcomes.of(policy.models)
     measure = _report_pair if policy.kind == "pair" else _report_pool
-    return {"kind": policy.kind, "num_rows": len(outcomes.prompts)} | measure(
-        policy, outcomes, seed
-    )
+    num_rows, num_seen = len(outcomes.prompts), policy.seen.count(outcomes.prompts)
+    head = {"kind": policy.kind, "num_rows": num_rows, "num_rows_seen": num_seen}
+    return head | measure(policy, outcomes, seed)
 
 
 def _report_pair(policy: Policy, outcomes: Outcomes, seed: int) -> dict[str, Any]:

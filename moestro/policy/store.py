@@ -21,6 +21,7 @@ from moestro.policy.features import NUM_BUCKETS
 from moestro.policy.forest import Forest
 from moestro.policy.policy import Policy, PolicyKind
 from moestro.policy.prices import Price
+from moestro.policy.seen import SeenPrompts
 from moestro.policy.shape import SHAPE
 from moestro.policy.verify import Verifier
 
@@ -31,6 +32,7 @@ _PLACES = ("roots_T", "features_V", "left_V")
 _HALF = ("rarity_D", "topics_HK", "text_DM", "values_VM")
 _ENCODER = ("rarity_D", "topics_HK", "center_S", "spread_S", "whiten_SS")
 _HEADS = ("text_DM", "bias_M")
+_SEEN = "prints_L"
 _FOREST = ("roots_T", "features_V", "thresholds_V", "left_V", "values_VM")
 
 
@@ -42,6 +44,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
     arrays |= {name: getattr(estimator.forest, name) for name in _FOREST}
     arrays |= {name: arrays[name].astype(np.int32) for name in _PLACES}
     arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
+    arrays[_SEEN] = policy.seen.prints_L
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
     if len(packed.getvalue()) > MAX_BYTES:
@@ -93,7 +96,9 @@ def _describe(policy: Policy) -> dict[str, Any]:
 
 def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
     with zipfile.ZipFile(weights) as packed:
-        tensors = {name: _read_array(packed, name) for name in (*_ENCODER, *_HEADS, *_FOREST)}
+        tensors = {name: _read_numbers(packed, name) for name in (*_ENCODER, *_HEADS, *_FOREST)}
+        is_known = f"{_SEEN}.npy" in packed.namelist()
+        seen = SeenPrompts(_read_prints(packed)) if is_known else SeenPrompts()
     kind, models = saved["kind"], tuple(map(str, saved["models"]))
     if kind not in get_args(PolicyKind):
         raise ValueError(f"kind is {kind!r}, expected pair or pool")
@@ -121,6 +126,7 @@ def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
         evidence=dict(saved["evidence"]),
         curve=list(saved["curve"]),
         training=dict(saved["training"]),
+        seen=seen,
         cascade=None if cascade is None else CascadeRule.from_dict(cascade),
         verifier=None if verifier is None else Verifier.from_dict(verifier),
         checks_answers=checks_answers,
@@ -141,10 +147,18 @@ def _build_forest(tensors: Mapping[str, NDArray[np.float32]], depth: int) -> For
     return forest
 
 
-def _read_array(packed: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
-    with packed.open(f"{name}.npy") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    tensor: NDArray[np.float32] = array.astype(np.float32)
+def _read_numbers(packed: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
+    tensor: NDArray[np.float32] = _read_array(packed, name).astype(np.float32)
     if not np.isfinite(tensor).all():
         raise ValueError(f"{name} holds what is not a number")
     return tensor
+
+
+def _read_prints(packed: zipfile.ZipFile) -> NDArray[np.uint64]:
+    return _read_array(packed, _SEEN).astype(np.uint64, casting="safe")
+
+
+def _read_array(packed: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with packed.open(f"{name}.npy") as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
