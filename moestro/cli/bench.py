@@ -1,5 +1,6 @@
 """`moestro bench`: how fast a model runs on this machine, and how fast it could.
 
+Says on standard error where it is: on a busy machine a round takes many seconds.
 Next: lm/speed.py.
 """
 
@@ -22,8 +23,15 @@ def bench(model: options.Model, as_json: options.Json = False) -> None:
     # One stream, no prefix kept: each repeat reads its whole prompt.
     cache = CacheConfig(num_tokens=2048, has_prefix_reuse=False)
     config = EngineConfig(max_batch=1, cache=cache, draft=DraftConfig(mode="off"))
-    engine = load_engine(find_checkpoint(model), config, (), lambda stage, share: None)
-    speed = measure_speed(engine)
+    people = Console(stderr=True, highlight=False)
+
+    def say(stage: str) -> None:
+        people.print(stage, style="dim", markup=False)
+
+    checkpoint = find_checkpoint(model)
+    say("loading")
+    engine = load_engine(checkpoint, config, (), lambda stage, share: None)
+    speed = measure_speed(engine, say)
     if as_json:
         options.print_json(speed.to_dict())
         return

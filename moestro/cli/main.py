@@ -5,6 +5,7 @@ Next: train.py, demo.py.
 """
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -64,6 +65,8 @@ def root(
 def main() -> None:
     """Run one command and end the process with its status."""
     logs.apply()
+    # As Ctrl-C: what is half written is taken away again. Servers and runs say what else they do.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run()
     except typer.Exit as done:

@@ -7,6 +7,7 @@ of all tokens before it. Next: engine/engine.py, ops/bandwidth.py.
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,8 +51,8 @@ class Speed:
         return asdict(self)
 
 
-def measure_speed(engine: Engine) -> Speed:
-    """Measure an engine that has nothing else to do."""
+def measure_speed(engine: Engine, on_stage: Callable[[str], None] = lambda text: None) -> Speed:
+    """Measure an engine that has nothing else to do; `on_stage` hears what is about to be done."""
     answer = min(_ANSWER, engine.max_length // 4)
     length = min(_PROMPT, engine.max_length - answer - 1)
     if answer < 2:
@@ -59,6 +60,7 @@ def measure_speed(engine: Engine) -> Speed:
     model, chosen = engine.model, chosen_kernels()
     prefills, decodes, reads, peaks = [], [], [], []
     for repeat in range(_REPEATS + 1):
+        on_stage(f"measuring, {repeat} of {_REPEATS}" if repeat else "warming up")
         prefill_s, token_s = _run(engine, length, answer, repeat)
         reads.append(measure_read_bandwidth())
         peaks.append(measure_peak("cpu"))

@@ -8,6 +8,7 @@ import math
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import DeepseekV3ForCausalLM
 
 import moestro
 from moestro import settings
+from moestro.cli.main import main
 from moestro.ops.choose import chosen_kernels
 from tests.flow.conftest import SHAPE, SIZES
 from tests.flow.program import TIMEOUT_S, Ended, fork, run, start
@@ -133,7 +135,11 @@ def test_score_at_a_budget_counts_the_experts_that_were_taken(workplace: Path, m
 
 @pytest.mark.slow
 def test_bench_tells_speed_beside_the_machines_limits(workplace: Path, model: Path) -> None:
-    found = run("bench", "run", "--json", cwd=workplace).document()
+    ended = run("bench", "run", "--json", cwd=workplace)
+    found = ended.document()
+    # On a busy machine a round takes long: it says where it is.
+    said = [line for line in ended.err.splitlines() if not line.startswith("INFO")]
+    assert said == ["loading", "warming up", *(f"measuring, {n} of 5" for n in range(1, 6))]
     assert found["kernels"] == chosen_kernels().kernels.name
     assert found["reason"]
     assert min(found["prefill_tokens_per_s"], found["decode_tokens_per_s"]) > 0
@@ -322,6 +328,25 @@ def test_ctrl_c_anywhere_else_is_one_line(workplace: Path, model: Path) -> None:
         printed, said = process.communicate(timeout=TIMEOUT_S)
     ended = Ended(process.returncode, printed, said)
     assert ended.complaint() == "stopped"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_conversion_that_is_stopped_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    drafts = []
+
+    def save_and_stop(lm: object, draft: Path, **others: object) -> None:
+        (draft / "model.safetensors").write_bytes(b"half of it")
+        drafts.extend(tmp_path.iterdir())
+        signal.raise_signal(sent)
+
+    monkeypatch.setattr("moestro.weights.export.save_model", save_and_stop)
+    monkeypatch.setattr(sys, "argv", ["moestro", "convert", str(model), str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert drafts
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_who_has_had_enough_is_no_error(workplace: Path, model: Path) -> None:
