@@ -29,7 +29,10 @@ app = typer.Typer(no_args_is_help=True, help="Who may use a gateway, and how muc
 _DAY_S = 86_400.0
 
 Config = Annotated[
-    Path, typer.Argument(help="The gateway's TOML file, with its [records].", show_default=False)
+    Path,
+    typer.Argument(
+        help=r"The gateway's TOML file, with \[\[models]] and \[records].", show_default=False
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="Whose key it is.", show_default=False)]
 Assignments = Annotated[
@@ -85,7 +88,7 @@ def list_all(config: Config, as_json: options.Json = False) -> None:
     if as_json:
         options.print_json({"keys": [_to_dict(view) for view in views]})
         return
-    table = Table("name", "state", "spent", "tokens", "budget", "models", box=None)
+    table = Table("name", "state", "spent", "tokens", "budget", "rates", "models", box=None)
     for view in views:
         table.add_row(*_to_cells(view))
     Console().print(table)
@@ -134,7 +137,7 @@ def _build_terms(name: str, assignments: list[str], days: float | None) -> KeyTe
 
 def _check_models(config: Path, terms: KeyTerms) -> None:
     """Raise ConfigError if a key allows what the fleet of its configuration does not have."""
-    models = settings.load(config).get("models", [])
+    models = _load(config).get("models", [])
     known = [str(model.get("name")) for model in models] + [AUTO]
     for name in terms.allowed_models or ():
         # A file of records alone does not say which models there are.
@@ -144,11 +147,27 @@ def _check_models(config: Path, terms: KeyTerms) -> None:
             )
 
 
+def _load(config: Path) -> dict[str, Any]:
+    """Read a gateway's file; ConfigError for one whose server would not ask for these keys."""
+    tables = settings.load(config)
+    if "model" in tables:
+        raise ConfigError(
+            f"{config}: serves one model, by the keys under server.keys.allowed: put the model"
+            " under [[models]] for keys with budgets"
+        )
+    if "models" not in tables and "records" not in tables:
+        raise ConfigError(
+            f"{config}: has neither [[models]] nor [records]: give the file that `moestro serve`"
+            " gets"
+        )
+    return tables
+
+
 def _open(config: Path) -> "Database":
     from moestro.records.config import RecordsConfig
     from moestro.records.database import Database
 
-    records = settings.build(RecordsConfig, settings.load(config).get("records", {}), "records.")
+    records = settings.build(RecordsConfig, _load(config).get("records", {}), "records.")
     database = Database(records)
     database.open()
     return database
@@ -165,10 +184,20 @@ def _to_cells(view: "KeyView") -> tuple[str, ...]:
         state = f"revoked {datetime.fromtimestamp(view.revoked_at, UTC):%Y-%m-%d}"
     else:
         state = "usable" if view.is_usable else "expired"
+        if view.is_usable and terms.expires_at is not None:
+            state += f" to {datetime.fromtimestamp(terms.expires_at, UTC):%Y-%m-%d}"
+        state += ", admin" if terms.is_admin else ""
     budgets = [f"${terms.budget_usd:g}"] if terms.budget_usd is not None else []
     budgets += [f"{terms.budget_tokens:,} tokens"] if terms.budget_tokens is not None else []
     budget = f"{' and '.join(budgets)} / {terms.budget_period}" if budgets else "none"
+    rates = {
+        "requests/min": terms.requests_per_minute,
+        "tokens/min": terms.tokens_per_minute,
+        "at once": terms.concurrent_requests,
+    }
+    limits = [f"{most:,} {unit}" for unit, most in rates.items() if most is not None]
     models = "all" if terms.allowed_models is None else ", ".join(terms.allowed_models)
     return (
-        terms.name, state, f"${view.spent_usd:.4f}", f"{view.spent_tokens:,}", budget, models,
+        terms.name, state, f"${view.spent_usd:.4f}", f"{view.spent_tokens:,}", budget,
+        ", ".join(limits), models,
     )  # fmt: skip

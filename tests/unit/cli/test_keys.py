@@ -109,3 +109,35 @@ def test_a_model_that_the_fleet_lacks_is_not_allowed_in_silence(keys: Any, confi
         status, _, err = keys(command, config, name, "--set", 'allowed_models=["nosuch"]')
         assert status == 2
         assert "allowed_models has nosuch, which the fleet lacks: choose small, auto" in err
+
+
+def test_a_file_whose_server_asks_for_no_such_keys_gets_none(keys: Any, tmp_path: Path) -> None:
+    # They looked made, and the server stayed open to everybody.
+    path = tmp_path / "serve.toml"
+    path.write_text('model = "runs/demo"\n')
+    status, out, err = keys("add", path, "alice")
+    assert (status, out) == (2, "")
+    assert "server.keys.allowed" in err
+    path.write_text('preset = "demo"\n')
+    status, out, err = keys("add", path, "alice")
+    assert (status, out) == (2, "")
+    assert "neither [[models]] nor [records]" in err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_list_shows_who_is_an_admin_how_fast_and_how_long(keys: Any, config: Path) -> None:
+    keys("add", config, "boss", "--set", "is_admin=true")
+    keys("add", config, "bob", "--days", 2, "--set", "requests_per_minute=3")
+    rows = keys("list", config)[1].splitlines()
+    assert "usable, admin" in next(row for row in rows if "boss" in row)
+    bob = next(row for row in rows if "bob" in row)
+    assert "usable to 20" in bob
+    assert "3 requests/min" in bob
+
+
+def test_the_help_names_the_tables_that_keys_need(keys: Any) -> None:
+    # Brackets are markup to what prints it, and vanished.
+    status, out, _ = keys("add", "--help")
+    assert status == 0
+    assert "[records]" in out
+    assert "[[models]]" in out
