@@ -146,8 +146,9 @@ def _check(wish: Wish, text: list[Path] | None) -> None:
     if wish.min_experts is not None and not wish.calibrate:
         raise ConfigError(f"--min-experts is {wish.min_experts}: it belongs to --calibrate")
     if (wish.to is Format.GGUF) != (wish.dest.suffix == SUFFIX):
+        advice = f"name it {wish.dest}{SUFFIX}" if wish.to is Format.GGUF else "add --to gguf"
         raise ConfigError(
-            f"{wish.dest}: --to is {wish.to.value}: only a GGUF file ends in {SUFFIX}"
+            f"{wish.dest}: --to is {wish.to.value}: only a GGUF file ends in {SUFFIX}: {advice}"
         )
     if wish.to is Format.GGUF and wish.quantize is Quantization.FP8:
         raise ConfigError("--quantize is fp8: GGUF has no such blocks: choose int8 or int4")

@@ -38,7 +38,9 @@ def demo(
         Path, typer.Option("--out", help="Run folder; a demo that was stopped goes on.")
     ] = Path("runs/demo"),
     minutes: Annotated[float, typer.Option("--minutes", help="How long to train.")] = 4.0,
-    assignments: options.Set = None,
+    assignments: Annotated[
+        list[str] | None, options.settings_like("train.optimizer.kind=adamw")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a small sparse model on this machine's own Python library and show what it learned.

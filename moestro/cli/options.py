@@ -25,15 +25,16 @@ Experts = Annotated[
         show_default=False,
     ),
 ]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
+
+
+def settings_like(example: str) -> Any:  # noqa: ANN401 (typer has no public type for it)
+    """Return `--set`, which overrides a command's settings, with one of them as its example."""
+    return typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Override a setting, like train.steps=100.",
+        help=f"Override a setting, like {example}.",
         show_default=False,
-    ),
-]
+    )
 
 
 def print_json(value: dict[str, Any]) -> None:

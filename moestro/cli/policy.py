@@ -3,7 +3,6 @@
 Commands register on `app`. Next: policy/policy.py.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from moestro.errors import ConfigError
 from moestro.policy.build import build_pair, build_pool, join
 from moestro.policy.learn import LearnConfig
 from moestro.policy.outcome_files import read_outcomes
+from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, build_prices, read_prices
 from moestro.policy.report import report as measure
 from moestro.policy.store import load_policy, save_policy
@@ -60,7 +60,7 @@ def fit(
         str | None, typer.Option("--strong", help="The better of a pair.", show_default=False)
     ] = None,
     prices: Prices = None,
-    overrides: options.Set = None,
+    overrides: Annotated[list[str] | None, options.settings_like("learn.num_topics=24")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Learn a policy: for a pair of models, or for a pool of all if none are named.
@@ -80,7 +80,11 @@ def fit(
     else:
         policy = build_pool(read_outcomes(outcomes), listed, config)
     save_policy(policy, out)
-    _say_saved(out, {"kind": policy.kind, "models": policy.models, **policy.training}, as_json)
+    if as_json:
+        named = {"folder": str(out), "kind": policy.kind, "models": policy.models}
+        options.print_json(named | dict(policy.training))
+    else:
+        _show_fitted(policy, out)
 
 
 @app.command("report")
@@ -113,7 +117,7 @@ def join_model(
         str, typer.Option("--model", help="The model that joins.", show_default=False)
     ],
     prices: Prices = None,
-    overrides: options.Set = None,
+    overrides: Annotated[list[str] | None, options.settings_like("prices.newcomer=0.1")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Add a model to a pool from 100 or fewer scored prompts, without learning the rest again.
@@ -125,9 +129,15 @@ def join_model(
     if tables:
         raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: prices")
     scored = read_outcomes(outcomes, (model,))
-    grown = join(load_policy(policy), scored, model, listed.get(model))
+    loaded = load_policy(policy)
+    grown = join(loaded, scored, model, listed.get(model))
     save_policy(grown, policy)
-    _say_saved(policy, {"joined": model, "models": grown.models}, as_json)
+    if as_json:
+        options.print_json({"folder": str(policy), "joined": model, "models": grown.models})
+    else:
+        Console().print(
+            f"policy written to {policy}: {model} joined {', '.join(loaded.models)}", markup=False
+        )
 
 
 def warn_of_seen(result: Mapping[str, Any]) -> None:
@@ -163,12 +173,20 @@ def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _say_saved(folder: Path, result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        options.print_json({"folder": str(folder), **result})
-        return
-    lines = [f"{name}: {json.dumps(value)}" for name, value in result.items()]
-    Console().print("\n".join([f"policy written to {folder}", *lines]), markup=False)
+def _show_fitted(policy: Policy, folder: Path) -> None:
+    training = policy.training
+    people = Console(highlight=False, soft_wrap=True)
+    how = ", with a verifier of its answers" if training.get("has_verifier") else ""
+    people.print(
+        f"policy written to {folder}: a {policy.kind}, learned from"
+        f" {training['num_rows']:,} rows{how}",
+        markup=False,
+    )
+    for name, score in training["mean_scores"].items():
+        people.print(f"  {score:.3f}  {name}", markup=False)
+    people.print(
+        f"next: moestro policy calibrate {folder} with rows that are not among these", markup=False
+    )
 
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, Any]]:

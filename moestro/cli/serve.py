@@ -31,7 +31,7 @@ def serve(
         int | None,
         typer.Option("--port", help="Port to listen on; 8000 if left out, 0 for any free one."),
     ] = None,
-    assignments: options.Set = None,
+    assignments: Annotated[list[str] | None, options.settings_like("engine.max_batch=8")] = None,
 ) -> None:
     """Serve models to OpenAI's and Anthropic's clients, with web pages to try them in.
 

@@ -27,7 +27,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    assignments: options.Set = None,
+    assignments: Annotated[list[str] | None, options.settings_like("train.steps=100")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a model, or go on training it.

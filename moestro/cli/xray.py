@@ -21,7 +21,14 @@ _STYLES = (
 def xray(
     model: options.Model,
     text: Annotated[str, typer.Argument(help="Text to look at.")],
-    experts: options.Experts = None,
+    experts: Annotated[
+        float | None,
+        typer.Option(
+            "--experts",
+            help="Mean routed experts per token; midway between fewest and most if left out.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Also write a page to click through.", show_default=False),
@@ -29,8 +36,6 @@ def xray(
     as_json: options.Json = False,
 ) -> None:
     """Show each token with the experts it visited, coloured by how many it took.
-
-    Without --experts it looks at the budget midway between the fewest and the most.
 
     Example: [bold]moestro xray runs/demo "for i in range(10):" --experts 3 --out xray.html[/bold]
     """

@@ -185,6 +185,9 @@ def _mistake(errors: Sequence[Any], body: object) -> Problem:
         missing = _name([*path, *first["loc"][1:][-1:]]) or "the body"
         message = f"{missing} is missing: send it"
         return Problem(status=400, message=message, param=missing)
+    if first["type"] == "extra_forbidden":
+        message = f"{param} is no field here: correct its name or leave it out"
+        return Problem(status=400, message=message, param=param)
     same = [_expect(error) for error, place in zip(errors, places, strict=True) if place[0] == path]
     expected = " or ".join(dict.fromkeys(same))
     message = f"{param or 'the body'} is {_show(value)}: it should {expected}"

@@ -82,6 +82,11 @@ def test_what_cannot_be_is_a_400_that_names_it(change: dict[str, Any], named: st
     assert not book.kept
 
 
+def test_a_field_that_there_is_not_is_said_to_be_none() -> None:
+    message = post(ScriptedBook(), {"scores": {"small": 1}}).json()["error"]["message"]
+    assert message == "scores is no field here: correct its name or leave it out"
+
+
 def test_a_lost_database_is_a_503_to_be_tried_again() -> None:
     answer = post(ScriptedBook(StorageError("the disk is full")), SCORED)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
