@@ -26,13 +26,15 @@ class PolicyPage:
         if policy is None or config is None:
             return None
         floor = policy.evidence.get("floor", 0.95)
+        # A policy without prices counts every model as free.
+        has_costs = any(point["cost_usd"] > 0 for point in policy.curve)
         return PolicyView(
             name=config.path.name,
             digest=self._live.digest,
             # By the fleet's names, as everything else on the pages.
             models=tuple(config.names.get(name, name) for name in policy.models),
             strongest=config.names.get(policy.strongest, policy.strongest),
-            curve=tuple(map(_point, policy.curve)),
+            curve=tuple(_point(point, has_costs) for point in policy.curve),
             curve_rows=policy.training.get("num_rows"),
             has_cascade=policy.asks_weak_first,
             threshold=policy.threshold,
@@ -44,12 +46,12 @@ class PolicyPage:
         )
 
 
-def _point(point: Mapping[str, Any]) -> CurvePoint:
+def _point(point: Mapping[str, Any], has_costs: bool) -> CurvePoint:
     # Of 1,000 requests, as people think of them.
     return CurvePoint(
         strong_share=point["shares"][-1],
         quality=point["score"],
-        cost_usd=1000 * point["cost_usd"],
+        cost_usd=1000 * point["cost_usd"] if has_costs else None,
         threshold=point.get("threshold"),
     )
 

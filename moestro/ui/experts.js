@@ -38,6 +38,10 @@ export function expertsView() {
   async function refresh() {
     const id = feed.model?.card.id;
     if (!id || isAsking) return;
+    if (!feed.model.card.num_experts) {
+      fault.hidden = true;
+      return draw();
+    }
     isAsking = true;
     try {
       const answer = await (await ask(`ui/experts?model=${encodeURIComponent(id)}`)).json();
@@ -82,7 +86,7 @@ export function expertsView() {
 
 function emptyWords(model, experts) {
   if (!model) return ["One moment", "Waiting for the server."];
-  if (!model.card.num_experts) return ["No experts to show", "The backend of this model does not tell what its gates do."];
+  if (!model.card.num_experts) return ["No experts to show", "This model does not tell what its gates do: another one, chosen at the top, may."];
   if (!experts) return ["One moment", "Reading the experts' load."];
   const seen = experts.tokens_LE.some(row => total(row) > 0) || experts.window_LE.some(row => total(row) > 0);
   return seen ? null : ["No tokens yet", "Send a request, on the chat page or through the API, and its experts show up here."];

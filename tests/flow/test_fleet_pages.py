@@ -73,6 +73,17 @@ def test_each_page_shows_its_figures_and_markup_stays_text(
     assert all(url.startswith((site.address, "data:")) for url in page.urls)
 
 
+def test_a_model_that_stands_for_others_has_no_experts_and_is_not_asked_for_them(
+    browser: Browser, site: FleetSite
+) -> None:
+    # `auto` is what is chosen at first, and the page said in red that it is not served.
+    page = look(browser, site, "experts")
+    wait_text(page, "No experts to show")
+    assert page.evaluate("document.querySelector('.fault').hidden")
+    assert not [url for url in page.urls if "ui/experts" in url]
+    assert complaints(page) == []
+
+
 def test_the_fleet_is_live(browser: Browser, site: FleetSite) -> None:
     page = look(browser, site, "fleet")
     page.wait("document.querySelector('.tile .value')?.innerText.match(/[1-9].* .s/)")

@@ -62,6 +62,12 @@ def test_a_policy_is_shown_with_its_curve_and_its_floor() -> None:
     assert (view.watches, view.has_cascade) == ((), False)
 
 
+def test_what_a_policy_without_prices_costs_is_unknown_and_not_nothing() -> None:
+    view = page(CONFIG, curve=({"shares": [0.6, 0.4], "score": 0.8, "cost_usd": 0.0},)).view()
+    assert view is not None
+    assert [point.cost_usd for point in view.curve] == [None]
+
+
 def test_models_have_the_names_that_the_fleet_gives_them() -> None:
     view = page(PolicyConfig(path=Path("p"), names={"large": "gpt"})).view()
     assert view is not None
