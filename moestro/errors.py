@@ -44,7 +44,16 @@ class CapacityError(MoestroError):
 
 
 class BackendError(MoestroError):
-    """Whoever should answer died or cannot be reached: another may, or this one later."""
+    """Whoever should answer died or cannot be reached: another may, or this one later.
+
+    `retry_after_s` is when it will be asked again, None where nobody knows.
+    """
+
+    def __init__(
+        self, message: str = "", retry_after_s: float | None = None, *, param: str | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(MoestroError):

@@ -39,10 +39,9 @@ class Fault(BackendError):
         has_begun: bool = True,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, retry_after_s)
         self.kind = kind
         self.has_begun = has_begun
-        self.retry_after_s = retry_after_s
 
     @property
     def is_of_request(self) -> bool:

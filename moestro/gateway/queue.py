@@ -5,6 +5,7 @@ balance.py, attempts.py.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import OrderedDict, deque
@@ -115,7 +116,12 @@ class Line:
             raise CapacityError(
                 f"model {self.model} is asked too much: try again in {wait_s:.1f} s", wait_s
             )
-        raise BackendError(f"model {self.model} does not answer: try again in a moment")
+        trouble = next((m.health.trouble for m in members if m.health.trouble), None)
+        because = f" ({trouble})" if trouble else ""
+        when = f"{math.ceil(wait_s)} s" if wait_s else "a moment"
+        raise BackendError(
+            f"model {self.model} does not answer{because}: try again in {when}", wait_s or None
+        )
 
     def _check_length(self) -> None:
         num_waiting = self.num_waiting

@@ -120,7 +120,13 @@ def describe(error: Exception, request_id: str = "") -> Problem:
         case ForbiddenError():
             return Problem(status=403, message=str(error), code="not_allowed")
         case BackendError():
-            return Problem(status=503, message=str(error), kind=SERVER, code="unavailable")
+            return Problem(
+                status=503,
+                message=str(error),
+                kind=SERVER,
+                code="unavailable",
+                retry_after_s=error.retry_after_s,
+            )
     known_as = f"; its log has more under request {request_id}" if request_id else ""
     message = f"the server failed: this is a fault of its own{known_as}"
     return Problem(status=500, message=message, kind=SERVER, code="internal_error")

@@ -137,8 +137,11 @@ def test_nobody_to_ask_is_said_at_once() -> None:
         with pytest.raises(BackendError, match="does not answer"):
             await places.enter("a", barred=["m/0"])
         places.members[0].health.note_fault(Fault("broken", "m/0 broke"))
-        with pytest.raises(BackendError, match="does not answer"):
+        # Whoever comes later hears why, too, and when to come again.
+        said = r"m does not answer \(m/0 broke\): try again in \d+ s"
+        with pytest.raises(BackendError, match=said) as refused:
             await places.enter("a")
+        assert refused.value.retry_after_s
         resting = line(1)
         resting.members[0].health.note_fault(Fault("busy", "m/0 is busy", retry_after_s=9))
         with pytest.raises(CapacityError) as raised:

@@ -50,6 +50,8 @@ def test_each_error_has_its_status(error: Exception, status: int, code: str | No
 def test_waiting_is_told_in_whole_seconds() -> None:
     assert describe(CapacityError("x", 2.2)).headers() == {"retry-after": "3"}
     assert describe(CapacityError("x", 0.01)).headers() == {"retry-after": "1"}
+    assert describe(BackendError("x", 7.1)).headers() == {"retry-after": "8"}
+    assert describe(BackendError("x")).headers() == {}
     assert describe(ConfigError("x")).headers() == {}
 
 
