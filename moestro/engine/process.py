@@ -29,6 +29,9 @@ from moestro.errors import BackendError
 
 log = logging.getLogger(__name__)
 
+# When to ask again whoever is not ready: a gateway takes it for time asked for, not for a failure.
+_RETRY_S = 1.0
+
 ProcessState = Literal["loading", "ready", "restarting", "stopped"]
 
 
@@ -125,13 +128,14 @@ class EngineProcess:
             raise BackendError(f"the engine has stopped ({reason}): start the server again")
         if self.state != "ready":
             raise BackendError(
-                f"the model is {self.state}, {self.progress:.0%} done: try again in a moment"
+                f"the model is {self.state}, {self.progress:.0%} done: try again in a moment",
+                _RETRY_S,
             )
 
     def submit(self, request: EngineRequest) -> Feed:
         """Hand over a request; its events end with an EndEvent or a FailEvent, or with an error."""
         if self.state != "ready" or self._child is None:
-            raise BackendError(f"the model is {self.state}: try again in a moment")
+            raise BackendError(f"the model is {self.state}: try again in a moment", _RETRY_S)
         feed = self._feeds[request.id] = Feed()
         self._child.send(Submit(request))
         return feed

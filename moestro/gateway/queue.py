@@ -112,10 +112,10 @@ class Line:
         if any(member.health.may_ask() for member in members):
             return
         wait_s = self.wait_s()
-        if any(member.health.is_resting for member in members):
-            raise CapacityError(
-                f"model {self.model} is asked too much: try again in {wait_s:.1f} s", wait_s
-            )
+        resting = next((member for member in members if member.health.is_resting), None)
+        if resting is not None:
+            trouble = resting.health.trouble
+            raise CapacityError(f"{trouble}: try again in {wait_s:.1f} s", wait_s)
         trouble = next((m.health.trouble for m in members if m.health.trouble), None)
         because = f" ({trouble})" if trouble else ""
         when = f"{math.ceil(wait_s)} s" if wait_s else "a moment"

@@ -195,8 +195,9 @@ def test_a_restart_is_waited_for_only_so_long_and_a_first_load_not_at_all() -> N
     async def claim() -> None:
         restart = RestartConfig(first_pause_s=1.5, patience_s=1.0)
         async with running(restart=restart) as engine:
-            with pytest.raises(BackendError, match="the model is loading"):
+            with pytest.raises(BackendError, match="the model is loading") as loading:
                 await engine.wait_ready()
+            assert loading.value.retry_after_s == 1.0
             await ready(engine)
             kill_engine()
             await until(lambda: engine.state == "restarting")

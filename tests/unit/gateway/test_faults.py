@@ -57,6 +57,7 @@ FAULTS: dict[str, Behavior] = {
     "other success": replies(204, b""),
     "denied": replies(401, {"error": {"message": f"bad key {SECRET}"}}),
     "unpaid": replies(402, {"error": {"message": "Insufficient Balance"}}),
+    "asks for time": replies(503, {"error": {"message": "loading"}}, "retry-after: 0"),
     "asked too much": replies(429, {"error": {"message": "slow down"}}, "retry-after: 0"),
 }
 
