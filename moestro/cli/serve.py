@@ -60,7 +60,9 @@ def load_tables(
     flags = {"host": host, "port": port}
     given = {key: value for key, value in flags.items() if value is not None}
     tables = settings.merge(tables, {"server": given})
-    if ("model" in tables) == ("models" in tables):
+    if "model" not in tables and "models" not in tables:
+        raise ConfigError(f"{source}: names none: give one model, or several under [[models]]")
+    if "model" in tables and "models" in tables:
         raise ConfigError("model: give one model, or several under [[models]], but not both")
     return tables
 

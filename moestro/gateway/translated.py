@@ -57,8 +57,13 @@ class Translated:
         chooser = self._gateway.chooser
         cards = [self._card(model) for model in self._gateway.fleet.models]
         if chooser.strongest is not None:
+            # Clients plan by it: what only the longest of them holds, `auto` sends there.
+            lengths = [card.context_length for card in cards if card.id in chooser.auto_models]
             card = ModelCard(
-                id=AUTO, created=self._created, context_length=0, has_chat_template=True
+                id=AUTO,
+                created=self._created,
+                context_length=max(lengths) if all(lengths) else 0,
+                has_chat_template=True,
             )
             cards.insert(0, card)
         asker = ASKER.get() or Asker()

@@ -142,6 +142,13 @@ def test_a_file_names_one_model_or_several(tmp_path: Path, text: str) -> None:
         load_tables(file, [], host=None, port=None)
 
 
+def test_a_file_without_a_model_is_named_for_what_it_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "own-text.toml"
+    file.write_text('preset = "demo"\n')
+    with pytest.raises(ConfigError, match=r"own-text\.toml: names none: give one model"):
+        load_tables(file, [], host=None, port=None)
+
+
 def test_the_example_configuration_is_valid() -> None:
     example = Path(__file__).parents[2] / "configs" / "serve.toml"
     config = read(example)

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -19,7 +20,7 @@ from moestro.gateway.translated import Translated
 from moestro.server.app import build_app
 from moestro.server.config import ServerConfig
 from moestro.server.limits import ClientLimits, LimitsConfig
-from tests.unit.gateway.test_choosing import ScriptedPermits, ScriptedPolicy
+from tests.unit.gateway.test_choosing import ScriptedPermits, ScriptedPolicy, World, fleet
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
     Asking,
@@ -119,6 +120,24 @@ def test_errors_have_openais_body() -> None:
     responses = run(work())
     assert [response.status_code for response in responses] == [400, 400, 400, 404, 503]
     assert all(response.json()["error"]["message"] for response in responses)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "length"),
+    [
+        ({"weak": 512, "strong": 4096}, 4096),
+        ({"weak": 512}, 0),
+        ({"a": 9, "weak": 5, "strong": 7}, 7),
+    ],
+)
+def test_auto_reads_as_much_as_the_longest_model_that_it_chooses(
+    lengths: dict[str, int], length: int
+) -> None:
+    # It said 0, as if nothing would fit; that is left for where it is not known of all.
+    models = fleet(lengths=lengths)
+    gateway: Any = SimpleNamespace(fleet=models, chooser=World(fleet=models).chooser)
+    auto = Translated(gateway).cards()[0]
+    assert (auto.id, auto.context_length) == ("auto", length)
 
 
 def test_models_are_listed_with_prices() -> None:
