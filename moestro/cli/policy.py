@@ -25,6 +25,19 @@ from moestro.policy.store import load_policy, save_policy
 
 log = logging.getLogger(__name__)
 
+_MEANINGS = {
+    "pair": (
+        "apgr: the part of the gap between the two scores that is recovered, averaged over all"
+        " shares of requests to the strong model; cpt50 and cpt80: the share that recovers half and"
+        " four fifths of it; strong_share_at_95: the share with 95 % of the strong model's score."
+    ),
+    "pool": (
+        "accuracy: the mean score of the models chosen; best_single: of the best one alone; oracle:"
+        " of the best one for each row; cost: US dollars a request; p_value: the chance of so large"
+        " a gain if there were none."
+    ),
+}
+
 app = typer.Typer(help="Learn which model a request needs, and how good that is.")
 
 Folder = Annotated[
@@ -106,7 +119,9 @@ def report(policy: Folder, outcomes: Recorded, as_json: options.Json = False) ->
             table.add_row(name, _number(value["value"]), limits)
         else:
             table.add_row(name, _number(value), "")
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(_MEANINGS[loaded.kind], style="dim")
 
 
 @app.command("join")

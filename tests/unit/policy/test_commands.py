@@ -32,7 +32,10 @@ def test_a_pair_is_fitted_and_reported_as_one_document(
     assert run(monkeypatch, "report", out, recorded, "--json") == 0
     assert json.loads(capsys.readouterr().out)["apgr"]["value"] > 0.5
     assert run(monkeypatch, "report", out, recorded) == 0
-    assert "baselines length cpt50" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "baselines length cpt50" in shown
+    # Nobody is born with the words of one paper.
+    assert "apgr: the part of the gap" in shown
 
 
 def test_a_pool_is_fitted_and_joined(
