@@ -1,13 +1,17 @@
 """`moestro xray`: each token of a text with the experts it visited. Next: lm/xray.py."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from moestro.cli import options
+
+if TYPE_CHECKING:
+    from moestro.lm.xray import TokenView
 
 # From few experts to many, readable on dark and on light terminals.
 _STYLES = (
@@ -50,18 +54,32 @@ def xray(
     if as_json:
         options.print_json({"tokens": [token.to_dict() for token in tokens]})
         return
-    fewest, most = lm.config.fewest_experts, lm.config.num_experts_per_tok
+    console = Console(highlight=False)
+    if console.color_system is None or console.no_color:
+        _list(console, tokens)
+    else:
+        _paint(console, tokens, lm.config.fewest_experts, lm.config.num_experts_per_tok)
+    if out is not None:
+        console.print(f"page: {out}", markup=False)
+
+
+def _list(console: Console, tokens: Sequence["TokenView"]) -> None:
+    """Say in numbers what there are no colours for, as in a file or a pipe."""
+    for token in tokens:
+        mean = "-" if token.mean_experts is None else f"{token.mean_experts:.2f}"
+        console.print(f"{mean:>5}  {token.text!r}", markup=False, soft_wrap=True)
+    console.print("experts by token, mean over layers")
+
+
+def _paint(console: Console, tokens: Sequence["TokenView"], fewest: int, most: int) -> None:
     line = Text()
     for token in tokens:
         line.append(token.text, _style(token.mean_experts, fewest, most))
-    console = Console(highlight=False)
     console.print(line)
     legend = Text("fewest to most experts, mean over layers: ")
     for share, style in enumerate(_STYLES):
         legend.append(f" {fewest + share * (most - fewest) / (len(_STYLES) - 1):.1f} ", style)
     console.print(legend)
-    if out is not None:
-        console.print(f"page: {out}", markup=False)
 
 
 def _style(mean_experts: float | None, fewest: int, most: int) -> str:

@@ -3,6 +3,7 @@
 Each command is started whole once; see program.py. Next: test_bad_input.py.
 """
 
+import ast
 import json
 import math
 import shutil
@@ -179,6 +180,15 @@ def test_xray_shows_every_tokens_experts(workplace: Path, model: Path, tmp_path:
         assert 2 <= len({use["expert"] for use in layer}) == len(layer) <= 4
         assert sum(use["weight"] for use in layer) == pytest.approx(1.0, abs=1e-4)
     assert "<html" in page.read_text(encoding="utf-8")
+
+
+def test_xray_says_in_numbers_what_a_pipe_has_no_colours_for(workplace: Path, model: Path) -> None:
+    text = "alpha beta\n(x) = gamma"
+    *lines, last = fork("xray", "run", text, cwd=workplace).out.splitlines()
+    assert last == "experts by token, mean over layers"
+    shown = [line.split(maxsplit=1) for line in lines]
+    assert "".join(ast.literal_eval(token) for _, token in shown) == text
+    assert all(2 <= float(mean) <= 4 for mean, _ in shown)
 
 
 def test_convert_to_bfloat16_keeps_the_model(
