@@ -161,10 +161,17 @@ struct Avx2 {
     store(put_together(low.low, high.low), to);
     store(put_together(low.high, high.high), to + 8);
   }
+  // Two rows' numbers of thirty-two columns: every second column, and those between.
   static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
-    const auto *a = reinterpret_cast<const uint16_t*>(even), *b = reinterpret_cast<const uint16_t*>(odd);
-    first = {load_bfloat16(a), load_bfloat16(b)};
-    second = {load_bfloat16(a + 16), load_bfloat16(b + 16)};
+    const Words a = load(static_cast<const void*>(even)), b = load(static_cast<const void*>(odd));
+    first = {lower(a), lower(b)};
+    second = {upper(a), upper(b)};
+  }
+  // Sums over such columns: sixteen columns and the next.
+  static void put_in_order(Lanes& first, Lanes& second) {
+    const Lanes a = first, b = second;
+    first = mix(a.low, b.low);
+    second = mix(a.high, b.high);
   }
 
  private:
@@ -178,6 +185,11 @@ struct Avx2 {
                   *b = static_cast<const __m128i*>(odd) + part;
     return _mm256_or_si256(_mm256_cvtepu16_epi32(_mm_loadu_si128(a)),
                            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(b)), 16));
+  }
+  // Eight numbers of each in turn.
+  static Lanes mix(__m256 a, __m256 b) {
+    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
   }
   // The upper half of each number is its bfloat16, to nearest even; NaN stays NaN.
   static __m256i rounded(__m256 a) {

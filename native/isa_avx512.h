@@ -29,7 +29,7 @@ struct Avx512 : Avx512Vnni {
     const __m512i above = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high.value));
     _mm512_storeu_si512(to, _mm512_or_si512(below, _mm512_slli_epi32(above, 16)));
   }
-  // In registers: numbers of two rows in turn.
+  // Sixteen columns and the next, numbers of two rows in turn.
   static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
     const __m512i step = _mm512_set1_epi32(0x00010001), start = _mm512_set1_epi32(0x00200000);
     const __m512i column = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -39,6 +39,7 @@ struct Avx512 : Avx512Vnni {
     first = {_mm512_permutex2var_epi16(a, low, b)};
     second = {_mm512_permutex2var_epi16(a, high, b)};
   }
+  static void put_in_order(Lanes&, Lanes&) {}
 };
 
 }  // namespace moestro

@@ -153,11 +153,20 @@ struct Avx512Vnni {
     const __m512i below = _mm512_srli_epi32(rounded(low), 16);
     _mm512_storeu_si512(to, _mm512_mask_blend_epi16(UPPER, below, rounded(high)));
   }
-  // Two rows' numbers of thirty-two columns: sixteen columns and the next.
+  // Two rows' numbers of thirty-two columns: every second column, and those between.
   static void pair_up(const uint32_t* even, const uint32_t* odd, Paired& first, Paired& second) {
-    const auto *a = reinterpret_cast<const uint16_t*>(even), *b = reinterpret_cast<const uint16_t*>(odd);
-    first = {load_bfloat16(a), load_bfloat16(b)};
-    second = {load_bfloat16(a + 16), load_bfloat16(b + 16)};
+    const Paired a = split(load(static_cast<const void*>(even)));
+    const Paired b = split(load(static_cast<const void*>(odd)));
+    first = {a.even, b.even};
+    second = {a.odd, b.odd};
+  }
+  // Sums over such columns: sixteen columns and the next.
+  static void put_in_order(Lanes& first, Lanes& second) {
+    const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    const __m512 a = first.value, b = second.value;
+    first = {_mm512_permutex2var_ps(a, low, b)};
+    second = {_mm512_permutex2var_ps(a, high, b)};
   }
 
  private:

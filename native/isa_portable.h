@@ -163,6 +163,7 @@ struct Portable {
     first = words(mix);
     second = words([=](int i) { return mix(WIDTH + i); });
   }
+  static void put_in_order(Lanes&, Lanes&) {}
   // Rounds to whole numbers, to nearest even; they are at most 127.
   static void store_int8(const Lanes& a, int8_t* to) {
     // A NaN's code does not matter, its scale is NaN too; but its conversion would be undefined.

@@ -20,8 +20,8 @@ constexpr int64_t MIXED = 2 * PANEL;
 // Words of two keys each.
 constexpr int64_t SPAN_WORDS = SPAN / 2;
 
-template <class Isa, Format F, class Panel>
-typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, typename Isa::Words passing) {
+template <class Isa, Format F, class Panel, class Passing>
+typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, Passing passing) {
   if constexpr (F == Format::float32) {
     return Isa::add_floats(sum, panel, passing);
   } else {
@@ -226,13 +226,37 @@ void score_keys(Span& span, int64_t number, int64_t num_words) {
   }
 }
 
-// Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16. `factors`
-// bring the mixtures so far to the measure of these weights.
+// Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16, unless those are
+// multiplied as floats: then of one. `factors` bring the mixtures so far to the measure of these weights.
 struct Weights {
   const uint32_t* words;
   int64_t stride;
   const float* factors;
 };
+
+// Whether a span's weights are kept as floats, for keys of bfloat16.
+template <class Isa, Format F>
+constexpr bool splits_weights() {
+  return Isa::SPLITS_PAIRS && F == Format::bfloat16;
+}
+
+template <class Isa, Format F>
+constexpr int64_t words_per_weight() {
+  return splits_weights<Isa, F>() ? 2 : 1;
+}
+
+// One query's weights of as many keys as a word of them holds, for all columns.
+template <class Isa, Format F>
+auto passing_weight(const uint32_t* words, int64_t stride) {
+  if constexpr (splits_weights<Isa, F>()) {
+    float even, odd;
+    std::memcpy(&even, words, sizeof even);
+    std::memcpy(&odd, words + stride, sizeof odd);
+    return typename Isa::Paired{Isa::fill(even), Isa::fill(odd)};
+  } else {
+    return Isa::fill_word(words);
+  }
+}
 
 // mixture[q][c] = mixture[q][c] * factor[q] + weights of q times the keys' numbers at c, for ROWS
 // queries from `q` on and MIXED columns.
@@ -244,7 +268,8 @@ void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t c
   for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = Isa::fill(0.0f);
   const int64_t num_words = divide_up(seeing.num_keys, inputs_per_word(F));
   const uint32_t* passing = weights.words + q;
-  for (int64_t w = 0; w < num_words; ++w, passing += weights.stride) {
+  const int64_t step = weights.stride * words_per_weight<Isa, F>();
+  for (int64_t w = 0; w < num_words; ++w, passing += step) {
     std::conditional_t<F == Format::float32, typename Isa::Words, typename Isa::Paired> first, second;
     if constexpr (F == Format::float32) {
       first = Isa::load(seeing.keys[w] + column);
@@ -255,13 +280,14 @@ void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t c
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const typename Isa::Words weight = Isa::fill_word(passing + r);
+      const auto weight = passing_weight<Isa, F>(passing + r, weights.stride);
       sums[r][0] = add_word<Isa, F>(sums[r][0], first, weight);
       sums[r][1] = add_word<Isa, F>(sums[r][1], second, weight);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
+    if constexpr (F != Format::float32) Isa::put_in_order(sums[r][0], sums[r][1]);
     float* to = mixtures + (q + r) * width + column;
     const auto factor = Isa::fill(weights.factors[q + r]);
     Isa::store(Isa::multiply_add(Isa::load(to), factor, sums[r][0]), to);

@@ -53,7 +53,7 @@ void put_weights(int64_t p, int64_t number, Span& span) {
   Lanes sum = Isa::fill(0.0f);
   for (int64_t k = 0; k < number; k += EACH) {
     const float* scores = span.scores + k * STEP + p * PANEL;
-    uint32_t* to = span.weights + k / EACH * STEP + p * PANEL;
+    uint32_t* to = span.weights + k / EACH * words_per_weight<Isa, F>() * STEP + p * PANEL;
     const Lanes first = Isa::load(scores);
     sum = Isa::add(sum, first);
     if constexpr (F == Format::float32) {
@@ -62,6 +62,11 @@ void put_weights(int64_t p, int64_t number, Span& span) {
       const Lanes second = k + 1 < number ? Isa::load(scores + STEP) : Isa::fill(0.0f);
       sum = Isa::add(sum, second);
       Isa::store_pairs(first, second, to);
+      if constexpr (splits_weights<Isa, F>()) {
+        const typename Isa::Paired split = Isa::split(Isa::load(to));
+        std::memcpy(to, &split.even, sizeof split.even);
+        std::memcpy(to + STEP, &split.odd, sizeof split.odd);
+      }
     }
   }
   float* sums = span.sums + p * PANEL;
