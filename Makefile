@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint check-native bench bench-peers bench-gateway clean
+.PHONY: help demo test check lint docs check-native bench bench-peers bench-gateway clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: .venv/.dev ## check format, style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/.dev ## write docs/settings.md, which is made from the code
+	$(BIN)/python -m tests.rules.settings_page > docs/settings.md
 
 check-native: .venv/.dev ## run the native kernels' own checks under sanitizers (part of check)
 	$(BIN)/pytest -q -m slow tests/parity/test_sanitizers.py

@@ -19,25 +19,29 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyTerms:
-    """What one key may spend and ask for; None is no limit.
-
-    Money and tokens are per `budget_period`; tokens are those of prompts and of answers together.
-    `allowed_models` are names that a client may ask for; None is all of them. With `auto` among
-    them it may be sent to any model that `auto` chooses among, else only to those named: to ask for
-    `auto` is allowed in both cases. An admin may see the pages and change keys. `expires_at` is in
-    seconds since 1970.
-    """
+    """What one key may spend and ask for; none is no limit."""
 
     name: str
+    """Whose key it is. Limits: 1 to 64 printable characters."""
     budget_usd: float | None = None
+    """Dollars per period. Limits: 0 or more."""
     budget_tokens: int | None = None
+    """Tokens per period, of prompts and answers together. Limits: 0 or more."""
     budget_period: BudgetPeriod = "month"
+    """Days and months are those of UTC; a total never ends."""
     requests_per_minute: int | None = None
+    """Requests in a minute. Limits: 1 or more."""
     tokens_per_minute: int | None = None
+    """Tokens of prompts and answers together in a minute. Limits: 1 or more."""
     concurrent_requests: int | None = None
+    """Requests at the same time. Limits: 1 or more."""
     allowed_models: tuple[str, ...] | None = None
+    """Names that a client may ask for besides `auto`, none for all: with `auto` among them it may
+    be sent to any model that `auto` chooses among, else only to those named."""
     is_admin: bool = False
+    """Whether it may see the pages and change keys."""
     expires_at: float | None = None
+    """When it ends, in seconds since 1970; `--days` sets it. Limits: 0 or more."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or len(self.name) > _LONGEST_NAME or not self.name.isprintable():

@@ -44,8 +44,7 @@ _LEDGER = "the ledger's process"
 
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
-    """All settings of `moestro serve` for a fleet; `workers` is how many processes pass requests
-    on, `generation_config` is as in `ServeConfig`."""
+    """All settings of `moestro serve` for a fleet."""
 
     models: tuple[FleetModel, ...]
     policy: PolicyConfig | None = None
@@ -55,7 +54,9 @@ class FleetConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     workers: int = 1
+    """Processes that pass requests on. Limits: 1 to 64."""
     generation_config: Literal["auto", "off"] = "auto"
+    """As for one model, for the models on this machine."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= MOST_WORKERS:

@@ -24,16 +24,15 @@ from moestro.weights.find import find_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """All settings of `moestro serve` for one model: where it is, what clients call it, and how.
-
-    `model` is a run, a checkpoint or a Hugging Face folder; without a name it has its folder's.
-    `generation_config` "auto" samples as the folder's generation_config.json recommends where a
-    request says nothing; "off" as OpenAI does.
-    """
+    """All settings of `moestro serve` for one model."""
 
     model: Path
+    """A run, a checkpoint or a Hugging Face folder."""
     name: str = ""
+    """What clients call it; empty: its folder's name."""
     generation_config: Literal["auto", "off"] = "auto"
+    """auto samples as the folder's generation_config.json recommends where a request says nothing;
+    off as OpenAI does."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
 

@@ -7,24 +7,33 @@ from moestro.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The text of a run.
-
-    `paths`: folders, text, JSON lines or parquet, each also as .gz; `python` is this interpreter's
-    own library. `domains`: one name per path, or none: then the kind of file names it. `held_out`
-    and `fim_rate` are shares of documents. `fim_bytes`: longest fill-in-the-middle example, so that
-    prefix, suffix and middle meet in one window; 0: whole documents. A document above
-    `max_document_bytes` is cut at line ends; of a corpus above `max_bytes` a sample is used.
-    """
+    """The text of a run."""
 
     paths: tuple[str, ...] = ("python",)
+    """Folders, text, JSON lines or parquet, each also as .gz; `python` is this interpreter's own
+    library.
+    Limits: at least one."""
     domains: tuple[str, ...] = ()
+    """One name per path, or none: then the kind of file names it."""
     held_out: float = 0.05
+    """Share of documents that are never trained on. Limits: above 0, at most 0.5."""
     fim_rate: float = 0.0
+    """Share of documents told as fill-in-the-middle, so that an editor can use the model.
+    Limits: 0 to 1."""
     fim_bytes: int = 800
+    """Longest fill-in-the-middle example in bytes, so that prefix, suffix and middle meet in one
+    window; 0: whole documents.
+    Limits: 0, or 16 or more."""
     min_bytes: int = 32
+    """Documents of fewer bytes are left out. Limits: 1 or more."""
     max_document_bytes: int = 1_000_000
+    """A document above so many bytes is cut at line ends.
+    Limits: 1024 or more, not below `min_bytes`."""
     max_bytes: int | None = None
+    """Of a corpus above so many bytes a sample is used; none uses all. Limits: 1 or more."""
     seed: int = 0
+    """Decides which documents are held out, sampled and told as fill-in-the-middle.
+    Limits: 0 or more."""
 
     def __post_init__(self) -> None:
         """Refuse shares and sizes that no corpus can meet."""
@@ -56,11 +65,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """A vocabulary learned from `sample_bytes` of the text, or the tokenizer at `path`."""
+    """A vocabulary learned from the text, or one that there is."""
 
     vocab_size: int = 2048
+    """Tokens to learn; follows `model.vocab_size` where only that is given.
+    Limits: 260 or more, at most `model.vocab_size`."""
     path: str | None = None
+    """A tokenizer.json or its folder, taken instead of learning one."""
     sample_bytes: int = 16_000_000
+    """Bytes of the text that the vocabulary is learned from. Limits: 1 or more."""
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary too small for its bytes."""

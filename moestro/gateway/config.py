@@ -13,12 +13,16 @@ from moestro.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TimeoutConfig:
-    """How long a backend may take: to connect, to its first byte, between two, for the whole."""
+    """How long a backend may take."""
 
     connect_s: float = 5.0
+    """Seconds to connect. Limits: above 0."""
     first_token_s: float = 120.0
+    """Seconds to its answer's first byte. Limits: above 0."""
     between_tokens_s: float = 60.0
+    """Seconds between two pieces of its answer. Limits: above 0."""
     whole_s: float = 1800.0
+    """Seconds for the whole answer. Limits: above 0."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "connect_s", "first_token_s", "between_tokens_s", "whole_s")
@@ -26,17 +30,20 @@ class TimeoutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerConfig:
-    """A backend is left alone after `failures` in a row, or when `share` of a window's requests
-    failed and at least so many did.
-
-    It is left alone for `open_s`, twice as long each time it fails again, at most `max_open_s`.
-    """
+    """When a backend that fails is left alone, and for how long."""
 
     failures: int = 3
+    """After so many failures in a row it is left alone. Limits: above 0."""
     share: float = 0.5
+    """Or when this share of a window's requests failed, and at least `failures` of them.
+    Limits: above 0."""
     window_s: float = 30.0
+    """Seconds of a window. Limits: above 0."""
     open_s: float = 2.0
+    """Seconds for which it is left alone, twice as long each time it fails again.
+    Limits: above 0."""
     max_open_s: float = 60.0
+    """The most seconds of that. Limits: above 0."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "failures", "share", "window_s", "open_s", "max_open_s")
@@ -44,10 +51,12 @@ class BreakerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How often each backend is asked for its models, to know that it is there; 0 is never."""
+    """How each backend is asked for its models, to know that it is there."""
 
     every_s: float = 10.0
+    """Seconds between two probes; 0 is never. Limits: 0 or more."""
     timeout_s: float = 5.0
+    """Seconds that one may take. Limits: above 0."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "timeout_s")
@@ -57,10 +66,12 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueConfig:
-    """How many requests may wait for a model while its backends are full, and how long."""
+    """What may wait for a model while its backends are full."""
 
     max_waiting: int = 256
+    """Requests that may wait for one model. Limits: 0 or more."""
     max_wait_s: float = 30.0
+    """Seconds that one may wait. Limits: above 0."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "max_wait_s")
@@ -70,28 +81,31 @@ class QueueConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig:
-    """The gateway's settings.
-
-    `retries` is how many more backends may be tried before an answer's first byte, and
-    `continuations` how many times a stream may be continued elsewhere; between tries of one backend
-    lies a random time of up to `backoff_s`, doubled each time, and a backend's own Retry-After is
-    waited for if it is at most `max_backoff_s`. `hedge_after_s` asks a second backend when the
-    first is silent for so long; None never does. A conversation stays with its model for `sticky_s`
-    after its last turn. `continues_across_models` lets another model go on with a stream that its
-    own cannot end.
-    A cascade decides within an answer's first `cascade_tokens`, for streams.
-    """
+    """How requests are passed on."""
 
     timeouts: TimeoutConfig = field(default_factory=TimeoutConfig)
     retries: int = 2
+    """How many more backends may be tried before an answer's first byte. Limits: 0 to 10."""
     continuations: int = 2
+    """How many times a stream may be continued elsewhere. Limits: 0 to 10."""
     backoff_s: float = 0.2
+    """Between tries of one backend lies a random time of up to so many seconds, doubled each time.
+    Limits: above 0."""
     max_backoff_s: float = 5.0
+    """The most seconds of that; a backend's own Retry-After is waited for if it is no longer.
+    Limits: above 0."""
     hedge_after_s: float | None = None
+    """Ask a second backend when the first is silent for so many seconds; none never does.
+    Limits: above 0."""
     sticky_s: float = 3600.0
+    """Seconds for which a conversation stays with its model after its last turn.
+    Limits: 0 or more."""
     continues_across_models: bool = False
+    """Let another model go on with a stream that its own cannot end."""
     cascade_tokens: int = 32
+    """A cascade decides within so many tokens of a streamed answer. Limits: above 0."""
     max_answer_bytes: int = 64 * 1024**2
+    """Bytes of an answer that is read whole. Limits: above 0."""
     breaker: BreakerConfig = field(default_factory=BreakerConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -109,17 +123,17 @@ class GatewayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryConfig:
-    """Spans of requests for OpenTelemetry; none, and no cost, without an `endpoint`.
-
-    `endpoint` is a collector's address for OTLP over HTTP, like "http://127.0.0.1:4318". `headers`
-    go with what is sent there; a value is "env:" and the name of a variable. Of requests that come
-    without a trace of their own a `share` is traced.
-    """
+    """Spans of requests for OpenTelemetry; none, and no cost, without an `endpoint`."""
 
     endpoint: str = ""
+    """A collector's address for OTLP over HTTP, like http://127.0.0.1:4318."""
     service: str = "moestro"
+    """The service's name in spans."""
     share: float = 1.0
+    """Share of requests that are traced, of those that come without a trace of their own.
+    Limits: 0 to 1."""
     headers: dict[str, str] = field(default_factory=dict)
+    """Go with what is sent there; a value is `env:` and the name of a variable."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:

@@ -26,7 +26,9 @@ class Price:
     """What a model's tokens cost, in dollars per million."""
 
     input_usd_per_mtok: float = 0.0
+    """Dollars per million prompt tokens. Limits: 0 or more."""
     output_usd_per_mtok: float = 0.0
+    """Dollars per million tokens of answers. Limits: 0 or more."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -41,21 +43,26 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendConfig:
-    """One server of a model, as a fleet's file names it.
-
-    `model` is the model's name there, `key` the name of the variable that holds the key. A backend
-    that cannot be given the beginning of an answer to go on from has `can_continue` false. One that
-    answers for another model than it was asked for is warned of, and refused if `checks_model`.
-    """
+    """One server of a model, as a fleet's file names it."""
 
     url: str
+    """Its address up to the version, like http://10.0.0.5:8000/v1.
+    Limits: http or https, without user, password or query."""
     model: str = ""
+    """The model's name there; empty: the same as here."""
     key: str | None = None
+    """`env:` and the variable that holds the key, never the key itself."""
     dialect: Dialect = "openai"
+    """Which API it speaks."""
     weight: float = 1.0
+    """Its share of the requests beside the model's other backends. Limits: above 0."""
     max_concurrent: int = 64
+    """Requests that it is given at once. Limits: 1 or more."""
     can_continue: bool = True
+    """Whether it can be given the beginning of an answer to go on from."""
     checks_model: bool = False
+    """Refuse its answer if it comes from another model than was asked for; else that is a
+    warning."""
 
     def __post_init__(self) -> None:
         _check_url(self.url)
@@ -81,16 +88,17 @@ class BackendConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetModel:
-    """One model: a checkpoint at `path` for a child process to serve, or the servers that have it.
-
-    `auto` does not choose a model for what is clearly longer than its `context_length`; 0 where
-    that is not known. Of a local model the checkpoint tells it.
-    """
+    """One model: a checkpoint for a child process to serve, or the servers that have it."""
 
     name: str
+    """What clients call it. Limits: not `auto`, each once."""
     path: Path | None = None
+    """A run, a checkpoint or a Hugging Face folder on this machine, instead of backends."""
     backends: tuple[BackendConfig, ...] = ()
     context_length: int = 0
+    """Tokens of its context: `auto` does not choose it for what is clearly longer; 0 where that is
+    not known, and a local model's checkpoint tells it.
+    Limits: 0 or more."""
     price: Price = Price()
 
     def __post_init__(self) -> None:
@@ -112,14 +120,13 @@ class FleetModel:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """The floor's live check: `share` of requests are also answered by the strongest model.
-
-    `judge` says where the two scores come from: "outcomes" that are posted, "match" of the two
-    answers, or a model's name.
-    """
+    """The floor's live check, against the strongest model's answers."""
 
     share: float = 0.0
+    """Share of requests that the strongest model answers, too. Limits: 0 to 1."""
     judge: str = "outcomes"
+    """Where the two scores come from: `outcomes` that are posted, `match` of the two answers, or a
+    model's name."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -128,13 +135,12 @@ class AuditConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftConfig:
-    """How unlike the calibration rows requests may be before `auto` goes to the strongest model.
-
-    `tolerance` is by how much the share of requests below any estimated score or gain may differ;
-    1 tolerates everything.
-    """
+    """How unlike the calibration rows requests may be before `auto` goes to the strongest model."""
 
     tolerance: float = 0.1
+    """By how much the share of requests below any estimated score or gain may differ; 1 tolerates
+    everything.
+    Limits: 0 to 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance <= 1:
@@ -143,12 +149,16 @@ class ShiftConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """Which policy chooses for `auto`, and among which models; `names` are the fleet's by its."""
+    """Which policy chooses for `auto`, and among which models."""
 
     path: Path
+    """The folder that `moestro policy fit` made."""
     names: dict[str, str] = field(default_factory=dict)
+    """The fleet's names of models by the policy's, where they differ."""
     models: tuple[str, ...] = ()
+    """The models that `auto` may choose; empty: all that the policy knows."""
     cascade: bool = True
+    """Let the weak model answer first where the policy knows how to judge its answer."""
     audit: AuditConfig = AuditConfig()
     shift: ShiftConfig = ShiftConfig()
 

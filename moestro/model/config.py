@@ -25,16 +25,18 @@ _ARCHITECTURES = {"deepseek_v3": "DeepseekV3ForCausalLM", "deepseek_v2": "Deepse
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """The learned table: for each budget of the grid, a threshold for each MoE layer.
+    """The learned table of thresholds; written by training and `moestro convert --calibrate`.
 
     A further expert's selection score, less that of the last expert that its token always takes,
-    must be above it. `thresholds[layer][i]` belongs to the budget
-    `min + fractions[i] * (max - min)`; MTP modules' layers follow the main ones. An empty table
-    means that the model always takes `num_experts_per_tok` experts.
+    must be above its threshold. An empty table means that the model always takes
+    `num_experts_per_tok` experts.
     """
 
     fractions: tuple[float, ...] = ()
+    """The grid of budgets: `min + fractions[i] * (max - min)`."""
     thresholds: tuple[tuple[float, ...], ...] = ()
+    """`thresholds[layer][i]` belongs to the i-th budget; MTP modules' layers follow the main ones.
+    Limits: at most 0 each."""
 
     def __post_init__(self) -> None:
         """Refuse a table that was made for scores as such, not for distances."""
@@ -51,39 +53,74 @@ class ModelConfig:
     """A DeepSeek-V3 or -V2 shape. Names and meanings are those of the published `config.json`."""
 
     model_type: ModelType = "deepseek_v3"
+    """The architecture; deepseek_v2 gates by softmax, deepseek_v3 by sigmoid."""
     vocab_size: int
+    """Tokens of the vocabulary. Limits: 1 or more."""
     hidden_size: int
+    """Width of the residual stream. Limits: 1 or more."""
     intermediate_size: int
+    """Width of a dense layer's feed-forward. Limits: 1 or more."""
     moe_intermediate_size: int
+    """Width of one expert. Limits: 1 or more."""
     num_hidden_layers: int
+    """Layers, MTP modules not counted. Limits: 1 or more."""
     num_attention_heads: int
+    """Attention heads. Limits: 1 or more."""
     n_routed_experts: int
+    """Experts of a layer to choose among. Limits: 1 or more."""
     num_experts_per_tok: int
+    """The most experts that a token takes. Limits: 1 or more, at most `n_routed_experts`."""
     min_experts_per_tok: int | None = None
+    """Experts that every token takes, whatever the budget; none: as many as the most.
+    Limits: 1 or more, at most `num_experts_per_tok`."""
     n_shared_experts: int = 1
+    """Experts that every token visits besides. Limits: 0 or more."""
     first_k_dense_replace: int = 0
+    """The first layers that are dense, without experts.
+    Limits: 0 or more, at most `num_hidden_layers`."""
     n_group: int = 1
+    """Groups that the experts are divided into. Limits: 1 or more, divides `n_routed_experts`."""
     topk_group: int = 1
+    """Groups that a token may choose from. Limits: 1 or more, at most `n_group`."""
     topk_method: TopkMethod = "noaux_tc"
+    """How experts are chosen: noaux_tc is deepseek_v3's, the others deepseek_v2's."""
     norm_topk_prob: bool = True
+    """Make the weights of a token's experts sum to 1."""
     routed_scaling_factor: float = 1.0
+    """What the weights of a token's experts are multiplied by. Limits: above 0."""
     q_lora_rank: int | None = None
+    """Width of the compressed query; none leaves queries whole. Limits: 1 or more."""
     kv_lora_rank: int
+    """Width of the latent that keys and values are made from, which the cache holds.
+    Limits: 1 or more."""
     qk_nope_head_dim: int
+    """Width of a head's query and key without positions. Limits: 1 or more."""
     qk_rope_head_dim: int
+    """Width of a head's query and key with rotary positions. Limits: 2 or more, even."""
     v_head_dim: int
+    """Width of a head's value. Limits: 1 or more."""
     attention_bias: bool = False
+    """Whether attention's projections have biases."""
     max_position_embeddings: int = 4096
+    """The longest context, in tokens. Limits: 1 or more."""
     rope: RopeConfig = RopeConfig()
     rope_interleave: bool = True
+    """Whether rotary pairs lie side by side, as DeepSeek's do."""
     rms_norm_eps: float = 1e-6
+    """Added to the mean square in every norm. Limits: above 0."""
     num_nextn_predict_layers: int = 0
+    """MTP modules, each of which looks one more token ahead. Limits: 0 or more."""
     tie_word_embeddings: bool = False
+    """Whether the head shares the embeddings' weights."""
     initializer_range: float = 0.02
+    """Standard deviation of first weights. Limits: above 0."""
     bos_token_id: int | None = None
+    """The token that begins a text."""
     eos_token_id: int | None = None
+    """The token that ends a text."""
     budget: BudgetConfig = BudgetConfig()
     extra: dict[str, Any] = field(default_factory=dict)
+    """Keys of a `config.json` that have no meaning here, kept for whoever reads it next."""
 
     def __post_init__(self) -> None:
         """Refuse a shape that no model can have."""

@@ -17,15 +17,25 @@ class RopeConfig:
     """Rotary positions: the base, and YaRN's stretch (arXiv 2309.00071) if `factor` is above 1."""
 
     theta: float = 10000.0
+    """Base of the rotary frequencies. Limits: above 1."""
     kind: Literal["default", "yarn"] = "default"
+    """As trained, or stretched by YaRN; all below is YaRN's."""
     factor: float = 1.0
+    """How many times longer than its training the context is. Limits: 1 or more."""
     original_max_position_embeddings: int = 4096
+    """Tokens of the context before the stretch. Limits: above 0."""
     beta_fast: float = 32.0
+    """Turns within the original context above which a frequency is kept. Limits: above 0."""
     beta_slow: float = 1.0
+    """Turns below which a frequency is stretched whole. Limits: above 0."""
     mscale: float | None = None
+    """Scale of the attention's temperature, as DeepSeek has it. Limits: 0 or more."""
     mscale_all_dim: float | None = None
+    """The same, for what is not rotary, too. Limits: 0 or more."""
     attention_factor: float | None = None
+    """The temperature itself, instead of one made from `factor`. Limits: 0 or more."""
     truncate: bool = True
+    """Round the bounds of the stretched frequencies to whole ones."""
 
     def __post_init__(self) -> None:
         """Refuse a base or a stretch that has no meaning."""

@@ -24,15 +24,16 @@ LEAF = np.finfo(np.float32).max
 
 @dataclass(frozen=True, kw_only=True)
 class ForestConfig:
-    """How many trees grow, how deep, with how many rows a leaf at least.
-
-    `feature_share` of the features are tried for every split.
-    """
+    """How a forest grows."""
 
     num_trees: int = 150
+    """Trees. Limits: 1 or more."""
     max_depth: int = 10
+    """Splits from root to leaf at most. Limits: 1 or more."""
     leaf_rows: int = 15
+    """Rows of a leaf at least. Limits: 1 or more."""
     feature_share: float = 0.7
+    """Share of the features that are tried for every split. Limits: above 0, at most 1."""
 
     def __post_init__(self) -> None:
         if min(self.num_trees, self.max_depth, self.leaf_rows) < 1:

@@ -27,19 +27,20 @@ _ROWS_PER_TOPIC = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig:
-    """How an estimator is learned.
-
-    `strengths` are the ridge penalties tried in `num_folds` folds of the rows given; the forest is
-    given `num_topics` of a prompt, or fewer where rows are few; `forest_share` of every estimate
-    is its own.
-    """
+    """How an estimator is learned."""
 
     strengths: tuple[float, ...] = (4.0, 10.0, 32.0)
+    """The ridge penalties tried. Limits: above 0 each."""
     num_folds: int = 3
+    """Folds of the rows given, in which they are tried. Limits: 2 or more."""
     num_topics: int = 48
+    """Topics of a prompt that the forest is given, or fewer where rows are few.
+    Limits: 1 or more."""
     forest_share: float = 0.85
+    """The forest's share of every estimate. Limits: 0 to 1."""
     forest: ForestConfig = field(default_factory=ForestConfig)
     seed: int = 0
+    """Decides folds and trees."""
 
     def __post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0:

@@ -10,16 +10,18 @@ from moestro.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """Answers to deterministic requests, kept to be given again; off unless it is asked for.
-
-    `is_shared` lets one key have what another one asked for; by default each has its own.
-    """
+    """Answers to deterministic requests, kept to be given again; off unless it is asked for."""
 
     enabled: bool = False
+    """Whether answers are kept."""
     max_age_s: float = 86_400.0
+    """Seconds for which one is. Limits: above 0."""
     max_bytes: int = 256 * 2**20
+    """Bytes of all that are kept. Limits: above 0."""
     max_answer_bytes: int = 2**20
+    """Longer answers are not kept. Limits: above 0."""
     is_shared: bool = False
+    """Let one key have what another one asked for; by default each has its own."""
 
     def __post_init__(self) -> None:
         for name in ("max_age_s", "max_bytes", "max_answer_bytes"):
@@ -29,21 +31,27 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsConfig:
-    """A database by URL: a file of SQLite's, or `postgresql+psycopg://user@host/name`.
-
-    `retention_days` is how long decisions, outcomes and answers stay, None for ever; usage stays.
-    A password may stand in `password` as "env:" and a variable's name instead of in the URL.
-    """
+    """Where decisions, usage and keys are kept, and for how long."""
 
     url: str = "sqlite:///moestro.db"
+    """A database by URL: a file of SQLite's, or `postgresql+psycopg://user@host/name`."""
     password: str | None = None
+    """The database's, as `env:` and a variable's name, instead of in the URL."""
     keeps_prompts: bool = False
+    """Keep prompts and answers with their decisions."""
     retention_days: int | None = 90
+    """Days that decisions, outcomes and answers stay, none for ever; usage stays.
+    Limits: 1 or more."""
     max_waiting_records: int = 20_000
+    """Records that may wait to be written; more are lost, and counted. Limits: 1 or more."""
     flush_s: float = 0.2
+    """Seconds between two writes. Limits: above 0, at most 60."""
     poll_s: float = 0.5
-    # Answer tokens that a request without `max_tokens` reserves of its key's budget.
+    """Seconds after which each process looks for changed keys and usage.
+    Limits: above 0, at most 60."""
     assumed_answer_tokens: int = 1024
+    """Answer tokens that a request without `max_tokens` reserves of its key's budget.
+    Limits: 1 or more."""
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:

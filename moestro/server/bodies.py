@@ -21,10 +21,12 @@ _DISCONNECT: Message = {"type": "http.disconnect"}
 
 @dataclass(frozen=True, kw_only=True)
 class BodyConfig:
-    """`timeout_s` is how long a body may lag behind 16 KiB per second."""
+    """How large and how slow a request's body may be."""
 
     max_bytes: int = 8 * 1024**2
+    """Bytes of a body. Limits: 1 or more."""
     timeout_s: float = 30.0
+    """Seconds that a body may lag behind 16 KiB per second. Limits: above 0."""
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or not self.timeout_s > 0:

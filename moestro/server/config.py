@@ -15,17 +15,20 @@ from moestro.server.limits import LimitsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """A server's settings; `drain_s` is how long requests under way may take when it stops.
-
-    Web pages from `cors_origins` may use it from a browser; by default none but its own.
-    """
+    """A server's settings."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; without keys keep it on the loopback address."""
     port: int = 8000
+    """Port to listen on; 0 for any free one. Limits: 0 to 65535."""
     tls_cert: Path | None = None
+    """The certificate's file, in PEM, for https. Limits: with `tls_key`."""
     tls_key: Path | None = None
+    """The certificate's key, in PEM. Limits: with `tls_cert`."""
     cors_origins: tuple[str, ...] = ()
+    """Where web pages come from that may use it from a browser; by default none but its own."""
     drain_s: float = 30.0
+    """Seconds that requests under way may take when it stops. Limits: 0 or more."""
     keys: KeysConfig = field(default_factory=KeysConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     bodies: BodyConfig = field(default_factory=BodyConfig)

@@ -20,14 +20,14 @@ from moestro.server.errors import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionConfig:
-    """How long a client may take for a request's head, and how long it may read nothing.
-
-    A head may have `max_head_bytes`, and so may all else that is no body.
-    """
+    """How patient the server is with a connection."""
 
     head_timeout_s: float = 15.0
+    """Seconds that a client may take for a request's head. Limits: above 0."""
     stall_timeout_s: float = 60.0
+    """Seconds for which a client may read nothing of its answer. Limits: above 0."""
     max_head_bytes: int = 64 * 1024
+    """Bytes of a head, and of all else that is no body. Limits: above 0."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -32,9 +32,10 @@ _POLICY_VIOLATION = 1008
 
 @dataclass(frozen=True, kw_only=True)
 class KeysConfig:
-    """Keys by the name of who holds them: "sha256:" and the hash, or "env:" and a variable."""
+    """Whom the server lets in; without keys everybody."""
 
     allowed: dict[str, str] = field(default_factory=dict)
+    """Keys by the name of who holds them: `sha256:` and the hash, or `env:` and a variable."""
 
 
 class Keys:

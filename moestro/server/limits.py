@@ -34,11 +34,14 @@ _BUSY_RETRY_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class ClientLimits:
-    """What one client may ask for; None is no limit. Tokens are those generated."""
+    """What one client may ask for; none is no limit."""
 
     requests_per_minute: int | None = None
+    """Requests in a minute. Limits: 1 or more."""
     tokens_per_minute: int | None = None
+    """Generated tokens in a minute. Limits: 1 or more."""
     concurrent_requests: int | None = None
+    """Requests at the same time. Limits: 1 or more."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -60,7 +63,9 @@ class LimitsConfig:
     each: ClientLimits = ClientLimits()
     by_key: dict[str, ClientLimits] = field(default_factory=dict)
     max_open_requests: int = 1024
+    """Requests that may be open at once, of all clients. Limits: 1 or more."""
     max_known_clients: int = 10_000
+    """Clients that are counted at once. Limits: 1 or more."""
 
     def __post_init__(self) -> None:
         for name in ("max_open_requests", "max_known_clients"):

@@ -25,15 +25,23 @@ class OptimizerConfig:
     """Muon for matrices (AdamW for the rest), or AdamW for all; one learning rate serves both."""
 
     kind: Literal["muon", "adamw"] = "muon"
+    """Which optimizer trains the matrices."""
     learning_rate: float = 8e-3
-    # Of embeddings, head, gates and norms when the matrices are Muon's.
+    """Learning rate at its highest. Limits: above 0."""
     adamw_learning_rate: float = 6e-3
+    """That of embeddings, head, gates and norms when the matrices are Muon's. Limits: above 0."""
     weight_decay: float = 0.1
+    """Decoupled weight decay, times the learning rate. Limits: 0 or more."""
     momentum: float = 0.95
+    """Muon's momentum. Limits: 0 or more, below 1."""
     beta1: float = 0.9
+    """AdamW's decay of the mean gradient. Limits: 0 or more, below 1."""
     beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient. Limits: 0 or more, below 1."""
     clip_norm: float = 1.0
+    """Gradients are scaled down to this norm. Limits: above 0."""
     newton_schulz_steps: int = 5
+    """Iterations by which Muon makes an update orthogonal. Limits: 1 or more."""
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
@@ -58,10 +66,14 @@ class ScheduleConfig:
     """Learning rate over the run; both shapes warm up linearly. Shares are of all steps."""
 
     kind: Literal["wsd", "cosine"] = "wsd"
+    """Warm-up, stable, decay; or a cosine."""
     warmup_share: float = 0.02
-    # Warm-up-stable-decay only: the share of steps over which the rate falls, linearly.
+    """Share of steps over which the rate rises. Limits: 0 to 1."""
     decay_share: float = 0.5
+    """Warm-up-stable-decay only: share of steps over which the rate falls, linearly.
+    Limits: 0 to 1, with `warmup_share` not above 1."""
     final_ratio: float = 0.02
+    """The last step's rate, as a share of the highest. Limits: 0 to 1."""
 
     def __post_init__(self) -> None:
         """Refuse shares that do not fit into one run."""
@@ -74,16 +86,20 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
-    """How experts are kept equally busy: `rate` is the bias methods', `weight` the losses'.
-
-    `sequence_weight` is that of the sequence-wise loss beside a bias method.
-    """
+    """How experts are kept equally busy."""
 
     method: BalanceMethod = "proportional"
+    """By the gates' biases (proportional, sign, quantile), by an auxiliary loss (global_aux,
+    sequence_aux), or not at all."""
     rate: float = 0.1
+    """How far a bias method moves the biases in a step, at the highest learning rate.
+    Limits: 0 or more."""
     weight: float = 1e-2
+    """Weight of the auxiliary loss. Limits: 0 or more."""
     sequence_weight: float = 2e-2
+    """Weight of the sequence-wise loss beside a bias method. Limits: 0 or more."""
     router_z_weight: float = 1e-4
+    """Weight of the z-loss, which keeps the gates' logits small. Limits: 0 or more."""
 
     def __post_init__(self) -> None:
         """Refuse to drive loads apart."""
@@ -99,8 +115,11 @@ class CheckpointConfig:
     """When a checkpoint is written, and how many are kept."""
 
     every_s: float = 120.0
+    """Seconds between two checkpoints. Limits: 0 or more."""
     every_steps: int | None = None
+    """Steps between two checkpoints, instead of seconds. Limits: 1 or more."""
     keep: int = 2
+    """How many of the latest are kept. Limits: 1 or more."""
 
     def __post_init__(self) -> None:
         """Refuse to keep none."""
@@ -114,22 +133,34 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length, batch and arithmetic of a run. Sizes are in tokens, sequences and steps."""
+    """Length, batch and arithmetic of a run."""
 
     steps: int = 1000
+    """Steps of the whole run. Limits: 1 or more."""
     seq_len: int = 256
+    """Tokens of a sequence. Limits: 1 or more, at most `model.max_position_embeddings`."""
     batch_size: int = 16
+    """Sequences of a step. Limits: 1 or more."""
     micro_batch_size: int | None = None
+    """Sequences of one forward pass; none takes the whole batch at once.
+    Limits: 1 or more, divides `batch_size`."""
     seed: int = 0
+    """Decides first weights, the order of the data and the budgets drawn.
+    Limits: 0 to 4294967295."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic; auto is the faster of the two on this machine."""
     device: str = "auto"
+    """torch's name of the device; auto takes a GPU where there is one."""
     mtp_weight: float = 0.3
-    # Draw each sequence's budget between the fewest and the most experts; else take the most.
+    """Weight of the multi-token prediction loss. Limits: 0 or more."""
     is_budget_drawn: bool = True
-    # Begin with heads that already copy what the text repeats (model/induction.py).
+    """Draw each sequence's budget between the fewest and the most experts; else take the most."""
     is_induction_planted: bool = True
+    """Begin with heads that already copy what the text repeats (model/induction.py)."""
     log_every: int = 1
+    """Steps between two lines of metrics.jsonl. Limits: 1 or more."""
     evaluate_every: int = 0
+    """Steps between two evaluations on held-out text; 0: none before the end. Limits: 0 or more."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     balance: BalanceConfig = BalanceConfig()
@@ -167,6 +198,7 @@ class RunConfig:
     """
 
     preset: str = "demo"
+    """A model's shape by name; `[model]` changes it."""
     model: ModelConfig
     data: DataConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
