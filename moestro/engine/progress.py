@@ -61,8 +61,10 @@ class Progress:
 
         Nothing where nobody asked for it. CheckpointError where the logits are not finite.
         """
-        prompt = self.request.prompt
-        if not self.request.scores_prompt or work.sequence.choice or work.start >= len(prompt):
+        prompt, sequence = self.request.prompt, work.sequence
+        # Who was preempted in the middle of an answer computes the prompt again, but has told it.
+        is_told = sequence.num_generated > 0
+        if not self.request.scores_prompt or sequence.choice or is_told:
             return []
         end = min(work.end, len(prompt) - 1)
         for start in range(work.start, end, _MOST_SCORED):

@@ -149,6 +149,21 @@ def test_preempted_equals_undisturbed() -> None:
     assert tight.stats().cache_usage == 0
 
 
+def test_a_preempted_answer_tells_its_prompt_once() -> None:
+    requests = [
+        ask(f"r{index}", length=40, seed=index, max_tokens=60, scores_prompt=True)
+        for index in range(6)
+    ]
+    tight = build(cache=CacheConfig(block_size=16, num_tokens=256))
+    told = [
+        event.request_id
+        for event in chain.from_iterable(steps(tight, requests))
+        if isinstance(event, PromptEvent)
+    ]
+    assert tight.stats().preemptions > 0
+    assert sorted(told) == [request.id for request in requests]
+
+
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), SAMPLED])
 def test_with_drafts_equals_without(sampling: Sampling) -> None:
     requests = [ask("mine", sampling=sampling), *crowd(5)]
