@@ -8,6 +8,7 @@ import asyncio
 import errno
 import gc
 import ipaddress
+import logging
 import signal
 import socket
 import ssl
@@ -227,6 +228,8 @@ class _Ending:
         if self._draining is None:
             self.begin()
             return
+        # uvicorn would log all that is cut off now as faults, each with a traceback.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.force_exit = True
         if self._serving is not None:
             self._serving.cancel()
