@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from moestro.api.chunks import Chunk, Token, ToolCallDelta
 from moestro.api.openai_logprobs import TextOffsets, chat_logprobs, completion_logprobs
+from moestro.api.whole import join_calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,8 @@ class ChatChoices:
         if chunk.reasoning:
             delta["reasoning_content"] = chunk.reasoning
         if chunk.tool_calls:
-            delta["tool_calls"] = [_call_delta(call) for call in chunk.tool_calls]
+            # One piece of each call, as OpenAI sends it: some clients read the first piece only.
+            delta["tool_calls"] = [_call_delta(call) for call in join_calls(chunk.tool_calls)]
         return {"index": index, "delta": delta} | self._rest(chunk)
 
     def _rest(self, chunk: Chunk, *, is_whole: bool = False) -> dict[str, Any]:

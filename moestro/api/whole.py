@@ -3,7 +3,7 @@
 Knows no wire format. Next: openai_answers.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moestro.api.chunks import Chunk, Finish, Token, ToolCallDelta, Usage
@@ -21,14 +21,21 @@ class Gathered:
         choice.texts.append(chunk.text)
         choice.reasonings.append(chunk.reasoning)
         choice.tokens += chunk.tokens
-        for delta in chunk.tool_calls:
-            choice.calls.setdefault(delta.index, []).append(delta)
+        choice.calls += chunk.tool_calls
         choice.finish = chunk.finish or choice.finish
         choice.stop = chunk.stop or choice.stop
 
     def choices(self) -> list[Chunk]:
         """Return one chunk per choice, in order, with each tool call in one piece."""
         return [_join(index, choice) for index, choice in sorted(self._choices.items())]
+
+
+def join_calls(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """Put the pieces of each tool call together, in the order in which the calls begin."""
+    pieces: dict[int, list[ToolCallDelta]] = {}
+    for delta in deltas:
+        pieces.setdefault(delta.index, []).append(delta)
+    return tuple(_join_call(place, each) for place, each in pieces.items())
 
 
 def add_usages(usages: Sequence[Usage]) -> Usage:
@@ -54,7 +61,7 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     reasonings: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
-    calls: dict[int, list[ToolCallDelta]] = field(default_factory=dict)
+    calls: list[ToolCallDelta] = field(default_factory=list)
     finish: Finish | None = None
     stop: str | None = None
 
@@ -64,7 +71,7 @@ def _join(index: int, choice: _Choice) -> Chunk:
         index=index,
         text="".join(choice.texts),
         reasoning="".join(choice.reasonings),
-        tool_calls=tuple(_join_call(place, pieces) for place, pieces in choice.calls.items()),
+        tool_calls=join_calls(choice.calls),
         tokens=tuple(choice.tokens),
         finish=choice.finish,
         stop=choice.stop,

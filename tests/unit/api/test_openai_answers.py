@@ -189,6 +189,23 @@ def test_tool_calls_are_put_together_and_their_pieces_have_an_index() -> None:
     assert deltas[0][0]["id"] == "c1"
 
 
+def test_an_event_has_one_piece_of_each_tool_call() -> None:
+    chunk = Chunk(
+        tool_calls=(
+            ToolCallDelta(index=0, id="c1", name="f"),
+            ToolCallDelta(index=0, arguments="{"),
+            ToolCallDelta(index=0, arguments="}"),
+            ToolCallDelta(index=1, id="c2", name="g", arguments="["),
+        )
+    )
+    (event,) = events(ChatChoices(View()), [chunk])
+    calls = event["choices"][0]["delta"]["tool_calls"]
+    assert [(call["index"], call["id"], call["function"]) for call in calls] == [
+        (0, "c1", {"name": "f", "arguments": "{}"}),
+        (1, "c2", {"name": "g", "arguments": "["}),
+    ]
+
+
 def test_reasoning_has_its_own_field_in_a_chat_and_is_not_lost_in_a_completion() -> None:
     pieces = (Chunk(reasoning="hm "), Chunk(text="yes", finish="stop"))
     message = whole(ChatChoices(View()), STARTED, *pieces)["choices"][0]["message"]
