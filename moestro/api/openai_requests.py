@@ -73,7 +73,8 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
 
 def read_chat(body: ChatBody, model: str) -> ChatRequest:
     """Return the request that a chat is."""
-    if body.top_logprobs is not None and not body.logprobs:
+    # 0 is what many a client sends with logprobs false: none.
+    if body.top_logprobs and not body.logprobs:
         raise ConfigError(
             f"top_logprobs is {body.top_logprobs} without logprobs: set logprobs to true",
             param="top_logprobs",

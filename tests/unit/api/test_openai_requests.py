@@ -113,6 +113,7 @@ def test_a_chat_takes_the_newer_name_of_max_tokens_and_asks_for_logprobs_twice()
     assert chat_options(logprobs=True).top_logprobs == 0
     assert chat_options(logprobs=True, top_logprobs=5).top_logprobs == 5
     assert chat_options(logprobs=False).top_logprobs is None
+    assert chat_options(logprobs=False, top_logprobs=0).top_logprobs is None
 
 
 def test_an_effort_reaches_the_template_and_none_is_no_thinking() -> None:
