@@ -67,12 +67,14 @@ class Prompts:
 
     async def read(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens by their names; many in a thread."""
-        return await _away(len(ids), lambda: self._tokenizer.decode_named(self._checked(ids)))
+        return await _away(
+            len(ids), lambda: self._tokenizer.decode_named(self._checked(ids, "tokens"))
+        )
 
     async def show(self, ids: Sequence[int]) -> list[str]:
         """Return each token as a person reads it; many in a thread."""
         show = self._tokenizer.token_text
-        return await _away(len(ids), lambda: list(map(show, self._checked(ids))))
+        return await _away(len(ids), lambda: list(map(show, self._checked(ids, "tokens"))))
 
     def _build_chat(self, request: ChatRequest) -> Prompt:
         taken = _RESERVED & set(request.template_variables)
@@ -136,13 +138,14 @@ class Prompts:
         # Before a look at each: there may be a million.
         if len(ids) > self._context_length:
             raise overlong(request, f"{len(ids)} tokens", self._context_length)
-        return Prompt(ids=tuple(self._checked(ids)))
+        return Prompt(ids=tuple(self._checked(ids, "prompt")))
 
-    def _checked(self, ids: Sequence[int]) -> Sequence[int]:
+    def _checked(self, ids: Sequence[int], param: str) -> Sequence[int]:
         outside = [token for token in ids if not 0 <= token < self._vocab_size]
         if outside:
             raise DataError(
-                f"token {outside[0]} is outside the vocabulary of {self._vocab_size}: send others"
+                f"token {outside[0]} is outside the vocabulary of {self._vocab_size}: send others",
+                param=param,
             )
         return ids
 

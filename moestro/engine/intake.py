@@ -98,11 +98,13 @@ class Intake:
         if not self._shape.has_budget:
             raise ConfigError(
                 f"experts is {experts}, but this checkpoint has no budget table: calibrate it first"
-                " (moestro convert --calibrate), or leave experts out"
+                " (moestro convert --calibrate), or leave experts out",
+                param="experts",
             )
         if experts != "auto" and not fewest <= float(experts) <= most:
             raise ConfigError(
-                f"experts is {experts}: this model takes {fewest} to {most} per token"
+                f"experts is {experts}: this model takes {fewest} to {most} per token",
+                param="experts",
             )
 
 

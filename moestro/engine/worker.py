@@ -166,7 +166,7 @@ class Worker:
             self._engine.submit(request)
         except MoestroError as error:
             is_callers = not isinstance(error, BackendError)
-            failed = _fail(request, str(error), is_callers_fault=is_callers)
+            failed = _fail(request, str(error), is_callers_fault=is_callers, param=error.param)
         except Exception as error:  # The worker loop: one odd request must not end the others.
             log.exception("request %s could not be taken", request.id)
             reason = f"the engine could not take the request ({type(error).__name__}: {error})"
@@ -191,5 +191,9 @@ class Worker:
         return max(0.0, self._counted_at + STATS_EVERY_S - self._clock())
 
 
-def _fail(request: EngineRequest, message: str, *, is_callers_fault: bool) -> FailEvent:
-    return FailEvent(request_id=request.id, message=message, is_callers_fault=is_callers_fault)
+def _fail(
+    request: EngineRequest, message: str, *, is_callers_fault: bool, param: str | None = None
+) -> FailEvent:
+    return FailEvent(
+        request_id=request.id, message=message, is_callers_fault=is_callers_fault, param=param
+    )

@@ -210,8 +210,10 @@ def test_mistakes_are_refused_before_the_answer(
     is_stream: bool,
 ) -> None:
     question: dict[str, Any] = {"model": NAME, "prompt": "x", "stream": is_stream}
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as caught:
         real_client.completions.create(**(question | fields))
+    (named,) = fields.get("extra_body", fields)
+    assert caught.value.param == named
 
 
 def test_what_is_not_json_cannot_be_forced_to_be(real_client: openai.OpenAI) -> None:

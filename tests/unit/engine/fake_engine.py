@@ -40,7 +40,7 @@ class FakeEngine:
 
     def submit(self, request: EngineRequest) -> None:
         if request.prompt[-1] == REFUSED:
-            raise ConfigError("the prompt is refused: send another")
+            raise ConfigError("the prompt is refused: send another", param="prompt")
         if request.prompt[-1] == BROKEN:
             raise ValueError("broken")
         self._waiting.append(request)

@@ -66,8 +66,12 @@ def test_events_come_in_order_and_one_message_a_step() -> None:
     assert [score.token_id for event in tokens for score in event.scores] == [11, 12, 13]
 
 
-@pytest.mark.parametrize(("last", "is_callers_fault"), [(REFUSED, True), (BROKEN, False)])
-def test_a_request_that_cannot_be_taken_fails_alone(last: int, is_callers_fault: bool) -> None:
+@pytest.mark.parametrize(
+    ("last", "is_callers_fault", "param"), [(REFUSED, True, "prompt"), (BROKEN, False, None)]
+)
+def test_a_request_that_cannot_be_taken_fails_alone(
+    last: int, is_callers_fault: bool, param: str | None
+) -> None:
     engine = FakeEngine()
     with working(engine) as pipe:
         pipe.send(Submit(request(0, last=last)))
@@ -76,6 +80,7 @@ def test_a_request_that_cannot_be_taken_fails_alone(last: int, is_callers_fault:
     events = [event for batch in heard for event in batch.events]
     (failed,) = [event for event in events if isinstance(event, FailEvent)]
     assert (failed.request_id, failed.is_callers_fault) == ("r0", is_callers_fault)
+    assert failed.param == param
     assert engine.aborted == ["r0"]
     assert sum(isinstance(event, TokensEvent) for event in events) == 3
 
