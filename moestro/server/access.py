@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 # A caller's own id goes into headers and logs as it is, so it may hold nothing surprising.
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ID_BYTES = 16
+_NAMES = (b"x-request-id",)
+# Anthropic's clients look for the id under a name of their own.
+_ANTHROPIC = "/v1/messages"
+_ANTHROPIC_NAMES = (*_NAMES, b"request-id")
 _SHOWN_PATH = 100
 # Where whoever wrote a line of its own about a request says so, so that there are not two.
 IS_LOGGED = "is_logged"
@@ -45,7 +49,9 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                names = _ANTHROPIC_NAMES if scope["path"].startswith(_ANTHROPIC) else _NAMES
+                own = [(name, request_id.encode()) for name in names]
+                headers = [*message.get("headers", ()), *own]
                 message = {**message, "headers": headers}
             await send(message)
 

@@ -86,8 +86,6 @@ def routes(backend: Backend) -> APIRouter:
             read_messages(body, pick_model(backend, body.model)),
             lambda started: MessageAnswer(message_id, started),
             is_stream=bool(body.stream),
-            # The name that Anthropic's clients look for.
-            headers={"request-id": getattr(request.state, "request_id", "") or message_id},
         )
 
     @paths.post("/v1/messages/count_tokens", responses=_ERRORS)

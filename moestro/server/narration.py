@@ -48,21 +48,20 @@ async def narrate(
     begin: Callable[[Started], Narrator],
     *,
     is_stream: bool,
-    headers: dict[str, str],
 ) -> Response:
     """Answer whole, or begin a stream once the backend has begun."""
     pieces = backend.stream(asked)
     if not is_stream:
         work = _gather(request, pieces, begin)
         started, narrator = await while_connected(request.receive, work)
-        return JsonResponse(narrator.body(), headers=answer_headers(started) | headers)
+        return JsonResponse(narrator.body(), headers=answer_headers(started))
     try:
         started = await while_connected(request.receive, _start(pieces))
     except BaseException:
         await pieces.aclose()
         raise
     events = _events(request, pieces, begin(started))
-    return EventStream(events, answer_headers(started) | headers)
+    return EventStream(events, answer_headers(started))
 
 
 async def _start(pieces: Stream) -> Started:

@@ -64,7 +64,6 @@ def routes(backend: Backend) -> APIRouter:
             read_responses(body, pick_model(backend, body.model)),
             lambda started: ResponseAnswer(identity, body, started),
             is_stream=bool(body.stream),
-            headers={},
         )
 
     return paths

@@ -151,6 +151,7 @@ def test_errors_have_the_clients_own_classes() -> None:
             client.messages.create(**ASK | {"max_tokens": 0})
     assert limited.value.response.headers["retry-after"] == "7"
     assert limited.value.type == "rate_limit_error"
+    assert wrong.value.request_id
     assert wrong.value.type == "invalid_request_error"
 
 
