@@ -182,6 +182,8 @@ class GrammarFactory:
         return Grammar(matcher, self._vocab_size, self._eos_ids, spec.param)
 
 
+# What llguidance says in names of its own.
+_REASONS = {"NoExtensionBias": "no text follows it"}
 _NAMES = {
     "json_schema": "JSON schema",
     "json_object": "JSON object",
@@ -256,5 +258,6 @@ def _pack(token_ids: Iterable[int], vocab_size: int) -> bytes:
 
 def _one_line(reason: str) -> str:
     line = reason.strip().partition("\n")[0]
+    line = _REASONS.get(line, line)
     shortened = line[:_MAX_REASON_CHARS]
     return shortened if shortened == line else f"{shortened}..."

@@ -196,7 +196,7 @@ def test_a_grammar_that_no_text_can_end_is_named_as_the_cause(factory: GrammarFa
         ("json_schema", "true", "is true: give an object"),
         ("json_schema", '{"type": "strin"}', "Invalid type: strin"),
         ("json_schema", '{"const": "\\ud800"}', "lone surrogate"),
-        ("json_schema", '{"$ref": "#"}', "cannot be used"),
+        ("json_schema", '{"$ref": "#"}', "cannot be used .no text follows it"),
         ("json_schema", '{"$ref": "https://example.com/x"}', "cannot be used"),
         ("json_schema", '{"type": "integer", "minimum": 2, "maximum": 1}', "cannot be used"),
     ],
