@@ -77,9 +77,11 @@ class Reply:
                 case PromptEvent():
                     yield from self._echo_scores(event)
                 case TokensEvent():
-                    touched[event.choice] = self._choices[event.choice]
-                    for token in event.tokens():
-                        self._push(event.choice, token)
+                    choice = self._choices[event.choice]
+                    # Behind a stop string the engine may have gone on for a step or two.
+                    if choice.finish is None:
+                        touched[event.choice] = choice
+                        self._push_all(event)
                 case EndEvent():
                     self._ended = event
                 case FailEvent():
@@ -124,11 +126,14 @@ class Reply:
         for index in range(len(self._choices)):
             yield Chunk(index=index, text=self._echo.text, tokens=tokens)
 
+    def _push_all(self, event: TokensEvent) -> None:
+        for new in event.tokens():
+            self._push(event.choice, new)
+            if self._choices[event.choice].finish is not None:
+                return
+
     def _push(self, index: int, new: NewToken) -> None:
         choice = self._choices[index]
-        # Behind a stop string the engine may have gone on for a step or two.
-        if choice.finish is not None:
-            return
         token = self._names.describe(new, self._wish)
         is_stop_token = new.finish == "stop" and token.token_id in self._request.stop_token_ids
         if is_stop_token:

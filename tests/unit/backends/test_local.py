@@ -62,6 +62,18 @@ def test_a_stop_string_across_tokens_ends_the_answer_and_frees_the_engine() -> N
     assert timing.decode_s >= 0
 
 
+def test_an_answer_ends_once_however_long_its_engine_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, engine = build("return radius * 2 + radius * 3", ends=False)
+    cuts: list[int] = []
+    monkeypatch.setattr(engine, "cut", lambda _, choice: cuts.append(choice))
+    pieces = ask(backend, completion(stops=(" *",), max_tokens=40))
+    assert [chunk.finish for chunk in chunks(pieces) if chunk.finish] == ["stop"]
+    assert text_of(pieces) == "return radius"
+    assert cuts == [0]
+
+
 def test_choices_end_on_their_own_and_are_paid_together() -> None:
     backend, engine = build("radius radius", "area")
     pieces = ask(backend, completion(num_choices=3))
