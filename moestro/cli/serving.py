@@ -116,6 +116,7 @@ async def serve(
             ssl_keyfile=config.tls_key,
             log_config=None,
             access_log=False,
+            timeout_keep_alive=config.connections.idle_timeout_s,
             timeout_graceful_shutdown=round(config.drain_s + _LAST_BYTES_S),
             server_header=False,
         ),

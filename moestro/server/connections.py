@@ -24,6 +24,9 @@ class ConnectionConfig:
 
     head_timeout_s: float = 15.0
     """Seconds that a client may take for a request's head. Limits: above 0."""
+    idle_timeout_s: int = 75
+    """Seconds that a connection may be idle between two requests: longer than clients and proxies
+    keep theirs, as a request sent while it closes is lost. Limits: above 0."""
     stall_timeout_s: float = 60.0
     """Seconds for which a client may read nothing of its answer. Limits: above 0."""
     max_head_bytes: int = 64 * 1024

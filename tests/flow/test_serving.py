@@ -1,5 +1,6 @@
 """How a server process listens and ends: signals, answers under way, ports, addresses."""
 
+import http.client
 import json
 import os
 import signal
@@ -94,6 +95,21 @@ def test_an_idle_connection_does_not_hold_up_the_end() -> None:
         server.tell(signal.SIGTERM)
         assert server.wait() == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_connection_outlives_the_five_seconds_that_clients_keep_theirs() -> None:
+    with scripted() as server:
+        connection = http.client.HTTPConnection(
+            server.url.removeprefix("http://"), timeout=TIMEOUT_S
+        )
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        kept = connection.sock
+        time.sleep(5.5)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        assert connection.sock is kept
+        connection.close()
 
 
 def test_a_port_in_use_is_named_with_what_to_do() -> None:

@@ -138,7 +138,7 @@ def test_who_uploads_too_much_still_reads_why() -> None:
     run(BodyGuard(say_size, BodyConfig(max_bytes=100_000)), client)
 
 
-@pytest.mark.parametrize("name", ["head_timeout_s", "stall_timeout_s"])
+@pytest.mark.parametrize("name", ["head_timeout_s", "idle_timeout_s", "stall_timeout_s"])
 def test_no_time_at_all_is_a_mistake(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0"):
         ConnectionConfig(**{name: 0})
