@@ -46,11 +46,14 @@ def routes(backend: Backend) -> APIRouter:
             raise UnknownModelError(f"model {model_id[:80]!r} is not served here: choose {known}")
         return JsonResponse(_write_card(cards[model_id]))
 
+    # Many a monitor asks for the head only.
+    @paths.head("/health", include_in_schema=False)
     @paths.get("/health", tags=["server"], responses={200: {"model": HealthAnswer}})
     async def show_health() -> Response:
         """Say that the server is alive, whether or not a model is ready."""
         return JsonResponse({"status": "ok"})
 
+    @paths.head("/ready", include_in_schema=False)
     @paths.get(
         "/ready",
         tags=["server"],

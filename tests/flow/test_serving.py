@@ -112,6 +112,14 @@ def test_a_connection_outlives_the_five_seconds_that_clients_keep_theirs() -> No
         connection.close()
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_monitor_may_ask_for_the_head_only(path: str) -> None:
+    with scripted() as server, httpx.Client(base_url=server.url) as client:
+        head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
 def test_a_port_in_use_is_named_with_what_to_do() -> None:
     with listen(ServerConfig(port=0)) as taken:
         port = taken.getsockname()[1]
