@@ -2,7 +2,7 @@
 // (arXiv 2412.19437, eq. 1-11), with a running softmax (FlashAttention, arXiv 2205.14135).
 //
 // A task's queries lie side by side in lanes, from their scores to their weights. Next: expanded.h,
-// memory.h, run.h.
+// layer_attention.h.
 
 #pragma once
 

@@ -3,7 +3,7 @@
 // than carrying every query to them (attention.h), but sums in another order.
 //
 // A task is one head of one sequence's rows. Keys are expanded some at a time, so that they stay in
-// a core's cache until all rows have read them. Next: memory.h, run.h.
+// a core's cache until all rows have read them. Next: layer_attention.h.
 
 #pragma once
 

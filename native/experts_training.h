@@ -3,105 +3,19 @@
 // Pairs of a row and an expert are sorted by expert and taken in blocks, each by one thread from
 // gathering to the experts' outputs, so that a block's numbers stay in a core's cache. Rows are
 // then summed over their slots in order. Matrices' gradients are sums over all pairs of an expert,
-// each one chain: no result depends on threads. Next: attention_training.h.
+// each one chain: no result depends on threads. Next: pair_rows.h, pair_gradients.h,
+// attention_training.h.
 
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
-#include "bands.h"
+#include "packed_matrices.h"
+#include "pair_gradients.h"
+#include "pair_rows.h"
 #include "pairs.h"
-#include "training_pairs.h"
-#include "team.h"
 
 namespace moestro::MOESTRO_ISA {
-
-// Rows summed over their slots as one task.
-constexpr int64_t SUM_ROWS = 64;
-// Experts that make whole ones fit tasks: fewer would leave threads waiting for the last.
-constexpr int64_t TASKS_PER_THREAD = 8;
-
-// Some matrices of one shape, packed one behind the other.
-template <class Isa>
-struct PackedMatrices {
-  PackedMatrices(Workspace& workspace, int64_t matrices, int64_t columns, int64_t depth)
-      : number(matrices),
-        plan(columns),
-        num_words(depth / 2),
-        data(workspace.take<uint32_t>(matrices * columns * num_words)) {}
-
-  Bands<Isa> matrix(int64_t m) const {
-    return {data + m * plan.num_columns * num_words, plan.num_columns, num_words};
-  }
-  int64_t num_tasks() const { return number * plan.number; }
-  void pack_transposed_task(const uint16_t* from, int64_t task) const {
-    const int64_t m = task / plan.number;
-    pack_transposed<Isa>(from + m * size(), matrix(m), task % plan.number);
-  }
-  void pack_task(const uint16_t* from, int64_t task) const {
-    const int64_t m = task / plan.number;
-    pack_rows<Isa>(from + m * size(), num_words, matrix(m), task % plan.number, 0);
-  }
-
- private:
-  int64_t size() const { return plan.num_columns * num_words * 2; }
-
-  const int64_t number;
-  const BandPlan<Isa> plan;
-  const int64_t num_words;
-  uint32_t* const data;
-};
-
-// One thread's room for a block of pairs: rows of so many bfloat16 or float32.
-template <class Number>
-struct BlockRows {
-  BlockRows(Workspace& workspace, int64_t row_width, int num_threads)
-      : width(row_width), data(workspace.take<Number>(num_threads * BLOCK_PAIRS * row_width)) {}
-
-  Number* rows(int rank) const { return data + rank * BLOCK_PAIRS * width; }
-
-  const int64_t width;
-  Number* const data;
-};
-
-// Writes zeros behind a block's rows, up to whole panels of words.
-template <class Number>
-void fill_up(const TrainingPairs::Block& block, int64_t width, Number* rows) {
-  const int64_t number = round_up(block.num_pairs, ROW_MULTIPLE) - block.num_pairs;
-  std::memset(rows + block.num_pairs * width, 0, sizeof(Number) * number * width);
-}
-
-// Copies a block's rows of `from` to `to`, filled up.
-inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block,
-                   const uint16_t* from, int64_t width, uint16_t* to) {
-  for (int64_t i = 0; i < block.num_pairs; ++i) {
-    copy_panels(from + pairs.row(block.first_pair + i) * width, width, to + i * width);
-  }
-  fill_up(block, width, to);
-}
-
-// Sums pairs' rows over each row's slots, in order, onto what is there already.
-template <class Isa>
-void sum_slots(Team& team, const TrainingPairs& pairs, const uint16_t* from, int64_t width,
-               const SumsBefore& before, uint16_t* to) {
-  const int64_t slots = pairs.visits.num_slots, rows = pairs.visits.num_rows;
-  team.each(divide_up(rows, SUM_ROWS), [&](int64_t task) {
-    for (int64_t t = task * SUM_ROWS; t < smaller(rows, (task + 1) * SUM_ROWS); ++t) {
-      for (int64_t c = 0; c < width; c += PANEL) {
-        typename Isa::Lanes sum = Isa::fill(0.0f);
-        for (const uint16_t* rows : before.rows) {
-          if (rows != nullptr) sum = Isa::add(sum, Isa::load_bfloat16(rows + t * width + c));
-        }
-        for (int64_t k = 0; k < slots; ++k) {
-          const int64_t pair = pairs.place[t * slots + k];
-          if (pair >= 0) sum = Isa::add(sum, Isa::load_bfloat16(from + pair * width + c));
-        }
-        Isa::store_bfloat16(sum, to + t * width + c);
-      }
-    }
-  });
-}
 
 // hidden = (gate, up) of each pair; out = sum over slots of down(weight * silu(gate) * up).
 template <class Isa>
@@ -175,110 +89,6 @@ class ForwardExperts {
   const BlockRows<uint16_t> active_;
   uint16_t* const out_;
 };
-
-// Where the factors of an expert's gradients lie. A thread that takes whole experts has one place, so
-// that they stay in its cache; else every expert has one, for all threads to read.
-struct FactorPlaces {
-  FactorPlaces(const TrainingPairs& sorted, int64_t num_experts, int num_threads)
-      : pairs(sorted), are_by_thread(num_experts >= TASKS_PER_THREAD * num_threads) {
-    for (int64_t e = 0; e < num_experts; ++e) most_words = larger(most_words, pairs.num_words(e));
-    num_words = are_by_thread ? num_threads * most_words : pairs.first_word[num_experts];
-  }
-
-  int64_t first_word(int64_t expert, int rank) const {
-    return are_by_thread ? rank * most_words : pairs.first_word[expert];
-  }
-
-  const TrainingPairs& pairs;
-  const bool are_by_thread;
-  int64_t most_words = 0, num_words = 0;
-};
-
-// A factor of the matrices' gradients: rows of an expert's pairs.
-struct PairFactor {
-  PairFactor(Workspace& workspace, const FactorPlaces& given, int64_t columns)
-      : places(given),
-        num_columns(columns),
-        data(workspace.take<uint32_t>(given.num_words * columns)) {}
-
-  uint32_t* expert(int64_t e, int rank) const {
-    return data + places.first_word(e, rank) * num_columns;
-  }
-  int64_t num_words(int64_t e) const { return places.pairs.num_words(e); }
-  // The first word of a block of an expert's pairs.
-  int64_t first_word(const TrainingPairs::Block& block) const {
-    return (block.first_pair - places.pairs.first[block.expert]) / 2;
-  }
-
-  const FactorPlaces& places;
-  const int64_t num_columns;
-  uint32_t* const data;
-};
-
-// The right one, in bands.
-template <class Isa>
-struct PairBands : PairFactor {
-  using PairFactor::PairFactor;
-
-  Bands<Isa> bands(int64_t e, int rank) const {
-    return {expert(e, rank), num_columns, num_words(e)};
-  }
-  // Takes a block's rows, filled up.
-  void put(const TrainingPairs::Block& block, const uint16_t* rows, int rank) const {
-    const Bands<Isa> to = bands(block.expert, rank);
-    const int64_t words = round_up(block.num_pairs, ROW_MULTIPLE) / 2;
-    for (int64_t b = 0; b < to.plan.number; ++b) {
-      pack_rows<Isa>(rows, words, to, b, first_word(block));
-    }
-  }
-};
-
-// The left one, in columns.
-template <class Isa>
-struct PairColumns : PairFactor {
-  using PairFactor::PairFactor;
-
-  ColumnFactor<Isa> columns(int64_t e, int rank) const {
-    return {expert(e, rank), num_columns, num_words(e)};
-  }
-  void put(const TrainingPairs::Block& block, const uint16_t* rows, int rank) const {
-    columns(block.expert, rank)
-        .put(rows, num_columns, round_up(block.num_pairs, ROW_MULTIPLE), first_word(block));
-  }
-};
-
-// The gradient of all experts' matrices of one kind: out[e] = left[e]^T right[e].
-template <class Isa>
-struct MatrixGradient {
-  MatrixGradient(const PairColumns<Isa>& left_factor, const PairBands<Isa>& right_factor,
-                 uint16_t* gradient)
-      : left(left_factor),
-        right(right_factor),
-        left_plan(left.num_columns),
-        right_plan(right.num_columns),
-        out(gradient) {}
-
-  int64_t tasks_of_one() const { return left_plan.number * right_plan.number; }
-
-  void run(int64_t expert, int64_t part, int rank) const {
-    const int64_t a = part / right_plan.number, b = part % right_plan.number;
-    const int64_t columns = right.num_columns, rows = left_plan.width(a);
-    uint16_t* to = out + (expert * left.num_columns + left_plan.first(a)) * columns;
-    to += right_plan.first(b);
-    const Bands<Isa> factors = right.bands(expert, rank);
-    multiply_band<Isa>(left.columns(expert, rank).from(left_plan.first(a)), rows, factors, b,
-                       factors.num_words,
-                       [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                         Isa::store_bfloat16(sums, to + row * columns + column);
-                       });
-  }
-
-  const PairColumns<Isa>& left;
-  const PairBands<Isa>& right;
-  const BandPlan<Isa> left_plan, right_plan;
-  uint16_t* const out;
-};
-
 template <class Isa>
 class BackwardExperts {
  public:
@@ -424,5 +234,4 @@ void backward_experts(const ExpertsBackward& pass, Workspace& workspace, int num
   BackwardExperts<Isa> work(pass, workspace, num_threads);
   run_with_tiles<Isa>(num_threads, [&](Team& team) { work.run(team); });
 }
-
 }  // namespace moestro::MOESTRO_ISA
