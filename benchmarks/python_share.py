@@ -41,10 +41,10 @@ class Timed:
     def __getattr__(self, name: str) -> Callable[..., object]:
         function: Callable[..., object] = getattr(self._inner, name)
 
-        def timed(*arguments: object) -> object:
+        def timed(*arguments: object, **named: object) -> object:
             start = time.perf_counter()
             try:
-                return function(*arguments)
+                return function(*arguments, **named)
             finally:
                 self.seconds += time.perf_counter() - start
 

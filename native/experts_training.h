@@ -42,7 +42,7 @@ class ForwardExperts {
     team.barrier();
     team.each(pairs_.num_blocks, [&](int64_t b) { visit(pairs_.blocks[b], team.rank()); });
     team.barrier();
-    sum_slots<Isa>(team, pairs_, out_, width_, pass_.before, pass_.out);
+    sum_slots<Isa>(team, pairs_, out_, width_, {{pass_.before, pass_.also_before}}, pass_.out);
     team.barrier();
   }
 
@@ -135,7 +135,7 @@ class BackwardExperts {
       team.each(number_ * tasks_of_one(), [&](int64_t task) { sum_pairs(task, rank); });
     }
     team.barrier();
-    sum_slots<Isa>(team, pairs_, dx_, width_, pass_.before, pass_.dx);
+    sum_slots<Isa>(team, pairs_, dx_, width_, {{pass_.before, nullptr}}, pass_.dx);
     team.barrier();
   }
 

@@ -135,7 +135,8 @@ struct ExpertProduct {
 
 struct ExpertsForward;
 struct ExpertsBackward;
-struct TrainedProduct;
+struct ProductForward;
+struct ProductBackward;
 struct AttentionForward;
 struct AttentionBackward;
 struct NormForward;
@@ -164,9 +165,8 @@ struct Kernels {
   void (*run)(const Stack&, const Step&, Workspace&, int num_threads);
   void (*forward_experts)(const ExpertsForward&, Workspace&, int num_threads);
   void (*backward_experts)(const ExpertsBackward&, Workspace&, int num_threads);
-  void (*forward_product)(const TrainedProduct&, uint16_t* y, Workspace&, int num_threads);
-  void (*backward_product)(const TrainedProduct&, const uint16_t* dy, uint16_t* dx,
-                           uint16_t* dweight, Workspace&, int num_threads);
+  void (*forward_product)(const ProductForward&, Workspace&, int num_threads);
+  void (*backward_product)(const ProductBackward&, Workspace&, int num_threads);
   void (*forward_attention)(const AttentionForward&, Workspace&, int num_threads);
   void (*backward_attention)(const AttentionBackward&, Workspace&, int num_threads);
   void (*forward_norm)(const NormForward&, Workspace&, int num_threads);

@@ -42,6 +42,11 @@ inline void gather(const TrainingPairs& pairs, const TrainingPairs::Block& block
   fill_up(block, width, to);
 }
 
+// Rows that a sum over slots is added to, as many as are not null, before it is rounded.
+struct SumsBefore {
+  const uint16_t* rows[2];
+};
+
 // Sums pairs' rows over each row's slots, in order, onto what is there already.
 template <class Isa>
 void sum_slots(Team& team, const TrainingPairs& pairs, const uint16_t* from, int64_t width,

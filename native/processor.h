@@ -1,4 +1,4 @@
-// Which kernels this processor can run. Next: module.cpp.
+// Which kernels this processor can run. Next: bindings/module.cpp.
 
 #pragma once
 

@@ -41,8 +41,9 @@ class WholeRows {
 };
 
 template <class Isa>
-void forward_product(const TrainedProduct& given, uint16_t* y, Workspace& workspace,
-                     int num_threads) {
+void forward_product(const ProductForward& pass, Workspace& workspace, int num_threads) {
+  const TrainedProduct& given = pass.product;
+  uint16_t* const y = pass.y;
   const int64_t width = given.width, outputs = given.num_outputs;
   workspace.reset();
   const WholeRows x(workspace, given.x, given.num_rows, width);
@@ -64,12 +65,13 @@ void forward_product(const TrainedProduct& given, uint16_t* y, Workspace& worksp
 }
 
 template <class Isa>
-void backward_product(const TrainedProduct& given, const uint16_t* dy, uint16_t* dx,
-                      uint16_t* dweight, Workspace& workspace, int num_threads) {
+void backward_product(const ProductBackward& pass, Workspace& workspace, int num_threads) {
+  const TrainedProduct& given = pass.product;
+  uint16_t *const dx = pass.dx, *const dweight = pass.dweight;
   const int64_t width = given.width, outputs = given.num_outputs, rows = given.num_rows;
   const int64_t num_words = round_up(rows, PRODUCT_ROWS) / 2;
   workspace.reset();
-  const WholeRows all_x(workspace, given.x, rows, width), all_dy(workspace, dy, rows, outputs);
+  const WholeRows all_x(workspace, given.x, rows, width), all_dy(workspace, pass.dy, rows, outputs);
   const Bands<Isa> weight(workspace.take<uint32_t>(outputs * width / 2), width, outputs / 2);
   const Bands<Isa> right(workspace.take<uint32_t>(num_words * width), width, num_words);
   const ColumnFactor<Isa> left{workspace.take<uint32_t>(num_words * outputs), outputs, num_words};

@@ -20,26 +20,24 @@ struct TrainedExperts {
   int64_t hidden_width;
 };
 
-// Rows that a sum over slots is added to, as many as are not null, before it is rounded.
-struct SumsBefore {
-  const uint16_t* rows[2];
-};
-
-// The same sum, in bfloat16. `hidden` has room for gate and up of each slot in use; what is in it
+// The same sum as ExpertProduct's, in bfloat16. It is added to `before` and `also_before`, unless they
+// are null, before it is rounded. `hidden` has room for gate and up of each slot in use; what is in it
 // is the backward pass's matter.
 struct ExpertsForward {
   const uint16_t* x;
-  SumsBefore before;
+  const uint16_t* before;
+  const uint16_t* also_before;
   Visits visits;
   TrainedExperts experts;
   uint16_t* hidden;
   uint16_t* out;
 };
 
-// Gradients of all that the sum depends on, from that of `out`; those of rows are added likewise.
+// Gradients of all that the sum depends on, from that of `out`; those of rows are added to `before`
+// likewise.
 struct ExpertsBackward {
   const uint16_t* x;
-  SumsBefore before;
+  const uint16_t* before;
   const uint16_t* hidden;
   const uint16_t* dout;
   Visits visits;
@@ -55,6 +53,20 @@ struct TrainedProduct {
   const uint16_t* x;
   const uint16_t* weight;
   int64_t num_rows, width, num_outputs;
+};
+
+// y = x weight^T, (num_rows, num_outputs).
+struct ProductForward {
+  TrainedProduct product;
+  uint16_t* y;
+};
+
+// The gradients of rows and matrix from that of y.
+struct ProductBackward {
+  TrainedProduct product;
+  const uint16_t* dy;
+  uint16_t* dx;
+  uint16_t* dweight;
 };
 
 // Causal attention in training: sequences of one length, heads, and the widths of their parts.

@@ -64,4 +64,9 @@ void Workspace::drop_extras() {
   }
 }
 
+Workspace& own_workspace() {
+  thread_local Workspace own;
+  return own;
+}
+
 }  // namespace moestro

@@ -35,4 +35,7 @@ class Workspace {
   Extra* extras_ = nullptr;
 };
 
+// The calling thread's own: threads that call at once share no scratch memory.
+Workspace& own_workspace();
+
 }  // namespace moestro

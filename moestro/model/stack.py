@@ -17,8 +17,9 @@ from moestro.model.model import Transformer, attention_factor
 from moestro.model.moe import MoE
 from moestro.model.mtp import MTPModule
 from moestro.ops.kernels import PackedExperts
+from moestro.ops.layer_parts import GateParts, LayerParts, Matrix, MtpParts, Norm
 from moestro.ops.native import NativeKernels
-from moestro.ops.stack import GateParts, LayerParts, Matrix, MtpParts, NativeStack, Norm
+from moestro.ops.stack import NativeStack
 
 
 def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:

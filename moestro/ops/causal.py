@@ -19,7 +19,7 @@ from moestro.ops.compare import compare, draw
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 from moestro.ops.panels import PANEL
 from moestro.ops.projected import Projected, Rotary
-from moestro.ops.rowwise import head_rows, norm_rows, turn_rows
+from moestro.ops.rowwise import head_rows, norm_rows, normalize, turn_rows
 
 # Scores of 64 queries of more keys than this leave a core's cache.
 MOST_TOKENS = 4096
@@ -106,21 +106,29 @@ class _Causal(torch.autograd.Function):
         assert compressed_BSM.dtype == up_HEC.dtype == torch.bfloat16
         latent_TC, up_GC = query_BSHQ.new_empty(B * S, C), up_HEC.flatten(0, 1)
         rows = norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, given.epsilon)
-        kernels.library.forward_norm(rows, 0, 0, latent_TC.data_ptr(), torch.get_num_threads())
+        normalize(kernels, rows, latent_TC)
         expanded_BSHE = products.forward(kernels, latent_TC, up_GC).view(B, S, H, E)
         turned = [query_BSHQ.new_empty(B, S, heads, R) for heads in (H, 1)]
         for to, part in zip(turned, _unturned(query_BSHQ, compressed_BSM, R), strict=True):
             turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved)
-        shape = kernels.native.AttentionShape(B, S, H, N, R, E - N, given.scale)
+        shape = kernels.native.AttentionShape(
+            num_sequences=B,
+            length=S,
+            num_heads=H,
+            nope=N,
+            rotary=R,
+            value=E - N,
+            scale=given.scale,
+        )
         out_BSHV = query_BSHQ.new_empty(B, S, H, E - N)
         log_totals_BHS = torch.empty(B, H, S)
-        kernels.library.forward_attention(
-            shape,
-            _parts(kernels, query_BSHQ[..., :N], turned, expanded_BSHE),
-            head_rows(kernels, out_BSHV),
-            log_totals_BHS.data_ptr(),
-            torch.get_num_threads(),
+        work = kernels.native.AttentionForward(
+            shape=shape,
+            inputs=_parts(kernels, query_BSHQ[..., :N], turned, expanded_BSHE),
+            out=head_rows(kernels, out_BSHV),
+            log_totals=log_totals_BHS.data_ptr(),
         )
+        kernels.library.forward_attention(work, torch.get_num_threads())
         ctx.kernels, ctx.shape, ctx.given = kernels, shape, given
         ctx.save_for_backward(
             query_BSHQ,
@@ -152,31 +160,31 @@ class _Causal(torch.autograd.Function):
         dexpanded_BSHE = torch.empty_like(expanded_BSHE)
         dturned = [torch.empty_like(part) for part in turned]
         dropes_BHSR = torch.empty(B, H, S, R)
-        kernels.library.backward_attention(
-            ctx.shape,
-            _parts(kernels, query_BSHQ[..., : Q - R], turned, expanded_BSHE),
-            head_rows(kernels, out_BSHV),
-            head_rows(kernels, dout_BSHV),
-            log_totals_BHS.data_ptr(),
-            _parts(kernels, dquery_BSHQ[..., : Q - R], dturned, dexpanded_BSHE),
-            dropes_BHSR.data_ptr(),
-            torch.get_num_threads(),
+        work = kernels.native.AttentionBackward(
+            shape=ctx.shape,
+            inputs=_parts(kernels, query_BSHQ[..., : Q - R], turned, expanded_BSHE),
+            out=head_rows(kernels, out_BSHV),
+            dout=head_rows(kernels, dout_BSHV),
+            log_totals=log_totals_BHS.data_ptr(),
+            gradients=_parts(kernels, dquery_BSHQ[..., : Q - R], dturned, dexpanded_BSHE),
+            dkey_ropes=dropes_BHSR.data_ptr(),
         )
+        kernels.library.backward_attention(work, torch.get_num_threads())
         for part, to in zip(dturned, _unturned(dquery_BSHQ, dcompressed_BSM, R), strict=True):
             turn_rows(kernels, part, rotary.cos_SP, rotary.sin_SP, to, rotary.is_interleaved, True)
         dlatent_TC, dup_GC = products.backward(
             kernels, latent_TC, up_HEC.flatten(0, 1), dexpanded_BSHE.view(B * S, H * E)
         )
         dnorm_C = torch.empty(norm_C.shape)
-        kernels.library.backward_norm(
-            norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, ctx.given.epsilon),
-            dlatent_TC.data_ptr(),
-            0,
-            dcompressed_BSM.data_ptr(),
-            dcompressed_BSM.shape[-1],
-            dnorm_C.data_ptr(),
-            torch.get_num_threads(),
+        norm_work = kernels.native.NormBackward(
+            norm=norm_rows(kernels, compressed_BSM.flatten(0, 1), norm_C, ctx.given.epsilon),
+            dy=dlatent_TC.data_ptr(),
+            drows=0,
+            dx=dcompressed_BSM.data_ptr(),
+            dx_step=dcompressed_BSM.shape[-1],
+            dweight=dnorm_C.data_ptr(),
         )
+        kernels.library.backward_norm(norm_work, torch.get_num_threads())
         return None, dquery_BSHQ, dcompressed_BSM, dnorm_C, dup_GC.view_as(up_HEC), None
 
 
@@ -190,5 +198,10 @@ def _parts(
 ) -> Any:
     rope_BSHR, rope_BS1R = turned
     key_BSHN, value_BSHV = expanded_BSHE.tensor_split([nope_BSHN.shape[-1]], dim=-1)
-    parts = (nope_BSHN, rope_BSHR, key_BSHN, rope_BS1R, value_BSHV)
-    return kernels.native.AttentionParts(*(head_rows(kernels, part) for part in parts))
+    return kernels.native.AttentionParts(
+        query_nope=head_rows(kernels, nope_BSHN),
+        query_rope=head_rows(kernels, rope_BSHR),
+        key_nope=head_rows(kernels, key_BSHN),
+        key_rope=head_rows(kernels, rope_BS1R),
+        value=head_rows(kernels, value_BSHV),
+    )

@@ -56,15 +56,14 @@ class NativeKernels:
         assert data_HnB.is_cpu
         assert data_HnB.is_contiguous()
         assert data_HnB.shape[2] == strip_bytes(panels.kind, panels.depth)
-        self.library.interleave(
-            sources,
-            data_HnB.data_ptr(),
-            FORMATS[panels.kind],
-            panels.depth,
-            panels.num_panels // step,
-            step,
-            torch.get_num_threads(),
+        places = self.native.PanelPlaces(
+            data=data_HnB.data_ptr(),
+            format=FORMATS[panels.kind],
+            depth=panels.depth,
+            panels_of_source=panels.num_panels // step,
+            panel_step=step,
         )
+        self.library.interleave(sources, places, torch.get_num_threads())
 
     def multiply(self, x_THD: Tensor, weights: Panels) -> Tensor:
         """Multiply in one parallel region."""
@@ -72,9 +71,10 @@ class NativeKernels:
         assert (weights.num_matrices, weights.depth) == (H, D)
         x_THD = _plain(x_THD, torch.float32)
         y_THN = torch.empty(T, H, weights.num_outputs)
-        self.library.multiply(
-            x_THD.data_ptr(), T, self.matrices(weights), y_THN.data_ptr(), torch.get_num_threads()
+        product = self.native.Product(
+            x=x_THD.data_ptr(), num_rows=T, weights=self.matrices(weights), y=y_THN.data_ptr()
         )
+        self.library.multiply(product, torch.get_num_threads())
         return y_THN
 
     def apply_experts(self, x_TD: Tensor, visits: Visits, experts: PackedExperts) -> Tensor:
@@ -92,18 +92,19 @@ class NativeKernels:
         assert experts_TK.shape == weights_TK.shape == is_used_TK.shape
         assert len(experts_TK) == T
         out_TD = torch.empty(T, D)
-        self.library.apply_experts(
-            x_TD.data_ptr(),
-            experts_TK.data_ptr(),
-            weights_TK.data_ptr(),
-            is_used_TK.data_ptr(),
-            T,
-            experts_TK.shape[1],
-            self.matrices(gate_up),
-            self.matrices(down),
-            out_TD.data_ptr(),
-            torch.get_num_threads(),
+        product = self.native.ExpertProduct(
+            x=x_TD.data_ptr(),
+            visits=self.native.Visits(
+                experts=experts_TK.data_ptr(),
+                weights=weights_TK.data_ptr(),
+                is_used=is_used_TK.data_ptr(),
+                num_rows=T,
+                num_slots=experts_TK.shape[1],
+            ),
+            experts=self.native.Experts(gate_up=self.matrices(gate_up), down=self.matrices(down)),
+            out=out_TD.data_ptr(),
         )
+        self.library.apply_experts(product, torch.get_num_threads())
         return out_TD
 
     def forward_experts(
@@ -123,18 +124,18 @@ class NativeKernels:
         out_TD = torch.empty_like(x_TD)
         # Room for all slots: counting those in use would cost more than leaving some untouched.
         hidden_PG = x_TD.new_empty(parts.is_used_TK.numel(), gate_up_EGD.shape[1])
-        first, second = (*(each.data_ptr() for each in before), 0, 0)[:2]
         assert len(before) <= 2
-        self.library.forward_experts(
-            x_TD.data_ptr(),
-            first,
-            second,
-            parts.visits,
-            parts.experts,
-            hidden_PG.data_ptr(),
-            out_TD.data_ptr(),
-            torch.get_num_threads(),
+        first_TD, second_TD = (*before, None, None)[:2]
+        work = self.native.ExpertsForward(
+            x=x_TD.data_ptr(),
+            before=address_of(first_TD),
+            also_before=address_of(second_TD),
+            visits=parts.visits,
+            experts=parts.experts,
+            hidden=hidden_PG.data_ptr(),
+            out=out_TD.data_ptr(),
         )
+        self.library.forward_experts(work, torch.get_num_threads())
         return out_TD, hidden_PG
 
     def backward_experts(
@@ -156,20 +157,22 @@ class NativeKernels:
         before_TD = None if before_TD is None else parts.rows(before_TD)
         dx_TD, dweights_TK = torch.empty_like(x_TD), torch.empty_like(parts.weights_TK)
         dgate_up_EGD, ddown_EDF = (torch.empty_like(m) for m in (parts.gate_up_EGD, parts.down_EDF))
+        assert hidden_PG.dtype == torch.bfloat16
+        assert hidden_PG.shape == (parts.is_used_TK.numel(), gate_up_EGD.shape[1])
         assert hidden_PG.is_contiguous()
-        self.library.backward_experts(
-            x_TD.data_ptr(),
-            0 if before_TD is None else before_TD.data_ptr(),
-            hidden_PG.data_ptr(),
-            dout_TD.data_ptr(),
-            parts.visits,
-            parts.experts,
-            dx_TD.data_ptr(),
-            dweights_TK.data_ptr(),
-            dgate_up_EGD.data_ptr(),
-            ddown_EDF.data_ptr(),
-            torch.get_num_threads(),
+        work = self.native.ExpertsBackward(
+            x=x_TD.data_ptr(),
+            before=address_of(before_TD),
+            hidden=hidden_PG.data_ptr(),
+            dout=dout_TD.data_ptr(),
+            visits=parts.visits,
+            experts=parts.experts,
+            dx=dx_TD.data_ptr(),
+            dweights=dweights_TK.data_ptr(),
+            dgate_up=dgate_up_EGD.data_ptr(),
+            ddown=ddown_EDF.data_ptr(),
         )
+        self.library.backward_experts(work, torch.get_num_threads())
         return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
 
     @property
@@ -189,44 +192,29 @@ class NativeKernels:
 
     def forward_product(self, x_TD: Tensor, weight_ND: Tensor) -> Tensor:
         """Return y_TN = x W^T in training; bfloat16."""
-        (T, D), N = x_TD.shape, len(weight_ND)
         x_TD, weight_ND = _plain(x_TD, torch.bfloat16), _plain(weight_ND, torch.bfloat16)
-        assert weight_ND.shape == (N, D)
-        assert self.takes_product(weight_ND)
-        y_TN = x_TD.new_empty(T, N)
-        self.library.forward_product(
-            x_TD.data_ptr(),
-            weight_ND.data_ptr(),
-            T,
-            D,
-            N,
-            y_TN.data_ptr(),
-            torch.get_num_threads(),
+        y_TN = x_TD.new_empty(len(x_TD), len(weight_ND))
+        work = self.native.ProductForward(
+            product=self._trained_product(x_TD, weight_ND), y=y_TN.data_ptr()
         )
+        self.library.forward_product(work, torch.get_num_threads())
         return y_TN
 
     def backward_product(
         self, x_TD: Tensor, weight_ND: Tensor, dy_TN: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the gradients of rows and matrix."""
-        (T, D), N = x_TD.shape, len(weight_ND)
         x_TD, weight_ND = _plain(x_TD, torch.bfloat16), _plain(weight_ND, torch.bfloat16)
         dy_TN = _plain(dy_TN, torch.bfloat16)
-        assert weight_ND.shape == (N, D)
-        assert dy_TN.shape == (T, N)
-        assert self.takes_product(weight_ND)
+        assert dy_TN.shape == (len(x_TD), len(weight_ND))
         dx_TD, dweight_ND = torch.empty_like(x_TD), torch.empty_like(weight_ND)
-        self.library.backward_product(
-            x_TD.data_ptr(),
-            weight_ND.data_ptr(),
-            T,
-            D,
-            N,
-            dy_TN.data_ptr(),
-            dx_TD.data_ptr(),
-            dweight_ND.data_ptr(),
-            torch.get_num_threads(),
+        work = self.native.ProductBackward(
+            product=self._trained_product(x_TD, weight_ND),
+            dy=dy_TN.data_ptr(),
+            dx=dx_TD.data_ptr(),
+            dweight=dweight_ND.data_ptr(),
         )
+        self.library.backward_product(work, torch.get_num_threads())
         return dx_TD, dweight_ND
 
     def differentiate_loss(
@@ -243,27 +231,35 @@ class NativeKernels:
         assert targets_T.shape == weights_T.shape == (T,)
         assert D % WIDTH_MULTIPLE == 0 == V % WIDTH_MULTIPLE
         nats_T, dx_TD, dhead_VD = torch.empty(T), torch.empty_like(x_TD), torch.empty(V, D)
-        self.library.differentiate_loss(
-            x_TD.data_ptr(),
-            head_VD.data_ptr(),
-            targets_T.data_ptr(),
-            weights_T.data_ptr(),
-            T,
-            D,
-            V,
-            nats_T.data_ptr(),
-            dx_TD.data_ptr(),
-            dhead_VD.data_ptr(),
-            torch.get_num_threads(),
+        work = self.native.LossRows(
+            x=x_TD.data_ptr(),
+            head=head_VD.data_ptr(),
+            targets=targets_T.data_ptr(),
+            weights=weights_T.data_ptr(),
+            num_rows=T,
+            width=D,
+            vocabulary=V,
+            nats=nats_T.data_ptr(),
+            dx=dx_TD.data_ptr(),
+            dhead=dhead_VD.data_ptr(),
         )
+        self.library.differentiate_loss(work, torch.get_num_threads())
         return nats_T, dx_TD, dhead_VD
 
     def sigmoid(self, x: Tensor) -> Tensor:
         """Fill with sigmoids on the caller's thread: they are few."""
         x = _plain(x, torch.float32)
         y = torch.empty_like(x)
-        self.library.fill_sigmoids(x.data_ptr(), x.numel(), y.data_ptr())
+        self.library.fill_sigmoids(x=x.data_ptr(), number=x.numel(), y=y.data_ptr())
         return y
+
+    def _trained_product(self, x_TD: Tensor, weight_ND: Tensor) -> Any:
+        (T, D), N = x_TD.shape, len(weight_ND)
+        assert weight_ND.shape == (N, D)
+        assert self.takes_product(weight_ND)
+        return self.native.TrainedProduct(
+            x=x_TD.data_ptr(), weight=weight_ND.data_ptr(), num_rows=T, width=D, num_outputs=N
+        )
 
     def _source(self, rows: Rows, panels: Panels, step: int) -> Any:
         numbers_ND, scales_Ng, half = rows.numbers_ND, rows.scales_Ng, rows.half
@@ -285,11 +281,11 @@ class NativeKernels:
             assert numbers_ND.dtype == KINDS[kind]
             assert numbers_ND.shape == (num_outputs, panels.depth)
         return self.native.SourceRows(
-            numbers_ND.data_ptr(),
-            0 if scales_Ng is None else scales_Ng.data_ptr(),
-            num_outputs,
-            numbers_ND.nbytes // max(num_outputs, 1),
-            rows.matrix * panels.num_panels + (half or 0),
+            data=numbers_ND.data_ptr(),
+            scales=address_of(scales_Ng),
+            num_rows=num_outputs,
+            row_bytes=numbers_ND.nbytes // max(num_outputs, 1),
+            first_panel=rows.matrix * panels.num_panels + (half or 0),
         )
 
     def matrices(self, weights: Panels, bias_N: Tensor | None = None) -> Any:
@@ -302,14 +298,19 @@ class NativeKernels:
         assert weights.num_outputs <= weights.num_panels * PANEL
         assert bias_N is None or bias_N.shape == (weights.num_outputs,)
         return self.native.Matrices(
-            data_HnB.data_ptr(),
-            FORMATS[weights.kind],
-            H,
-            weights.num_outputs,
-            weights.depth,
-            weights.num_panels,
-            0 if bias_N is None else bias_N.data_ptr(),
+            data=data_HnB.data_ptr(),
+            format=FORMATS[weights.kind],
+            num_matrices=H,
+            num_outputs=weights.num_outputs,
+            depth=weights.depth,
+            num_panels=weights.num_panels,
+            bias=address_of(bias_N),
         )
+
+
+def address_of(tensor: Tensor | None) -> int:
+    """Return where a tensor lies, which the caller keeps alive; 0, C++'s null, for None."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 class _TrainedExperts:
@@ -330,10 +331,18 @@ class _TrainedExperts:
         assert gate_up_EGD.shape == (E, 2 * F, D)
         assert D % WIDTH_MULTIPLE == 0 == F % WIDTH_MULTIPLE
         self.visits = native.Visits(
-            self.experts_TK.data_ptr(), self.weights_TK.data_ptr(), self.is_used_TK.data_ptr(), T, K
+            experts=self.experts_TK.data_ptr(),
+            weights=self.weights_TK.data_ptr(),
+            is_used=self.is_used_TK.data_ptr(),
+            num_rows=T,
+            num_slots=K,
         )
         self.experts = native.TrainedExperts(
-            self.gate_up_EGD.data_ptr(), self.down_EDF.data_ptr(), E, D, F
+            gate_up=self.gate_up_EGD.data_ptr(),
+            down=self.down_EDF.data_ptr(),
+            num_experts=E,
+            width=D,
+            hidden_width=F,
         )
 
     def rows(self, tensor_TD: Tensor) -> Tensor:

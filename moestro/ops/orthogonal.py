@@ -44,17 +44,23 @@ def find_fault(kernels: NativeKernels) -> str | None:
 
 def _natively(kernels: NativeKernels, update_NRC: Tensor, num_steps: int) -> Tensor:
     N, R, C = update_NRC.shape
-    update_NRC, out_NRC = update_NRC.contiguous(), torch.empty_like(update_NRC)
-    kernels.library.orthogonalize(
-        update_NRC.data_ptr(),
-        N,
-        R,
-        C,
-        num_steps,
-        QUINTIC,
-        out_NRC.data_ptr(),
-        torch.get_num_threads(),
+    assert update_NRC.is_cpu
+    assert update_NRC.dtype == torch.bfloat16
+    update_NRC = update_NRC.contiguous()
+    out_NRC = torch.empty_like(update_NRC)
+    a, b, c = QUINTIC
+    work = kernels.native.Orthogonals(
+        x=update_NRC.data_ptr(),
+        number=N,
+        num_rows=R,
+        num_columns=C,
+        num_steps=num_steps,
+        a=a,
+        b=b,
+        c=c,
+        y=out_NRC.data_ptr(),
     )
+    kernels.library.orthogonalize(work, torch.get_num_threads())
     return out_NRC
 
 

@@ -117,17 +117,17 @@ def describe_row(kernels: NativeKernels, row: PickRow, logits: int, vocab_size: 
     # C++ reads masks by words of 32 bits.
     assert row.allowed is None or len(row.allowed) >= 4 * -(-vocab_size // 32)
     return kernels.native.PickRow(
-        logits,
-        logits if edited_V is None else _address(edited_V, vocab_size),
-        row.allowed,
-        0.0 if knobs.temperature == 0 else max(knobs.temperature, _LEAST_TEMPERATURE),
-        min(knobs.top_k, vocab_size),
-        knobs.top_p,
-        _floor(knobs.min_p),
-        noise_stream(row.seed),
-        row.position,
-        -1 if row.target is None else row.target,
-        -1 if row.top is None else row.top,
+        logits=logits,
+        edited=logits if edited_V is None else _address(edited_V, vocab_size),
+        allowed=row.allowed,
+        temperature=0.0 if knobs.temperature == 0 else max(knobs.temperature, _LEAST_TEMPERATURE),
+        top_k=min(knobs.top_k, vocab_size),
+        top_p=knobs.top_p,
+        floor=_floor(knobs.min_p),
+        stream=noise_stream(row.seed),
+        position=row.position,
+        target=-1 if row.target is None else row.target,
+        num_alternatives=-1 if row.top is None else row.top,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
-from moestro.ops.native import NativeKernels
+from moestro.ops.native import NativeKernels, address_of
 from moestro.ops.panels import PANEL
 
 
@@ -77,9 +77,7 @@ class _Norm(torch.autograd.Function):
     ) -> Tensor:
         x_TD, weight_D = _rows(x), weight_D.float().contiguous()
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        kernels.library.forward_norm(
-            norm_rows(kernels, x_TD, weight_D, eps), 0, 0, out.data_ptr(), torch.get_num_threads()
-        )
+        normalize(kernels, norm_rows(kernels, x_TD, weight_D, eps), out)
         ctx.kernels, ctx.eps = kernels, eps
         ctx.save_for_backward(x_TD, weight_D)
         return out
@@ -99,13 +97,13 @@ class _AddNorm(torch.autograd.Function):
         assert more.shape == x.shape
         assert more.dtype == torch.bfloat16
         sums, normed = torch.empty_like(more), torch.empty_like(more)
-        kernels.library.forward_norm(
-            norm_rows(kernels, x_TD, weight_D, eps),
-            more.data_ptr(),
-            sums.data_ptr(),
-            normed.data_ptr(),
-            torch.get_num_threads(),
+        work = kernels.native.NormForward(
+            norm=norm_rows(kernels, x_TD, weight_D, eps),
+            more=more.data_ptr(),
+            sum=sums.data_ptr(),
+            y=normed.data_ptr(),
         )
+        kernels.library.forward_norm(work, torch.get_num_threads())
         ctx.kernels, ctx.eps = kernels, eps
         ctx.save_for_backward(_rows(sums), weight_D)
         return sums, normed
@@ -121,15 +119,15 @@ def _norm_backward(ctx: Any, dnormed: Tensor, drows: Tensor | None) -> tuple[Ten
     x_TD, weight_D = ctx.saved_tensors
     dnormed = dnormed.to(torch.bfloat16).contiguous()
     dx, dweight_D = torch.empty_like(dnormed), torch.empty_like(weight_D)
-    ctx.kernels.library.backward_norm(
-        norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
-        dnormed.data_ptr(),
-        0 if drows is None else drows.data_ptr(),
-        dx.data_ptr(),
-        dx.shape[-1],
-        dweight_D.data_ptr(),
-        torch.get_num_threads(),
+    work = ctx.kernels.native.NormBackward(
+        norm=norm_rows(ctx.kernels, x_TD, weight_D, ctx.eps),
+        dy=dnormed.data_ptr(),
+        drows=address_of(drows),
+        dx=dx.data_ptr(),
+        dx_step=dx.shape[-1],
+        dweight=dweight_D.data_ptr(),
     )
+    ctx.kernels.library.backward_norm(work, torch.get_num_threads())
     return dx, dweight_D
 
 
@@ -185,19 +183,19 @@ def turn_rows(
     cos_SP, sin_SP = cos_SP.float().contiguous(), sin_SP.float().contiguous()
     assert cos_SP.shape == sin_SP.shape == (S, R // 2)
     assert x_BSHR.shape == out_BSHR.shape
-    kernels.library.rotate(
-        head_rows(kernels, x_BSHR),
-        B * S,
-        S,
-        H,
-        R // 2,
-        cos_SP.data_ptr(),
-        sin_SP.data_ptr(),
-        is_interleaved,
-        is_inverse,
-        head_rows(kernels, out_BSHR),
-        torch.get_num_threads(),
+    work = kernels.native.Rotation(
+        x=head_rows(kernels, x_BSHR),
+        num_rows=B * S,
+        length=S,
+        num_heads=H,
+        num_pairs=R // 2,
+        cosines=cos_SP.data_ptr(),
+        sines=sin_SP.data_ptr(),
+        is_interleaved=is_interleaved,
+        is_inverse=is_inverse,
+        y=head_rows(kernels, out_BSHR),
     )
+    kernels.library.rotate(work, torch.get_num_threads())
 
 
 def head_rows(kernels: NativeKernels, part_BSHW: Tensor) -> Any:
@@ -206,7 +204,9 @@ def head_rows(kernels: NativeKernels, part_BSHW: Tensor) -> Any:
     assert _is_even(part_BSHW)
     # A only head serves all, as keys' positions do.
     head_step = part_BSHW.stride(2) if part_BSHW.shape[2] > 1 else 0
-    return kernels.native.HeadRows(part_BSHW.data_ptr(), part_BSHW.stride(1), head_step)
+    return kernels.native.HeadRows(
+        data=part_BSHW.data_ptr(), row_step=part_BSHW.stride(1), head_step=head_step
+    )
 
 
 def norm_rows(kernels: NativeKernels, x_TD: Tensor, weight_D: Tensor, eps: float) -> Any:
@@ -218,8 +218,19 @@ def norm_rows(kernels: NativeKernels, x_TD: Tensor, weight_D: Tensor, eps: float
     assert weight_D.dtype == torch.float32
     assert weight_D.is_contiguous()
     return kernels.native.NormRows(
-        x_TD.data_ptr(), x_TD.stride(0), len(x_TD), D, weight_D.data_ptr(), eps
+        x=x_TD.data_ptr(),
+        step=x_TD.stride(0),
+        num_rows=len(x_TD),
+        width=D,
+        weight=weight_D.data_ptr(),
+        epsilon=eps,
     )
+
+
+def normalize(kernels: NativeKernels, rows: Any, out: Tensor) -> None:
+    """Write the norm of rows that `norm_rows` describes, one behind the other."""
+    work = kernels.native.NormForward(norm=rows, more=0, sum=0, y=out.data_ptr())
+    kernels.library.forward_norm(work, torch.get_num_threads())
 
 
 def _is_even(x_BSHR: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
 from moestro.ops.kernels import Visits
-from moestro.ops.native import NativeKernels
+from moestro.ops.native import NativeKernels, address_of
 
 # Numbers of a panel.
 _MULTIPLE = 16
@@ -122,17 +122,19 @@ class _Route(torch.autograd.Function):
         ranked_TK, weights_TK = torch.empty(2, T, K)
         experts_TK = torch.empty(T, K, dtype=torch.int64)
         is_used_TK = torch.empty(T, K, dtype=torch.bool)
-        kernels.library.forward_gate(
-            gate.rows,
-            logits_TE.data_ptr(),
-            scores_TE.data_ptr(),
-            selection_TE.data_ptr(),
-            ranked_TK.data_ptr(),
-            experts_TK.data_ptr(),
-            weights_TK.data_ptr(),
-            is_used_TK.data_ptr(),
-            torch.get_num_threads(),
+        work = kernels.native.GateForward(
+            gate=gate.rows,
+            logits=logits_TE.data_ptr(),
+            scores=scores_TE.data_ptr(),
+            selection=selection_TE.data_ptr(),
+            slots=kernels.native.ChoiceSlots(
+                experts=experts_TK.data_ptr(),
+                weights=weights_TK.data_ptr(),
+                is_used=is_used_TK.data_ptr(),
+                ranked=ranked_TK.data_ptr(),
+            ),
         )
+        kernels.library.forward_gate(work, torch.get_num_threads())
         ctx.gate = gate
         ctx.save_for_backward(scores_TE, experts_TK, weights_TK, is_used_TK)
         ctx.mark_non_differentiable(selection_TE, ranked_TK, experts_TK, is_used_TK)
@@ -151,14 +153,20 @@ class _Route(torch.autograd.Function):
             assert each is None or each.shape == (T, E)
         assert dweights_TK is None or dweights_TK.shape == (T, K)
         dx_TD, dweight_ED = torch.empty_like(gate.x_TD), torch.empty_like(gate.weight_ED)
-        gate.kernels.library.backward_gate(
-            gate.rows,
-            *(saved.data_ptr() for saved in ctx.saved_tensors),
-            *(_address(each) for each in (dlogits_TE, dscores_TE, dweights_TK)),
-            dx_TD.data_ptr(),
-            dweight_ED.data_ptr(),
-            torch.get_num_threads(),
+        scores_TE, experts_TK, weights_TK, is_used_TK = ctx.saved_tensors
+        work = gate.kernels.native.GateBackward(
+            gate=gate.rows,
+            scores=scores_TE.data_ptr(),
+            experts=experts_TK.data_ptr(),
+            weights=weights_TK.data_ptr(),
+            is_used=is_used_TK.data_ptr(),
+            dlogits=address_of(dlogits_TE),
+            dscores=address_of(dscores_TE),
+            dweights=address_of(dweights_TK),
+            dx=dx_TD.data_ptr(),
+            dweight=dweight_ED.data_ptr(),
         )
+        gate.kernels.library.backward_gate(work, torch.get_num_threads())
         return None, dx_TD, dweight_ED, None
 
 
@@ -182,23 +190,20 @@ class _Gate:
         assert self.bias_E is None or self.bias_E.shape == (E,)
         assert self.fraction_T is None or self.fraction_T.shape == (T,)
         assert choosing.fractions_N.shape == choosing.thresholds_N.shape
-        rule = kernels.native.ChoiceRule()
-        for name, value in choosing.rule.items():
-            setattr(rule, name, value)
-        rule.num_fractions, rule.fractions = (
-            choosing.fractions_N.numel(),
-            _address(self.fractions_N),
-        )
         self.rows = kernels.native.GateRows(
-            self.x_TD.data_ptr(),
-            T,
-            D,
-            self.weight_ED.data_ptr(),
-            E,
-            rule,
-            _address(self.bias_E),
-            _address(self.thresholds_N),
-            _address(self.fraction_T),
+            x=self.x_TD.data_ptr(),
+            num_rows=T,
+            width=D,
+            weight=self.weight_ED.data_ptr(),
+            num_experts=E,
+            rule=kernels.native.ChoiceRule(
+                **choosing.rule,
+                num_fractions=choosing.fractions_N.numel(),
+                fractions=address_of(self.fractions_N),
+            ),
+            bias=address_of(self.bias_E),
+            thresholds=address_of(self.thresholds_N),
+            fractions=address_of(self.fraction_T),
         )
 
 
@@ -215,28 +220,35 @@ class _Balance(torch.autograd.Function):
         num_sequences: int,
         weights: tuple[float, float],
     ) -> Tensor:
-        T, E = logits_TE.shape
+        (T, E), K = logits_TE.shape, visits.experts_TK.shape[1]
         experts_TK, is_used_TK = visits.experts_TK, visits.is_used_TK
-        K = experts_TK.shape[1]
-        for each in (logits_TE, scores_TE, experts_TK, is_used_TK):
+        for each, shape, dtype in (
+            (logits_TE, (T, E), torch.float32),
+            (scores_TE, (T, E), torch.float32),
+            (experts_TK, (T, K), torch.int64),
+            (is_used_TK, (T, K), torch.bool),
+        ):
             assert each.is_contiguous()
-            assert len(each) == T
+            assert each.shape == shape
+            assert each.dtype == dtype
         assert T % num_sequences == 0
         dlogits_TE, dscores_TE = torch.empty(2, T, E)
-        loss = kernels.library.differentiate_balance(
-            logits_TE.data_ptr(),
-            scores_TE.data_ptr(),
-            experts_TK.data_ptr(),
-            is_used_TK.data_ptr(),
-            T,
-            E,
-            K,
-            num_sequences,
-            *weights,
-            dlogits_TE.data_ptr(),
-            dscores_TE.data_ptr(),
-            torch.get_num_threads(),
+        sequence_weight, z_weight = weights
+        work = kernels.native.BalanceRows(
+            logits=logits_TE.data_ptr(),
+            scores=scores_TE.data_ptr(),
+            experts=experts_TK.data_ptr(),
+            is_used=is_used_TK.data_ptr(),
+            num_rows=T,
+            num_experts=E,
+            num_slots=K,
+            num_sequences=num_sequences,
+            sequence_weight=sequence_weight,
+            z_weight=z_weight,
+            dlogits=dlogits_TE.data_ptr(),
+            dscores=dscores_TE.data_ptr(),
         )
+        loss = kernels.library.differentiate_balance(work, torch.get_num_threads())
         ctx.save_for_backward(dlogits_TE, dscores_TE)
         return torch.tensor(loss)
 
@@ -248,7 +260,3 @@ class _Balance(torch.autograd.Function):
 
 def _plain(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float().contiguous()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

@@ -2,8 +2,8 @@
 
 Answers can go on by several tokens in a call: embeddings, layers, head and picks, again and again.
 
-The torch modules are the specification. Holds the tensors whose addresses C++ has. Knows no model;
-model/stack.py takes one apart. Next: native.py; native/run.h has the phases.
+The torch modules are the specification. Knows no model; model/stack.py takes one apart.
+Next: layer_parts.py, native.py; native/run.h has the phases.
 
 Shapes: T rows, D width, L sparse layers, K slots per row, A blocks, Z tokens per block, W cache
 width, S sequences, M layers, V vocabulary.
@@ -17,70 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moestro.ops.kernels import PackedExperts
-from moestro.ops.native import FORMATS, NativeKernels
+from moestro.ops.layer_parts import Describer, LayerParts, Norm, bytes_read
+from moestro.ops.native import FORMATS, NativeKernels, address_of
 from moestro.ops.packing import pack
 from moestro.ops.panels import Panels, WeightKind, unpack
 from moestro.ops.picking import Picked, PickRow, describe_row
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A scale and the epsilon of its root mean square."""
-
-    weight_D: Tensor
-    eps: float
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Packed weights and what is added to their outputs."""
-
-    weights: Panels
-    bias_N: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class GateParts:
-    """A gate's weight in float32, its selection bias and its thresholds, where it has them."""
-
-    weight: Panels
-    bias_E: Tensor | None
-    thresholds_N: Tensor | None
-
-
-@dataclass(frozen=True)
-class MtpParts:
-    """What an MTP module does before its layer and behind it."""
-
-    enorm: Norm
-    hnorm: Norm
-    eh_proj: Panels
-    norm: Norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerParts:
-    """One layer; `w_uk` and `w_uv` are W^UK and W^UV by head.
-
-    Without query compression `query_a` and `query_norm` are None. A dense layer has no `gate` and
-    no `routed`: its feed-forward is one shared expert.
-    """
-
-    input_norm: Norm
-    query_a: Matrix | None
-    query_norm: Norm | None
-    query: Matrix
-    latent: Matrix
-    latent_norm: Norm
-    w_uk: Panels
-    w_uv: Panels
-    out: Matrix
-    post_norm: Norm
-    gate: GateParts | None
-    routed: PackedExperts | None
-    shared: PackedExperts | None
-    mtp: MtpParts | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +50,14 @@ class Choices:
     weights_LTK: Tensor
     is_used_LTK: Tensor
 
+    def first(self, num_rows: int) -> "Choices":
+        """Return those of the first rows."""
+        return Choices(
+            self.experts_LTK[:, :num_rows],
+            self.weights_LTK[:, :num_rows],
+            self.is_used_LTK[:, :num_rows],
+        )
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -124,7 +73,7 @@ class Decoded:
 
 @dataclass
 class NativeStack:
-    """Layers ready to run. `shape` gives native.Shape's fields; MTP modules' layers come last."""
+    """Layers ready to run. `shape` gives native.Shape's numbers; MTP modules' layers come last."""
 
     kernels: NativeKernels
     shape: dict[str, Any]
@@ -139,24 +88,24 @@ class NativeStack:
     _native: Any = field(init=False)
     # How many sparse layers there are before each.
     _num_sparse: list[int] = field(init=False)
-    # What C++ has addresses of.
-    _kept: list[Tensor] = field(init=False, default_factory=list)
+    _describer: Describer = field(init=False)
 
     def __post_init__(self) -> None:
         """Describe everything to C++."""
         native = self.kernels.native
+        self._describer = describer = Describer(self.kernels)
         is_sparse = (parts.gate is not None for parts in self.layers)
         self._num_sparse = list(accumulate(is_sparse, initial=0))
-        shape = native.Shape()
-        for name, value in self.shape.items():
-            setattr(shape, name, value)
-        shape.frequencies = self._address(self.frequencies_P)
-        shape.num_fractions = 0 if self.fractions_N is None else len(self.fractions_N)
-        shape.fractions = self._address(self.fractions_N)
-        layers = [self._layer(parts) for parts in self.layers]
+        shape = native.Shape(
+            **self.shape,
+            frequencies=describer.address(self.frequencies_P),
+            num_fractions=0 if self.fractions_N is None else len(self.fractions_N),
+            fractions=describer.address(self.fractions_N),
+        )
+        layers = [describer.layer(parts) for parts in self.layers]
         self._native = native.Stack(self.kernels.library, shape, layers)
-        self._native.set_final_norm(self._norm(self.final_norm))
-        self._native.set_ends(*self._embeddings(), self.kernels.matrices(self.head))
+        self._native.set_final_norm(describer.norm(self.final_norm))
+        self._native.set_ends(self._ends())
 
     def expand_prompts(self) -> None:
         """Hold what expands latents to keys and values beside what is there already."""
@@ -164,7 +113,7 @@ class NativeStack:
             return
         for index, parts in enumerate(self.layers):
             keys, values = map(self.kernels.matrices, self._expansion(parts))
-            self._native.set_expansion(index, keys, values)
+            self._native.set_expansion(index, keys=keys, values=values)
         self.can_expand = True
 
     def _expansion(self, parts: LayerParts) -> tuple[Panels, Panels]:
@@ -175,12 +124,12 @@ class NativeStack:
         if values.kind != kind:
             values = pack(unpack(values), kind, self.kernels)
         expansion = pack(keys_HNC, kind, self.kernels), values
-        self._kept += [panels.data_HnB for panels in expansion]
+        self._describer.kept += [panels.data_HnB for panels in expansion]
         return expansion
 
     def bytes_read(self, layers: range) -> int:
         """Return how many bytes of weights one row needs that visits all its slots' experts."""
-        return sum(self._bytes_of(self.layers[index]) for index in layers)
+        return sum(bytes_read(self.layers[index], self.shape["num_slots"]) for index in layers)
 
     def draft(self, embedded_TD: Tensor, hidden_TD: Tensor, layer: int, step: StackStep) -> None:
         """Run an MTP module in place of the tokens' embeddings, behind the states before them."""
@@ -203,14 +152,14 @@ class NativeStack:
     ) -> Choices:
         chosen = self._choices(layers, x_TD.shape[0])
         self._native.run(
-            layers.start,
-            layers.stop,
-            self._parts(x_TD, step, chosen),
-            0 if hidden_TD is None else hidden_TD.data_ptr(),
-            has_final_norm,
-            torch.get_num_threads(),
+            first_layer=layers.start,
+            last_layer=layers.stop,
+            step=self._parts(x_TD, step, chosen),
+            hidden=address_of(hidden_TD),
+            has_final_norm=has_final_norm,
+            num_threads=torch.get_num_threads(),
         )
-        return Choices(*chosen)
+        return chosen
 
     def decode(
         self,
@@ -237,32 +186,34 @@ class NativeStack:
         chosen = self._choices(layers, num_steps * T)
         first, stride = logits_TV.data_ptr(), V * logits_TV.element_size()
         picked: list[Picked] = self._native.decode(
-            layers.stop,
-            num_steps,
-            self._parts(x_TD, step, chosen),
-            tokens_T.data_ptr(),
-            [
+            num_layers=layers.stop,
+            num_steps=num_steps,
+            step=self._parts(x_TD, step, chosen),
+            tokens=tokens_T.data_ptr(),
+            rows=[
                 describe_row(self.kernels, row, first + index * stride, V)
                 for index, row in enumerate(rows)
             ],
-            [list(stop) for stop in stops],
-            -1 if wake_file is None else wake_file,
-            first,
-            V,
-            torch.get_num_threads(),
+            stops=[list(stop) for stop in stops],
+            wake_file=-1 if wake_file is None else wake_file,
+            logits=first,
+            num_logits=V,
+            num_threads=torch.get_num_threads(),
         )
-        num_rows = len(picked)
-        if num_rows < num_steps * T:
-            chosen = tuple(part[:, :num_rows] for part in chosen)
-        return Decoded(picked, Choices(*chosen), x_TD)
+        if len(picked) < num_steps * T:
+            chosen = chosen.first(len(picked))
+        return Decoded(picked, chosen, x_TD)
 
-    def _choices(self, layers: range, num_rows: int) -> tuple[Tensor, ...]:
+    def _choices(self, layers: range, num_rows: int) -> Choices:
         L = self._num_sparse[layers.stop] - self._num_sparse[layers.start]
         size = (L, num_rows, self.shape["num_slots"])
-        dtypes = (torch.int64, torch.float32, torch.bool)
-        return tuple(torch.empty(size, dtype=dtype) for dtype in dtypes)
+        return Choices(
+            experts_LTK=torch.empty(size, dtype=torch.int64),
+            weights_LTK=torch.empty(size),
+            is_used_LTK=torch.empty(size, dtype=torch.bool),
+        )
 
-    def _parts(self, x_TD: Tensor, step: StackStep, chosen: Sequence[Tensor]) -> Any:
+    def _parts(self, x_TD: Tensor, step: StackStep, chosen: Choices) -> Any:
         """Say where a step's parts lie, having seen that they are as C++ reads them."""
         assert x_TD.dtype == torch.float32
         assert x_TD.is_contiguous()
@@ -274,105 +225,44 @@ class NativeStack:
         assert len(self.layers) == M
         T = x_TD.shape[0]
         _check(step, T)
-        experts, weights, is_used = chosen
-        return self.kernels.native.StepParts(
-            x_TD.data_ptr(),
-            T,
-            step.positions_T.data_ptr(),
-            step.slots_T.data_ptr(),
-            0 if fractions_T is None else fractions_T.data_ptr(),
-            step.sequences_S3.data_ptr(),
-            step.sequences_S3.shape[0],
-            step.tables.data_ptr(),
-            step.tables.numel(),
-            pages_LAZW.data_ptr(),
-            FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
-            A * Z,
-            Z,
-            step.may_expand and self.can_expand,
-            experts.data_ptr(),
-            weights.data_ptr(),
-            is_used.data_ptr(),
+        native = self.kernels.native
+        return native.StepParts(
+            x=x_TD.data_ptr(),
+            num_rows=T,
+            positions=step.positions_T.data_ptr(),
+            slots=step.slots_T.data_ptr(),
+            fractions=address_of(fractions_T),
+            sequences=step.sequences_S3.data_ptr(),
+            num_sequences=step.sequences_S3.shape[0],
+            tables=step.tables.data_ptr(),
+            num_table_entries=step.tables.numel(),
+            pages=pages_LAZW.data_ptr(),
+            cache_format=FORMATS["float32" if self.cache_dtype == torch.float32 else "bfloat16"],
+            layer_slots=A * Z,
+            block_size=Z,
+            may_expand=step.may_expand and self.can_expand,
+            choices=native.Choices(
+                experts=chosen.experts_LTK.data_ptr(),
+                weights=chosen.weights_LTK.data_ptr(),
+                is_used=chosen.is_used_LTK.data_ptr(),
+                layer_rows=chosen.experts_LTK.shape[1],
+            ),
         )
 
-    def _layer(self, parts: LayerParts) -> Any:
-        # One rounding of the stream serves both products.
-        assert (parts.query_a or parts.query).weights.kind == parts.latent.weights.kind
-        layer = self.kernels.native.Layer()
-        layer.input_norm = self._norm(parts.input_norm)
-        if parts.query_a is not None and parts.query_norm is not None:
-            layer.query_a = self._matrix(parts.query_a)
-            layer.query_norm = self._norm(parts.query_norm)
-        layer.query = self._matrix(parts.query)
-        layer.latent = self._matrix(parts.latent)
-        layer.latent_norm = self._norm(parts.latent_norm)
-        layer.w_uk = self.kernels.matrices(parts.w_uk)
-        layer.w_uv = self.kernels.matrices(parts.w_uv)
-        layer.out = self._matrix(parts.out)
-        layer.post_norm = self._norm(parts.post_norm)
-        if parts.gate is not None:
-            gate = parts.gate
-            layer.gate = self.kernels.native.Gate(
-                self.kernels.matrices(gate.weight),
-                self._address(gate.bias_E),
-                self._address(gate.thresholds_N),
-            )
-        if parts.routed is not None:
-            layer.routed = self._experts(parts.routed)
-        if parts.shared is not None:
-            layer.shared = self._experts(parts.shared)
-        if parts.mtp is not None:
-            layer.mtp = self._mtp(parts.mtp)
-        return layer
-
-    def _mtp(self, mtp: MtpParts) -> Any:
-        enorm, hnorm, norm = map(self._norm, (mtp.enorm, mtp.hnorm, mtp.norm))
-        eh_proj = self.kernels.matrices(mtp.eh_proj)
-        return self.kernels.native.Mtp(enorm, hnorm, eh_proj, norm)
-
-    def _bytes_of(self, parts: LayerParts) -> int:
-        matrices = [parts.query_a, parts.query, parts.latent, parts.out]
-        always = [matrix.weights for matrix in matrices if matrix is not None]
-        always += [parts.w_uk, parts.w_uv]
-        if parts.gate is not None:
-            always.append(parts.gate.weight)
-        if parts.shared is not None:
-            always += [parts.shared.gate_up, parts.shared.down]
-        size = sum(panels.data_HnB.nbytes for panels in always)
-        if parts.routed is not None:
-            experts = parts.routed
-            stacked = experts.gate_up.data_HnB.nbytes + experts.down.data_HnB.nbytes
-            size += stacked * self.shape["num_slots"] // experts.down.num_matrices
-        return int(size)
-
-    def _norm(self, norm: Norm) -> Any:
-        return self.kernels.native.Norm(self._address(norm.weight_D), norm.eps)
-
-    def _matrix(self, matrix: Matrix) -> Any:
-        bias_N = None if matrix.bias_N is None else self._keep(matrix.bias_N)
-        return self.kernels.matrices(matrix.weights, bias_N)
-
-    def _experts(self, experts: PackedExperts) -> Any:
-        gate_up, down = (self.kernels.matrices(part) for part in (experts.gate_up, experts.down))
-        return self.kernels.native.Experts(gate_up, down)
-
-    def _embeddings(self) -> tuple[int, int]:
+    def _ends(self) -> Any:
+        # C++ finds a token's row in the one by the number of the other's outputs.
+        assert self.embeddings_VD.shape == (self.head.num_outputs, self.shape["hidden"])
         # As they are: a copy of a large vocabulary would be most of a small model.
-        if self.embeddings_VD.dtype != torch.bfloat16:
-            return self._address(self.embeddings_VD), FORMATS["float32"]
-        plain = self.embeddings_VD.detach().contiguous()
-        self._kept.append(plain)
-        return plain.data_ptr(), FORMATS["bfloat16"]
-
-    def _address(self, tensor: Tensor | None) -> int:
-        return 0 if tensor is None else self._keep(tensor).data_ptr()
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        """Return a tensor as C++ reads it, and see that it lives as long as this."""
-        assert tensor.is_cpu
-        plain = tensor.detach().float().contiguous()
-        self._kept.append(plain)
-        return plain
+        is_bfloat16 = self.embeddings_VD.dtype == torch.bfloat16
+        plain_VD = self.embeddings_VD.detach().contiguous()
+        if not is_bfloat16:
+            plain_VD = plain_VD.float()
+        self._describer.kept.append(plain_VD)
+        return self.kernels.native.Ends(
+            embeddings=plain_VD.data_ptr(),
+            format=FORMATS["bfloat16" if is_bfloat16 else "float32"],
+            head=self.kernels.matrices(self.head),
+        )
 
 
 def _check(step: StackStep, num_rows: int) -> None:

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "../own_stack.h"
+#include "../workspace.h"
 #include "check.h"
 #include "matrix.h"
 
@@ -339,21 +340,20 @@ class Burst {
     std::vector<char> is_used(places);
     std::vector<Pick> picks(num_steps * ROWS);
     StepParts parts{};
-    parts.x = to(x_);
+    parts.x = x_.data();
     parts.num_rows = ROWS;
-    parts.positions = to(positions_);
-    parts.slots = to(slots_);
-    parts.sequences = to(sequences_);
+    parts.positions = positions_.data();
+    parts.slots = slots_.data();
+    parts.sequences = sequences_.data();
     parts.num_sequences = ROWS;
-    parts.tables = to(tables_);
+    parts.tables = tables_.data();
     parts.num_table_entries = static_cast<int64_t>(tables_.size());
-    parts.pages = to(pages_);
-    parts.cache_format = static_cast<int>(Format::float32);
+    parts.pages = reinterpret_cast<char*>(pages_.data());
+    parts.cache_format = Format::float32;
     parts.layer_slots = ROWS * BLOCKS * BLOCK;
     parts.block_size = BLOCK;
-    parts.experts = to(experts);
-    parts.weights = to(weights);
-    parts.is_used = to(is_used);
+    parts.choices = {experts.data(), weights.data(), reinterpret_cast<bool*>(is_used.data()),
+                     num_steps * ROWS};
     const int64_t num_run =
         stack_.decode(2, num_steps, parts, answers, logits_.data(), picks.data(), num_threads);
     for (int64_t i = 0; i < num_run * ROWS; ++i) told_.push_back(picks[i].token);
@@ -373,11 +373,6 @@ class Burst {
   const std::vector<float>& x() const { return x_; }
 
  private:
-  template <class T>
-  static Address to(std::vector<T>& numbers) {
-    return reinterpret_cast<Address>(numbers.data());
-  }
-
   const OwnStack& stack_;
   const Shape& shape_;
   std::vector<float> x_, logits_, pages_;

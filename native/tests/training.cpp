@@ -64,9 +64,9 @@ Results run_experts(const Kernels& kernels, const ExpertShape& shape, int thread
   const Visits visits{experts.data(), weights.data(), is_used.get(), shape.rows, shape.slots};
   const TrainedExperts trained{gate_up.data(), down.data(), shape.number, shape.width,
                                shape.hidden};
-  kernels.forward_experts({x.data(), {{dout.data(), x.data()}}, visits, trained, hidden.data(), out.data()},
+  kernels.forward_experts({x.data(), dout.data(), x.data(), visits, trained, hidden.data(), out.data()},
                           workspace, threads);
-  kernels.backward_experts({x.data(), {{x.data(), nullptr}}, hidden.data(), dout.data(), visits,
+  kernels.backward_experts({x.data(), x.data(), hidden.data(), dout.data(), visits,
                             trained, dx.data(),
                             dweights.data(), dgate_up.data(), ddown.data()},
                            workspace, threads);
@@ -159,8 +159,8 @@ Results run_product(const Kernels& kernels, const ProductShape& shape, int threa
   const Halves dy = halves(random, shape.rows * shape.outputs, 1.0f);
   Halves y(dy.size()), dx(x.size()), dweight(weight.size());
   const TrainedProduct product{x.data(), weight.data(), shape.rows, shape.width, shape.outputs};
-  kernels.forward_product(product, y.data(), workspace, threads);
-  kernels.backward_product(product, dy.data(), dx.data(), dweight.data(), workspace, threads);
+  kernels.forward_product({product, y.data()}, workspace, threads);
+  kernels.backward_product({product, dy.data(), dx.data(), dweight.data()}, workspace, threads);
   Results results = floats(y);
   append(results, floats(dx));
   append(results, floats(dweight));

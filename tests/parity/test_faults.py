@@ -37,26 +37,29 @@ CHECKS: dict[str, FindFault] = {
     "orthogonal": orthogonal.find_fault,
     "picking": picking.find_fault,
 }
-# What each check must notice: a function, and which of its arguments is an address that it fills.
+# What each check must notice: a function, and which field of its work says where it writes.
 FILLED = [
-    ("products", "forward_product", 5),
-    ("products", "backward_product", 6),
-    ("products", "backward_product", 7),
-    ("norms", "forward_norm", 3),
-    ("norms", "backward_norm", 3),
-    ("norms", "backward_norm", 5),
-    ("attention", "forward_attention", 3),
-    ("experts", "forward_experts", 6),
-    ("experts", "backward_experts", 6),
-    ("experts", "backward_experts", 7),
-    ("experts", "backward_experts", 9),
-    ("loss", "differentiate_loss", 7),
-    ("loss", "differentiate_loss", 9),
-    ("gate", "forward_gate", 6),
-    ("gate", "backward_gate", 8),
-    ("gate", "backward_gate", 9),
-    ("balance", "differentiate_balance", 11),
-    ("orthogonal", "orthogonalize", 6),
+    ("products", "forward_product", "y"),
+    ("products", "backward_product", "dx"),
+    ("products", "backward_product", "dweight"),
+    ("norms", "forward_norm", "y"),
+    ("norms", "backward_norm", "dx"),
+    ("norms", "backward_norm", "dweight"),
+    ("attention", "forward_attention", "log_totals"),
+    ("experts", "forward_experts", "out"),
+    ("experts", "backward_experts", "dx"),
+    ("experts", "backward_experts", "dweights"),
+    ("experts", "backward_experts", "dgate_up"),
+    ("experts", "backward_experts", "ddown"),
+    ("loss", "differentiate_loss", "nats"),
+    ("loss", "differentiate_loss", "dx"),
+    ("loss", "differentiate_loss", "dhead"),
+    ("gate", "forward_gate", "scores"),
+    ("gate", "backward_gate", "dx"),
+    ("gate", "backward_gate", "dweight"),
+    ("balance", "differentiate_balance", "dlogits"),
+    ("balance", "differentiate_balance", "dscores"),
+    ("orthogonal", "orthogonalize", "y"),
 ]
 
 
@@ -83,23 +86,32 @@ def test_what_this_machine_runs_agrees_with_its_twins(instruction_set: str, name
     assert CHECKS[name](NativeKernels(instruction_set, load_native())) is None
 
 
-@pytest.mark.parametrize(("check", "function", "place"), FILLED)
-def test_numbers_that_are_wrong_are_found(check: str, function: str, place: int) -> None:
-    def spoil(right: Callable[..., Any]) -> Callable[..., Any]:
-        def wrong(*arguments: Any) -> Any:
-            result = right(*arguments)
-            # Sixteen bytes of which every number is none.
-            ctypes.memset(arguments[place], 0xFF, 16)
+def spoil(field: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Change a function so that what it writes to a field begins with what are no numbers."""
+
+    def change(right: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(work: Any, num_threads: int) -> Any:
+            result = right(work, num_threads)
+            ctypes.memset(getattr(work, field), 0xFF, 16)
             return result
 
         return wrong
 
-    assert CHECKS[check](spoiled(function, spoil)) is not None
+    return change
+
+
+@pytest.mark.parametrize(("check", "function", "field"), FILLED)
+def test_numbers_that_are_wrong_are_found(check: str, function: str, field: str) -> None:
+    assert CHECKS[check](spoiled(function, spoil(field))) is not None
 
 
 def test_a_rotation_the_wrong_way_is_found() -> None:
     def turn_back(right: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *a: right(*a[:8], not a[8], *a[9:])
+        def wrong(work: Any, num_threads: int) -> None:
+            work.is_inverse = not work.is_inverse
+            right(work, num_threads)
+
+        return wrong
 
     assert CHECKS["rotations"](spoiled("rotate", turn_back)) is not None
 
@@ -114,14 +126,7 @@ def test_a_wrong_pick_is_found() -> None:
 def test_a_wrong_operation_runs_on_torch_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def forget(right: Callable[..., Any]) -> Callable[..., Any]:
-        def wrong(*arguments: Any) -> None:
-            right(*arguments)
-            ctypes.memset(arguments[5], 0xFF, 16)
-
-        return wrong
-
-    use(spoiled("forward_product", forget), monkeypatch)
+    use(spoiled("forward_product", spoil("y")), monkeypatch)
     x_TD, weight_ND = torch.randn(5, 32).bfloat16(), torch.randn(32, 32).bfloat16()
     with caplog.at_level(logging.WARNING):
         y_TN = products.linear(x_TD, weight_ND)

@@ -236,10 +236,22 @@ def test_a_call_that_wants_too_much_memory_is_not_the_end_of_those_after_it(
     assert isinstance(kernels, NativeKernels)
     x_THD, weights = draw(3, 1, 20, seed=0), pack(draw(1, 8, 20, seed=1), "float32", TWIN)
     expected = kernels.multiply(x_THD, weights)
+    endless = kernels.native.Product(x=0, num_rows=2**50, weights=kernels.matrices(weights), y=0)
     with pytest.raises(MemoryError):
-        kernels.library.multiply(0, 2**50, kernels.matrices(weights), 0, 1)
+        kernels.library.multiply(endless, 1)
     for _ in range(2):
         assert torch.equal(kernels.multiply(x_THD, weights), expected)
+
+
+def test_what_a_kernel_takes_is_given_by_name_and_whole(kernels: Kernels) -> None:
+    assert isinstance(kernels, NativeKernels)
+    weights = kernels.matrices(pack(draw(1, 8, 20, seed=1), "float32", TWIN))
+    product = kernels.native.Product(x=0, num_rows=0, weights=weights, y=0)
+    assert (product.num_rows, product.weights.depth) == (0, 20)
+    with pytest.raises(TypeError):
+        kernels.native.Product(0, 0, weights, 0)
+    with pytest.raises(TypeError):
+        kernels.native.Product(x=0, weights=weights, y=0)
 
 
 def test_experts_whose_shapes_do_not_fit_are_refused(kernels: Kernels) -> None:

@@ -59,11 +59,11 @@ class ZeroLibrary:
 
 
 def load_broken() -> Any:
+    structs = ("Matrices", "SourceRows", "PanelPlaces", "Product", "Visits", "Experts")
     return SimpleNamespace(
         instruction_sets=lambda: ["fast", "slow"],
         Library=ZeroLibrary,
-        Matrices=lambda *_: None,
-        SourceRows=lambda *_: None,
+        **dict.fromkeys((*structs, "ExpertProduct"), SimpleNamespace),
     )
 
 
