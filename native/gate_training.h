@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "gate.h"
+#include "pairs.h"
 #include "rows_training.h"
 
 namespace moestro::MOESTRO_ISA {
@@ -263,9 +264,9 @@ class SequenceBalance {
     std::fill_n(loads, number_, 0.0f);
     float total = 0.0f;
     for (int64_t i = first; i < first + slots; ++i) {
-      const float visit = rows_.is_used[i] ? 1.0f : 0.0f;
-      loads[rows_.experts[i]] += visit;
-      total += visit;
+      if (!rows_.is_used[i]) continue;
+      loads[rows_.experts[i]] += 1.0f;
+      total += 1.0f;
     }
     for (int64_t e = 0; e < number_; ++e) loads[e] /= total;
   }
@@ -308,6 +309,8 @@ class SequenceBalance {
 // Returns both losses' sum and fills the gradients.
 template <class Isa>
 float differentiate_balance(const BalanceRows& rows, Workspace& workspace, int num_threads) {
+  check_visits({rows.experts, nullptr, rows.is_used, rows.num_rows, rows.num_slots},
+               rows.num_experts);
   workspace.reset();
   const SequenceBalance<Isa> work(rows, workspace, num_threads);
   float* losses = workspace.take<float>(rows.num_sequences);

@@ -66,6 +66,7 @@ void OwnStack::run(int64_t first_layer, int64_t last_layer, const StepParts& par
 
 int64_t OwnStack::decode(int64_t num_layers, int64_t num_steps, const StepParts& parts,
                          Answers& answers, float* logits, Pick* picks, int num_threads) const {
+  if (num_steps < 1) throw std::invalid_argument("answers must go on by a step at least");
   std::vector<Sequence> sequences;
   Step step = describe(parts, num_steps, sequences);
   const int64_t rows = step.num_rows;
@@ -127,6 +128,9 @@ Step OwnStack::describe(const StepParts& parts, int64_t num_steps,
 void OwnStack::embed(const int64_t* tokens, int64_t num_rows, float* x) const {
   const int64_t width = stack_.shape.hidden;
   for (int64_t t = 0; t < num_rows; ++t, x += width) {
+    if (tokens[t] < 0 || tokens[t] >= ends_.head.num_outputs) {
+      throw std::out_of_range("no such token");
+    }
     if (ends_.format == Format::float32) {
       std::memcpy(x, ends_.embeddings + tokens[t] * width * 4, width * 4);
       continue;

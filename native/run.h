@@ -55,6 +55,7 @@ class Run {
   }
 
   const Norm& final_norm() const {
+    if (step_.first_layer == step_.last_layer) return step_.final_norm;
     const Norm& own = layers_[step_.last_layer - 1].mtp.norm;
     return own.weight == nullptr ? step_.final_norm : own;
   }

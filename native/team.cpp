@@ -4,6 +4,7 @@
 #include <vector>
 #elif defined(_OPENMP)
 #include <omp.h>
+#include <pthread.h>
 #endif
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -44,6 +45,14 @@ void wake_all(std::atomic<int>& number) {
   (void)number;
 #endif
 }
+
+#if defined(_OPENMP) && !defined(MOESTRO_STD_THREADS)
+// A child of a fork has its parent's memory and one thread: OpenMP would wait for those of the pool,
+// which are no more. So that thread works alone; others that the child starts have pools of their own.
+thread_local bool is_forked = false;
+[[maybe_unused]] const int WATCHES_FORKS =
+    pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+#endif
 }  // namespace
 
 void Team::barrier() {
@@ -84,7 +93,7 @@ void run_team(int num_threads, void (*work)(void*, Team&), void* context) {
   work(context, team);
   for (std::thread& other : others) other.join();
 #elif defined(_OPENMP)
-#pragma omp parallel num_threads(num_threads)
+#pragma omp parallel num_threads(is_forked ? 1 : num_threads)
   {
     Team team(shared, omp_get_thread_num(), omp_get_num_threads());
     work(context, team);

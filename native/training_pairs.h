@@ -46,7 +46,9 @@ struct TrainingPairs {
  private:
   void sort(int64_t num_experts, int64_t* next) {
     for (int64_t e = 0; e <= num_experts; ++e) next[e] = 0;
-    for (int64_t i = 0; i < num_slots(); ++i) next[visits.experts[i] + 1] += visits.is_used[i];
+    for (int64_t i = 0; i < num_slots(); ++i) {
+      if (visits.is_used[i]) ++next[visits.experts[i] + 1];
+    }
     first[0] = first_word[0] = first_block[0] = 0;
     for (int64_t e = 0; e < num_experts; ++e) {
       const int64_t pairs = next[e + 1];

@@ -215,6 +215,7 @@ def norm_rows(kernels: NativeKernels, x_TD: Tensor, weight_D: Tensor, eps: float
     assert x_TD.dtype == torch.bfloat16
     assert x_TD.stride(1) == 1
     assert x_TD.shape[1] >= D
+    assert D % PANEL == 0
     assert weight_D.dtype == torch.float32
     assert weight_D.is_contiguous()
     return kernels.native.NormRows(

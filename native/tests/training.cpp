@@ -14,6 +14,8 @@ namespace moestro::check {
 namespace {
 
 constexpr int MOST_THREADS = 3;
+// What a slot that is not in use may name in place of an expert: nothing may be read or written there.
+constexpr int64_t NOBODY = int64_t{1} << 40;
 using Halves = std::vector<uint16_t>;
 
 Halves halves(Random& random, int64_t number, float scale) {
@@ -57,6 +59,7 @@ Results run_experts(const Kernels& kernels, const ExpertShape& shape, int thread
     experts.push_back((i / shape.slots * 7 + i) % shape.number);
     is_used[i] = random.below(4) > 0;
     num_used += is_used[i];
+    if (!is_used[i]) experts[i] = NOBODY;
   }
   Halves hidden(num_used * 2 * shape.hidden), out(x.size()), dx(x.size());
   Halves dgate_up(gate_up.size()), ddown(down.size());
@@ -220,6 +223,7 @@ Results run_gate(const Kernels& kernels, const GateShape& shape, int threads) {
   kernels.forward_gate({gate, logits.data(), scores.data(), selection.data(),
                         {experts.data(), weights.data(), is_used.get(), ranked.data()}},
                        workspace, threads);
+  for (int64_t i = 0; i < slots; ++i) experts[i] = is_used[i] ? experts[i] : NOBODY;
   std::vector<float> dlogits(all), dscores(all), dweight(weight.size());
   const float loss = kernels.differentiate_balance(
       {logits.data(), scores.data(), experts.data(), is_used.get(), rows, shape.experts,

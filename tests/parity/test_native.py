@@ -6,6 +6,7 @@ Shapes: T tokens, H matrices, D inputs or width, N outputs, K slots per token, E
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,18 @@ def test_a_call_that_wants_too_much_memory_is_not_the_end_of_those_after_it(
         assert torch.equal(kernels.multiply(x_THD, weights), expected)
 
 
+def test_threads_that_call_at_once_share_no_scratch_memory(kernels: Kernels) -> None:
+    inputs, weights = draw(8, 2, 64, 300, seed=0), pack(draw(2, 70, 300, seed=1), "int8", TWIN)
+    expected = [kernels.multiply(x_THD.transpose(0, 1), weights) for x_THD in inputs]
+
+    def is_same(index: int) -> bool:
+        found = kernels.multiply(inputs[index].transpose(0, 1), weights)
+        return torch.equal(found, expected[index])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_same, [index % len(inputs) for index in range(400)]))
+
+
 def test_what_a_kernel_takes_is_given_by_name_and_whole(kernels: Kernels) -> None:
     assert isinstance(kernels, NativeKernels)
     weights = kernels.matrices(pack(draw(1, 8, 20, seed=1), "float32", TWIN))
@@ -309,6 +322,25 @@ def test_fewer_threads_than_asked_for_give_the_same_bits() -> None:
         for limit in ("1", "2", "8")
     }
     assert len(outputs) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_fork_goes_on_without_its_parents_threads() -> None:
+    program = (
+        "import os, threading, torch; from moestro.ops.choose import chosen_kernels as chosen;"
+        "from moestro.ops.packing import pack; torch.set_num_threads(2);"
+        "kernels = chosen().kernels; assert chosen().is_native;"
+        "x, w = torch.randn(20, 1, 70), pack(torch.randn(1, 200, 70), 'int4', kernels);"
+        "expected = kernels.multiply(x, w); child = os.fork();"
+        "check = lambda: print(torch.equal(kernels.multiply(x, w), expected), flush=True);"
+        "other = threading.Thread(target=check);"
+        "child or [check(), other.start(), other.join(), os._exit(0)];"
+        "os.waitpid(child, 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["True", "True"]
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="Linux lists a process's libraries, others do not")

@@ -12,8 +12,9 @@ from torch import Tensor
 from moestro.model.config import BudgetConfig, ModelConfig
 from moestro.model.gate import Gate
 from moestro.model.trace import GateRecord, Trace
-from moestro.ops.kernels import TorchKernels
+from moestro.ops.kernels import TorchKernels, Visits
 from moestro.ops.native import NativeKernels, load_native
+from moestro.ops.scoring import balance_loss
 from moestro.train.balance import row_losses, sequence_loss, z_loss
 from tests.builders import tiny_config
 from tests.parity.chosen import use
@@ -172,3 +173,22 @@ def test_balance_losses_equal_torchs_and_so_do_their_gradients(
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_balance_counts_no_slot_that_is_not_in_use(kernels: NativeKernels) -> None:
+    T, E, K = 6, 4, 2
+    gate = draw(T, E, seed=1), draw(T, E, seed=2).sigmoid()
+    experts_TK, weights_TK = torch.arange(T * K).view(T, K) % E, torch.ones(T, K)
+    is_used_TK = torch.tensor([True, False]).expand(T, K).contiguous()
+    losses = [
+        balance_loss(kernels, gate, Visits(each_TK, weights_TK, is_used_TK), 2, (0.3, 0.2))
+        for each_TK in (experts_TK, experts_TK.where(is_used_TK, 2**40))
+    ]
+    assert torch.equal(*losses)
+
+
+def test_balance_refuses_an_expert_that_is_not_there(kernels: NativeKernels) -> None:
+    gate = draw(1, 4, seed=1), draw(1, 4, seed=2).sigmoid()
+    beyond = Visits(torch.tensor([[4]]), torch.ones(1, 1), torch.tensor([[True]]))
+    with pytest.raises(IndexError, match="no such expert"):
+        balance_loss(kernels, gate, beyond, 1, (0.3, 0.2))

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from moestro.api.sampling import Sampling
 from moestro.model.cache import ContiguousCache
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.prepare import prepare
 from moestro.ops.native import NativeKernels, load_native
 from moestro.ops.panels import WeightKind
+from moestro.ops.picking import PickRow
 from moestro.ops.stack import NativeStack, StackStep
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
 
@@ -335,3 +337,32 @@ def test_a_step_that_does_not_fit_its_rows_is_refused(kernels: NativeKernels) ->
     step = Pages(model.stack, config, 1).step([(0, 0, 4)])
     with pytest.raises(AssertionError):
         run(model, random_tokens(config, 1, 5)[0], step)
+
+
+def test_no_layers_leave_but_the_final_norm(kernels: NativeKernels) -> None:
+    model = native(random_model(tiny_config(num_nextn_predict_layers=1)), kernels, "float32")
+    assert model.stack is not None
+    step = Pages(model.stack, model.config, 1).step([(0, 0, 3)])
+    x_TD = model.embed(torch.tensor([1, 2, 3])).detach()
+    num_layers = len(model.stack.layers)
+    for layers in (range(0), range(num_layers, num_layers)):
+        found_TD = x_TD.clone()
+        model.stack.run(found_TD, layers, step, has_final_norm=True)
+        torch.testing.assert_close(found_TD, model.norm(x_TD).detach())
+
+
+@pytest.mark.parametrize(
+    ("token", "num_steps", "error", "message"),
+    [(-1, 1, IndexError, "no such token"), (10**6, 1, IndexError, "no such token"),
+     (1, 0, ValueError, "by a step at least")],
+)  # fmt: skip
+def test_answers_that_cannot_go_on_are_refused(
+    kernels: NativeKernels, token: int, num_steps: int, error: type[Exception], message: str
+) -> None:
+    model = native(random_model(tiny_config()), kernels, "float32")
+    assert model.stack is not None
+    layers = range(model.config.num_hidden_layers)
+    step = Pages(model.stack, model.config, 1).step([(0, 0, 1)])
+    row = PickRow(0, Sampling(temperature=0.0), seed=0, position=0)
+    with pytest.raises(error, match=message):
+        model.stack.decode(torch.tensor([token]), layers, step, [row], [()], num_steps)

@@ -87,6 +87,18 @@ def test_experts_equal_their_twin_in_values_and_gradients(
         assert distance(found, expected) < CLOSE
 
 
+@pytest.mark.parametrize("nobody", [-1, 2**40])
+def test_a_slot_not_in_use_may_name_any_expert(kernels: NativeKernels, nobody: int) -> None:
+    T, K, E, D, F = 70, 3, 5, 64, 32
+    chosen, given = visits(T, K, E), leaves(T, E, D, F)
+    experts_TK = chosen.experts_TK.where(chosen.is_used_TK, nobody)
+    other = Visits(experts_TK, chosen.weights_TK, chosen.is_used_TK)
+    for found, expected in zip(
+        run(kernels, other, given), run(kernels, chosen, given), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 def test_every_number_of_threads_gives_the_same_bits(kernels: NativeKernels) -> None:
     T, K, E, D, F = 210, 3, 5, 96, 64
     chosen, given = visits(T, K, E), leaves(T, E, D, F)
