@@ -30,11 +30,10 @@ nb::list decode(const OwnStack& stack, int64_t num_layers, int64_t num_steps,
 // What a layer is made of.
 void bind_parts(nb::module_& m) {
   bind_struct<Norm>(m, "Norm", FIELD(Norm, weight), FIELD(Norm, epsilon));
-  bind_struct<Gate>(m, "Gate", FIELD(Gate, weight),
-                    FIELD(Gate, selection_bias),
-                    FIELD(Gate, thresholds));
-  bind_struct<Mtp>(m, "Mtp", FIELD(Mtp, enorm), FIELD(Mtp, hnorm),
-                   FIELD(Mtp, eh_proj), FIELD(Mtp, norm));
+  bind_struct<Gate>(m, "Gate",
+      FIELD(Gate, weight), FIELD(Gate, selection_bias), FIELD(Gate, thresholds));
+  bind_struct<Mtp>(m, "Mtp",
+      FIELD(Mtp, enorm), FIELD(Mtp, hnorm), FIELD(Mtp, eh_proj), FIELD(Mtp, norm));
 }
 
 // The one that is not built from all its fields: a layer lacks what its model does without.
@@ -58,33 +57,25 @@ void bind_layer(nb::module_& m) {
 }
 
 void bind_shape(nb::module_& m) {
-  bind_struct<Shape>(
-      m, "Shape", FIELD(Shape, num_slots), FIELD(Shape, fewest),
-      FIELD(Shape, num_expert_groups),
-      FIELD(Shape, topk_group), FIELD(Shape, best_of_group),
-      FIELD(Shape, is_sigmoid), FIELD(Shape, is_normalized),
-      FIELD(Shape, routed_scaling_factor),
-      FIELD(Shape, num_fractions), FIELD(Shape, fractions),
-      FIELD(Shape, hidden), FIELD(Shape, num_heads),
-      FIELD(Shape, nope), FIELD(Shape, rotary), FIELD(Shape, value),
-      FIELD(Shape, latent), FIELD(Shape, softmax_scale),
-      FIELD(Shape, is_interleaved), FIELD(Shape, frequencies),
-      FIELD(Shape, rotary_factor));
+  bind_struct<Shape>(m, "Shape",
+      FIELD(Shape, num_slots), FIELD(Shape, fewest), FIELD(Shape, num_expert_groups),
+      FIELD(Shape, topk_group), FIELD(Shape, best_of_group), FIELD(Shape, is_sigmoid),
+      FIELD(Shape, is_normalized), FIELD(Shape, routed_scaling_factor), FIELD(Shape, num_fractions),
+      FIELD(Shape, fractions), FIELD(Shape, hidden), FIELD(Shape, num_heads), FIELD(Shape, nope),
+      FIELD(Shape, rotary), FIELD(Shape, value), FIELD(Shape, latent), FIELD(Shape, softmax_scale),
+      FIELD(Shape, is_interleaved), FIELD(Shape, frequencies), FIELD(Shape, rotary_factor));
 }
 
 void bind_step(nb::module_& m) {
-  bind_struct<Choices>(m, "Choices", FIELD(Choices, experts),
-                       FIELD(Choices, weights), FIELD(Choices, is_used),
-                       FIELD(Choices, layer_rows));
-  bind_struct<StepParts>(
-      m, "StepParts", FIELD(StepParts, x), FIELD(StepParts, num_rows),
-      FIELD(StepParts, positions), FIELD(StepParts, slots),
-      FIELD(StepParts, fractions), FIELD(StepParts, sequences),
-      FIELD(StepParts, num_sequences), FIELD(StepParts, tables),
-      FIELD(StepParts, num_table_entries), FIELD(StepParts, pages),
-      FIELD(StepParts, cache_format),
-      FIELD(StepParts, layer_slots), FIELD(StepParts, block_size),
-      FIELD(StepParts, may_expand), FIELD(StepParts, choices));
+  bind_struct<Choices>(m, "Choices",
+      FIELD(Choices, experts), FIELD(Choices, weights), FIELD(Choices, is_used),
+      FIELD(Choices, layer_rows));
+  bind_struct<StepParts>(m, "StepParts",
+      FIELD(StepParts, x), FIELD(StepParts, num_rows), FIELD(StepParts, positions),
+      FIELD(StepParts, slots), FIELD(StepParts, fractions), FIELD(StepParts, sequences),
+      FIELD(StepParts, num_sequences), FIELD(StepParts, tables), FIELD(StepParts, num_table_entries),
+      FIELD(StepParts, pages), FIELD(StepParts, cache_format), FIELD(StepParts, layer_slots),
+      FIELD(StepParts, block_size), FIELD(StepParts, may_expand), FIELD(StepParts, choices));
 }
 
 }  // namespace
@@ -94,8 +85,7 @@ void bind_stack(nb::module_& m) {
   bind_layer(m);
   bind_shape(m);
   bind_step(m);
-  bind_struct<Ends>(m, "Ends", FIELD(Ends, embeddings),
-                    FIELD(Ends, format), FIELD(Ends, head));
+  bind_struct<Ends>(m, "Ends", FIELD(Ends, embeddings), FIELD(Ends, format), FIELD(Ends, head));
   nb::class_<OwnStack>(m, "Stack")
       .def("__init__",
            [](OwnStack* self, const Library& library, const Shape& shape,
