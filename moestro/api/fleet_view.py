@@ -7,6 +7,8 @@ Next: record.py.
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from moestro.api.stats import State
+
 # "open": tried and failing, left alone until `retry_in_s` has passed; "half_open": one request is
 # let through to see.
 BreakerState = Literal["closed", "open", "half_open"]
@@ -52,14 +54,16 @@ class BackendView:
 class ModelView:
     """One model of the fleet; `share` is its part of all requests answered since the start.
 
-    `is_auto` is True where `auto` may choose it. `num_requests` are those that it answered,
-    `num_auto` the ones among them that `auto` sent here.
+    `is_up` and `state` are those of the best of its backends. `is_auto` is True where `auto` may
+    choose it. `num_requests` are those that it answered, `num_auto` the ones among them that `auto`
+    sent here.
     """
 
     name: str
     is_local: bool
     is_auto: bool
     is_up: bool
+    state: State
     context_length: int
     input_usd_per_mtok: float
     output_usd_per_mtok: float

@@ -8,7 +8,8 @@ Shapes: L MoE layers, E experts.
 from dataclasses import dataclass, field
 from typing import Literal
 
-State = Literal["loading", "ready", "restarting", "draining", "stopped"]
+# "unreachable": of a model of a fleet, no server answers.
+State = Literal["loading", "ready", "restarting", "draining", "stopped", "unreachable"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,8 +105,8 @@ class Attempts:
     ) -> Leg:
         """Return an answer's beginning; backends in `tried` are asked last.
 
-        BackendError where none answered, CapacityError where they have no place or ask for time,
-        ConfigError where none has words for what is asked: then nobody is asked.
+        BackendError where none answered, CapacityError where they have no place, ConfigError where
+        none has words for what is asked: then nobody is asked.
         """
         line = self._lines[model]
         its = _Tried(set(tried), self._find_mute(line, outgoing))
@@ -264,7 +264,10 @@ async def _drop(task: "asyncio.Task[Leg]") -> None:
 
 
 def _final(fault: Fault, line: Line) -> BackendError | CapacityError:
-    if fault.kind != "busy":
+    if fault.kind not in ("busy", "unready"):
         return fault
     wait_s = fault.retry_after_s or line.wait_s() or 1.0
-    return CapacityError(f"{fault}: try again in {wait_s:g} s", wait_s)
+    if fault.kind == "busy":
+        return CapacityError(f"{fault}: try again in {wait_s:g} s", wait_s)
+    what = f"model {line.model} is loading" if line.state == "loading" else str(fault)
+    return BackendError(f"{what}: try again in {wait_s:g} s", wait_s)

@@ -51,7 +51,11 @@ class BreakerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How each backend is asked for its models, to know that it is there."""
+    """How each backend is asked for its models, to know that it is there.
+
+    Without probes a server is taken for there until requests find otherwise. A model on this
+    machine is asked whether it has loaded in any case.
+    """
 
     every_s: float = 10.0
     """Seconds between two probes; 0 is never. Limits: 0 or more."""

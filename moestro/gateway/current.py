@@ -58,6 +58,7 @@ class CurrentGateway:
     async def renew(self, fleet: Fleet) -> None:
         """Answer from now on with another fleet; the old one stays if this one has a mistake."""
         gateway = self._build(fleet)
+        gateway.take_over(self._gateway)
         await gateway.start()
         old, self._gateway = self._gateway, gateway
         task = asyncio.create_task(_retire(old))

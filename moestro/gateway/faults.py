@@ -16,6 +16,7 @@ Kind = Literal[
     "redirect",
     "status",
     "busy",
+    "unready",
     "denied",
     "absent",
     "forbidden",

@@ -131,6 +131,12 @@ class Gateway:
         if self._connections is not None:
             await self._connections.close()
 
+    def take_over(self, earlier: "Gateway") -> None:
+        """Know of servers what the gateway of an earlier configuration did."""
+        for name, line in self._lines.items():
+            if name in earlier._lines:
+                line.take_over(earlier._lines[name])
+
     def view(self) -> FleetView:
         """Return how the fleet is now."""
         return self._tally.view()

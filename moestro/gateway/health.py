@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from moestro.api.fleet_view import BackendView, LatencyView
+from moestro.api.stats import State
 from moestro.gateway import breaker as breakers
 from moestro.gateway.breaker import Breaker
 from moestro.gateway.config import BreakerConfig
@@ -81,7 +82,9 @@ class Health:
         self._config = config
         self._clock = clock
         self._rests_until = 0.0
+        self._is_full = False
         self._is_lost = False
+        self._has_answered = False
 
     @property
     def name(self) -> str:
@@ -94,9 +97,30 @@ class Health:
         return self._shared.num_in_flight(self.name)
 
     @property
-    def is_resting(self) -> bool:
-        """Whether it has asked to be left alone for a while."""
-        return self._clock() < self._rests_until
+    def is_overloaded(self) -> bool:
+        """Whether it was asked too much and wants to be left alone for a while."""
+        return self._is_full and self._clock() < self._rests_until
+
+    @property
+    def state(self) -> State:
+        """How it is, as far as probes and answers have told."""
+        is_local = self._upstream.is_local
+        if is_local and not self._has_answered:
+            return "loading"
+        if is_local and self._is_lost:
+            return "restarting"
+        # One that is full is ready, and so is one that the next request is to try again: were it
+        # not, nobody would send that request.
+        is_open = breakers.state_of(self._shared.read_breaker(self.name), self._clock()) == "open"
+        is_there = self._has_answered and not self._is_lost and not is_open
+        return "ready" if is_there else "unreachable"
+
+    def take_over(self, earlier: "Health") -> None:
+        """Know what was known of the same server in an earlier configuration."""
+        self.trouble = earlier.trouble
+        self._is_full, self._rests_until = earlier._is_full, earlier._rests_until
+        self._is_lost = earlier._is_lost
+        self._has_answered = earlier._has_answered
 
     def may_ask(self) -> bool:
         """Tell whether it is worth asking now."""
@@ -126,6 +150,7 @@ class Health:
             self.latency.whole.add(whole_s)
         self.trouble = None
         self._is_lost = False
+        self._has_answered = True
         now = self._clock()
         if breakers.is_calm(self._shared.read_breaker(self.name), now, self._config):
             self._shared.count_good(self.name)
@@ -139,8 +164,9 @@ class Health:
         now = self._clock()
         if fault.retry_after_s is not None:
             self._rests_until = max(self._rests_until, now + fault.retry_after_s)
-        if fault.kind == "busy":
-            # Full, but alive.
+            self._is_full = fault.kind == "busy"
+        if fault.kind in ("busy", "unready"):
+            # Full, or loading still, but alive.
             return
         if fault.is_of_request:
             # Else one client with a path or a text that it does not take shuts all others out.
@@ -160,6 +186,7 @@ class Health:
     def note_probe(self, trouble: str | None) -> None:
         """Take what a probe found; one that failed says so, but only requests open the breaker."""
         self._is_lost = trouble is not None
+        self._has_answered = self._has_answered or not self._is_lost
         self.trouble = trouble if trouble is not None else self.trouble
 
     def view(self, num_waiting: int) -> BackendView:

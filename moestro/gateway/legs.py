@@ -176,10 +176,12 @@ def check_status(incoming: Incoming, name: str) -> bool:
     status = incoming.status
     if status == 200:
         return True
-    if status == 429 or (status in (503, 529) and incoming.retry_after_s is not None):
-        what = "is asked too much" if status == 429 else "asks for time"
-        wait_s = incoming.retry_after_s
-        raise Fault("busy", f"{name} {what}", retry_after_s=wait_s, has_begun=False)
+    wait_s = incoming.retry_after_s
+    if status == 429 or (status == 529 and wait_s is not None):
+        raise Fault("busy", f"{name} is asked too much", retry_after_s=wait_s, has_begun=False)
+    if status == 503 and wait_s is not None:
+        # As ours says while its model loads.
+        raise Fault("unready", f"{name} is not ready", retry_after_s=wait_s, has_begun=False)
     if status in (401, 407):
         raise Fault("denied", f"{name} does not accept our key", has_begun=False)
     if status == 402:

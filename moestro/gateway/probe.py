@@ -6,6 +6,7 @@ Next: health.py.
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from moestro.gateway.config import ProbeConfig
 from moestro.gateway.faults import Fault
@@ -13,6 +14,8 @@ from moestro.gateway.queue import Line, Member
 from moestro.gateway.upstream import Connections
 
 _MOST_BYTES = 4 * 1024**2
+# A local model that loads will be there, and others wait for it.
+_EXPECTED_S = 1.0
 
 
 class Probes:
@@ -27,9 +30,12 @@ class Probes:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin, unless they are never wanted."""
-        if self._config.every_s:
-            self._tasks = [asyncio.ensure_future(self._repeat(each)) for each in self._members]
+        """Begin; where probes are not wanted, ask local models until they have loaded."""
+        for member in self._members:
+            if self._config.every_s or member.upstream.is_local:
+                self._tasks.append(asyncio.ensure_future(self._repeat(member)))
+            else:
+                member.health.note_probe(None)
 
     async def stop(self) -> None:
         """End."""
@@ -38,16 +44,21 @@ class Probes:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def probe(self, member: Member) -> None:
-        """Ask one backend for its models."""
+        """Ask one backend for its models; one of ours, which has them at once, if it is ready."""
         trouble = None
+        upstream, path = member.upstream, "/v1/models"
+        if upstream.is_local:
+            upstream, path = replace(upstream, folder=b""), "/ready"
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                incoming = await self._connections.get(member.upstream, "/v1/models")
+                incoming = await self._connections.get(upstream, path)
                 with suppress(Fault):
                     await incoming.read_whole(_MOST_BYTES)
                 incoming.close()
             # A server need not know this path; it must only be there and well.
-            if incoming.status >= 500:
+            if upstream.is_local and incoming.status == 503:
+                trouble = f"{member.name} is not ready"
+            elif incoming.status >= 500:
                 trouble = f"{member.name} answered a probe with status {incoming.status}"
         except Fault as fault:
             trouble = str(fault)
@@ -56,6 +67,12 @@ class Probes:
         member.health.note_probe(trouble)
 
     async def _repeat(self, member: Member) -> None:
+        every_s, health = self._config.every_s, member.health
         while True:
             await self.probe(member)
-            await asyncio.sleep(self._config.every_s)
+            is_expected = member.upstream.is_local and health.state != "ready"
+            if not every_s and not is_expected:
+                return
+            await asyncio.sleep(
+                min(every_s or _EXPECTED_S, _EXPECTED_S) if is_expected else every_s
+            )

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from moestro.api.stats import State
 from moestro.errors import BackendError, CapacityError
 from moestro.gateway.balance import Candidate, order
 from moestro.gateway.config import QueueConfig
@@ -68,6 +69,12 @@ class Line:
         self._looking: asyncio.TimerHandle | None = None
 
     @property
+    def state(self) -> State:
+        """How the model is: like the best of its backends, loading where there is none yet."""
+        states = [member.health.state for member in self.members] or ["loading"]
+        return "ready" if "ready" in states else states[0]
+
+    @property
     def num_waiting(self) -> int:
         """How many requests wait for a place."""
         return sum(map(len, self._waiting.values()))
@@ -77,8 +84,8 @@ class Line:
     ) -> Member:
         """Take a place at the best backend not `barred`, those not in `tried` first; or wait.
 
-        CapacityError where the line is too long or too slow, or all backends asked to be left alone
-        for a while; BackendError where none can be asked.
+        CapacityError where the line is too long or too slow, or backends have too much to do and
+        asked to be left alone for a while; BackendError where none can be asked.
         """
         if not self._waiting and (found := self._find_place(tried, barred)) is not None:
             return found
@@ -97,6 +104,13 @@ class Line:
             self._forget(waiter)
             raise
 
+    def take_over(self, earlier: "Line") -> None:
+        """Know of backends what an earlier line for them did."""
+        known = {member.upstream.config.url: member.health for member in earlier.members}
+        for member in self.members:
+            if (health := known.get(member.upstream.config.url)) is not None:
+                member.health.take_over(health)
+
     def leave(self, member: Member) -> None:
         """Give a place back: to whoever's turn it is."""
         self._shared.leave(member.name)
@@ -112,16 +126,15 @@ class Line:
         if any(member.health.may_ask() for member in members):
             return
         wait_s = self.wait_s()
-        resting = next((member for member in members if member.health.is_resting), None)
-        if resting is not None:
-            trouble = resting.health.trouble
+        full = next((member for member in members if member.health.is_overloaded), None)
+        if full is not None:
+            trouble = full.health.trouble
             raise CapacityError(f"{trouble}: try again in {wait_s:.1f} s", wait_s)
         trouble = next((m.health.trouble for m in members if m.health.trouble), None)
         because = f" ({trouble})" if trouble else ""
+        what = "is loading" if self.state == "loading" else f"does not answer{because}"
         when = f"{math.ceil(wait_s)} s" if wait_s else "a moment"
-        raise BackendError(
-            f"model {self.model} does not answer{because}: try again in {when}", wait_s or None
-        )
+        raise BackendError(f"model {self.model} {what}: try again in {when}", wait_s or None)
 
     def _check_length(self) -> None:
         num_waiting = self.num_waiting

@@ -76,6 +76,7 @@ class Tally:
             is_local=model.is_local,
             is_auto=model.name in self._chooser.auto_models,
             is_up=any(backend.is_up for backend in backends),
+            state=line.state,
             context_length=model.context_length,
             input_usd_per_mtok=model.price.input_usd_per_mtok,
             output_usd_per_mtok=model.price.output_usd_per_mtok,

@@ -17,6 +17,7 @@ from moestro.api.backend import Stream
 from moestro.api.cards import AUTO, ModelCard
 from moestro.api.chat import ChatRequest, Request
 from moestro.api.chunks import Chunk, Started
+from moestro.api.fleet_view import ModelView
 from moestro.api.relay import ASKER, Asker, Call
 from moestro.api.stats import State, Stats
 from moestro.errors import BackendError, ConfigError
@@ -35,13 +36,13 @@ class Translated:
     def __init__(self, gateway: Gateway | CurrentGateway) -> None:
         self._gateway = gateway
         self._created = int(time.time())
-        self._is_ready = False
+        self._is_started = False
         self._is_draining = False
 
     async def start(self) -> None:
         """Open the gateway's connections."""
         await self._gateway.start()
-        self._is_ready = True
+        self._is_started = True
 
     async def stop(self, deadline_s: float) -> None:
         """Let requests under way end within the deadline, then close all connections."""
@@ -74,7 +75,8 @@ class Translated:
         return [
             Stats(
                 model=model.name,
-                state=self._state(),
+                state=self._state(model),
+                progress=1.0 if model.state == "ready" else 0.0,
                 num_running=model.num_in_flight,
                 num_waiting=model.num_waiting,
                 prompt_tokens=model.prompt_tokens,
@@ -133,10 +135,10 @@ class Translated:
             output_usd_per_mtok=model.price.output_usd_per_mtok,
         )
 
-    def _state(self) -> State:
+    def _state(self, model: ModelView) -> State:
         if self._is_draining:
             return "draining"
-        return "ready" if self._is_ready else "loading"
+        return model.state if self._is_started else "loading"
 
 
 async def _read_chunks(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Chunk, None]:

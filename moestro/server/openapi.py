@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from moestro.api.stats import State
+
 _STATUSES = {
     400: "The request is wrong: its message says where.",
     401: "No API key, or an unknown one.",
@@ -162,14 +164,15 @@ class ReadyModel(BaseModel):
     """How far a model is; `progress` goes from 0 to 1 while it loads."""
 
     model: str
-    state: Literal["loading", "ready", "restarting", "draining", "stopped"]
+    state: State
     progress: float = Field(ge=0, le=1)
 
 
 class ReadyAnswer(BaseModel):
-    """Whether every model can answer."""
+    """Whether requests can be answered, and if not, what is missing."""
 
     status: Literal["ready", "not ready"]
+    missing: str
     models: list[ReadyModel]
 
 

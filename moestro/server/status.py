@@ -3,12 +3,14 @@
 Next: openapi.py, api/cards.py.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from moestro.api.backend import Backend
 from moestro.api.cards import ModelCard
+from moestro.api.stats import Stats
 from moestro.errors import UnknownModelError
 from moestro.server.openapi import (
     ERRORS,
@@ -26,6 +28,7 @@ _RETRY_S = 1
 def routes(backend: Backend) -> APIRouter:
     """Build the routes."""
     paths = APIRouter()
+    readiness = _Readiness()
 
     @paths.get("/v1/models", tags=["models"], responses=ERRORS | {200: {"model": ModelsAnswer}})
     async def list_models() -> Response:
@@ -60,14 +63,17 @@ def routes(backend: Backend) -> APIRouter:
         responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}},
     )
     async def show_readiness() -> Response:
-        """Say whether every model can answer; with status 503 until then."""
+        """Say whether requests can be answered: once no model is loading any more and one can
+        answer, and from then on while one can. Else with status 503, and what is missing.
+        """
         stats = backend.stats()
-        is_ready = bool(stats) and all(each.state == "ready" for each in stats)
+        missing = readiness.find_missing(stats)
         models = [
             {"model": each.model, "state": each.state, "progress": each.progress} for each in stats
         ]
-        body = {"status": "ready" if is_ready else "not ready", "models": models}
-        if is_ready:
+        status = "not ready" if missing else "ready"
+        body = {"status": status, "missing": missing, "models": models}
+        if not missing:
             return JsonResponse(body)
         return JsonResponse(body, 503, {"retry-after": str(_RETRY_S)})
 
@@ -77,6 +83,23 @@ def routes(backend: Backend) -> APIRouter:
         return JsonResponse({"version": request.app.version})
 
     return paths
+
+
+class _Readiness:
+    """Whether a server has once been ready: a model that is added later then holds nothing up."""
+
+    def __init__(self) -> None:
+        self._has_been_ready = False
+
+    def find_missing(self, stats: Sequence[Stats]) -> str:
+        """Say in words what is missing to answer requests; nothing where they are answered."""
+        can_answer = any(each.state == "ready" for each in stats)
+        is_loading = any(each.state == "loading" for each in stats)
+        self._has_been_ready |= can_answer and not is_loading
+        if can_answer and self._has_been_ready:
+            return ""
+        states = [f"{each.model} is {each.state}" for each in stats if each.state != "ready"]
+        return ", ".join(states) or "no model is served here"
 
 
 def _write_card(card: ModelCard) -> dict[str, Any]:

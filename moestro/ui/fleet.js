@@ -88,7 +88,7 @@ function modelCard(model, fleet, rates) {
   const rate = rates.now(key);
   const badges = [model.is_local ? "local" : "remote", model.is_auto ? "auto" : null, model.name === fleet.strongest ? "strongest" : null, model.context_length ? `${number(model.context_length)} tokens of context` : null].filter(Boolean);
   const up = model.backends.filter(each => each.is_up).length;
-  const state = !model.is_up ? pill("stopped", "down") : up < model.backends.length ? pill("loading", `${up} of ${model.backends.length} up`) : pill("ready", "up");
+  const state = model.state === "loading" ? pill("loading", "loading") : !model.is_up ? pill("stopped", "down") : up < model.backends.length ? pill("loading", `${up} of ${model.backends.length} up`) : pill("ready", "up");
   return el("section", { className: "card stack model", "aria-label": `Model ${model.name}` },
     el("div", { className: "row apart top" },
       el("div", { className: "row title" }, el("h2", { title: model.name }, model.name), state, ...badges.map(text => el("span", { className: "badge" }, text))),

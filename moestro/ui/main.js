@@ -58,6 +58,7 @@ const NOTICES = {
   restarting: ["warn", "The engine is starting again.", () => "Answers under way were lost; new ones work in a moment."],
   draining: ["warn", "The server is shutting down.", () => "It finishes what is under way and takes nothing new."],
   stopped: ["bad", "The model has stopped.", () => "Start the server again; its log says why."],
+  unreachable: ["bad", "No server of this model can be reached.", () => "The page Fleet says why. It is asked again every few seconds."],
 };
 
 function noticeNow() {

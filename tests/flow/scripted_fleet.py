@@ -44,7 +44,7 @@ def backend(name: str, **changes: object) -> BackendView:
 def model(name: str, count: int, **changes: object) -> ModelView:
     """Return a model that auto may choose, but for the changes."""
     plain = ModelView(
-        name=name, is_local=False, is_auto=True, is_up=True, context_length=32768,
+        name=name, is_local=False, is_auto=True, is_up=True, state="ready", context_length=32768,
         input_usd_per_mtok=2.0, output_usd_per_mtok=6.0, share=0.2, num_requests=count,
         num_auto=count // 2, num_errors=4, num_in_flight=3, num_waiting=0,
         prompt_tokens=count * 310, completion_tokens=count * 120, cost_usd=count * 0.0013,
