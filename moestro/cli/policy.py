@@ -21,7 +21,7 @@ from moestro.policy.outcome_files import read_outcomes
 from moestro.policy.policy import Policy
 from moestro.policy.prices import Price, build_prices, read_prices
 from moestro.policy.report import report as measure
-from moestro.policy.store import load_policy, save_policy
+from moestro.policy.store import is_calibrated, load_policy, save_policy
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,11 @@ def fit(
     """
     if (weak is None) != (strong is None):
         raise ConfigError("--weak and --strong go together: name both, or neither for a pool")
+    if is_calibrated(out):
+        raise ConfigError(
+            f"{out} holds a calibrated policy, whose floor would be lost: give another --out, or"
+            " delete that folder first"
+        )
     tables = settings.override({}, overrides or [])
     listed = _prices(prices, tables.pop("prices", {}))
     config = settings.build(LearnConfig, tables.pop("learn", {}), "learn.")
@@ -147,6 +152,12 @@ def join_model(
     loaded = load_policy(policy)
     grown = join(loaded, scored, model, listed.get(model))
     save_policy(grown, policy)
+    if loaded.threshold is not None:
+        log.warning(
+            "the floor was shown for the models of before, and holds no more: run"
+            " `moestro policy calibrate %s` again",
+            policy,
+        )
     if as_json:
         options.print_json({"folder": str(policy), "joined": model, "models": grown.models})
     else:

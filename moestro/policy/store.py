@@ -58,6 +58,17 @@ def save_policy(policy: Policy, folder: Path) -> None:
     write_json(folder / POLICY_FILE, _describe(policy))
 
 
+def is_calibrated(folder: Path) -> bool:
+    """Tell whether a folder has a policy that can be used and whose floor was shown to hold."""
+    if not (folder / POLICY_FILE).is_file():
+        return False
+    try:
+        saved = read_json(folder / POLICY_FILE)
+    except CheckpointError:
+        return False
+    return saved.get("format") == FORMAT and saved.get("threshold") is not None
+
+
 def load_policy(path: Path) -> Policy:
     """Read a policy's folder, or raise CheckpointError saying what is wrong with it."""
     if not (path / POLICY_FILE).is_file():
