@@ -102,6 +102,10 @@ class FleetKeys:
         """Return whose key is among those presented."""
         return self._configured.find_name(presented) or self._records.find_name(presented)
 
+    def has_expired(self, presented: Sequence[bytes]) -> bool:
+        """Tell whether a key among them has expired."""
+        return self._records.has_expired(presented)
+
 
 class SharedBackends:
     """What all workers know of backends: who is busy, breakers, counts, and latencies of late."""

@@ -96,17 +96,27 @@ def list_all(config: Config, as_json: options.Json = False) -> None:
 
 @app.command("set")
 def change(
-    config: Config, name: Name, assignments: Assignments = None, as_json: options.Json = False
+    config: Config,
+    name: Name,
+    assignments: Assignments = None,
+    days: Annotated[
+        float | None,
+        typer.Option("--days", min=0.0, help="Days from now until it expires.", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Change what a key allows; what is not named stays as it is, and none lifts a limit.
 
-    Example: [bold]moestro keys set fleet.toml alice --set requests_per_minute=60[/bold]
+    Without an end again: --set expires_at=none.
+
+    Example: [bold]moestro keys set fleet.toml alice --days 30[/bold]
     """
     from moestro.records import keys
 
     with closing(_open(config)) as database, database.write() as connection:
         tables = settings.to_tables(keys.find_terms(connection, name))
-        terms = settings.build(KeyTerms, settings.override(tables, assignments or []))
+        tables = settings.override(tables, assignments or []) | _end_after(days)
+        terms = settings.build(KeyTerms, tables)
         _check_models(config, terms)
         keys.change_key(connection, terms)
     if as_json:
@@ -129,10 +139,11 @@ def revoke(config: Config, name: Name, as_json: options.Json = False) -> None:
 
 def _build_terms(name: str, assignments: list[str], days: float | None) -> KeyTerms:
     tables: dict[str, Any] = settings.override({}, assignments)
-    tables["name"] = name
-    if days is not None:
-        tables["expires_at"] = time.time() + days * _DAY_S
-    return settings.build(KeyTerms, tables)
+    return settings.build(KeyTerms, tables | {"name": name} | _end_after(days))
+
+
+def _end_after(days: float | None) -> dict[str, float]:
+    return {} if days is None else {"expires_at": time.time() + days * _DAY_S}
 
 
 def _check_models(config: Path, terms: KeyTerms) -> None:

@@ -7,7 +7,7 @@ records.py.
 import hmac
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,21 +59,26 @@ class KeyRing:
 
         Which digests are looked up is nobody's to choose, so that how long it takes tells nothing.
         """
-        snapshot = self._snapshot
-        for key in presented:
-            digest = hash_key(key)
-            known = snapshot.by_digest.get(digest)
-            if (
-                known is not None
-                and hmac.compare_digest(digest, known.digest)
-                and known.is_usable(time.time())
-            ):
-                return known.terms.name
-        return None
+        usable = (each for each in self._find_all(presented) if each.is_usable(time.time()))
+        return next((each.terms.name for each in usable), None)
+
+    def has_expired(self, presented: Sequence[bytes]) -> bool:
+        """Tell whether a key among those presented opens nothing for its age alone."""
+        now = time.time()
+        known = self._find_all(presented)
+        return any(not each.is_revoked and not each.is_usable(now) for each in known)
 
     def find(self, name: str) -> KnownKey | None:
         """Return the key that has a name, usable or not."""
         return self._snapshot.by_name.get(name)
+
+    def _find_all(self, presented: Sequence[bytes]) -> Iterator[KnownKey]:
+        snapshot = self._snapshot
+        for key in presented:
+            digest = hash_key(key)
+            known = snapshot.by_digest.get(digest)
+            if known is not None and hmac.compare_digest(digest, known.digest):
+                yield known
 
     def names(self) -> list[str]:
         """Return all names."""

@@ -100,6 +100,10 @@ class Records:
         """Return whose key is among those presented."""
         return self.ring.find_name(presented)
 
+    def has_expired(self, presented: Sequence[bytes]) -> bool:
+        """Tell whether a key among those presented has expired."""
+        return self.ring.has_expired(presented)
+
     def allowed_models(self, caller: str | None) -> Collection[str] | None:
         """Return the models that a caller may use, None for all."""
         known = None if caller is None else self.ring.find(caller)

@@ -64,6 +64,10 @@ class Keys:
                     found = name
         return found
 
+    def has_expired(self, presented: Sequence[bytes]) -> bool:
+        """Tell that none has: they hold as long as they are configured."""
+        return False
+
 
 class KeyRing(Protocol):
     """Whoever knows keys: these, or a database's."""
@@ -73,6 +77,9 @@ class KeyRing(Protocol):
 
     def find_name(self, presented: Sequence[bytes]) -> str | None:
         """Return whose key is among those presented."""
+
+    def has_expired(self, presented: Sequence[bytes]) -> bool:
+        """Tell whether one that opens nothing did so once, and was not revoked."""
 
 
 class KeyGuard:
@@ -99,9 +106,18 @@ class KeyGuard:
         if name is not None:
             scope.setdefault("state", {})[KEY_NAME] = name
         elif not self._is_open(scope["path"]):
-            await _refuse(scope, send, has_key=bool(presented))
+            await _refuse(scope, send, self._complain(presented))
             return
         await self._app(scope, receive, send)
+
+    def _complain(self, presented: Sequence[bytes]) -> str:
+        how = "send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        if not presented:
+            return f"no API key given: {how}"
+        if self._keys.has_expired(presented):
+            # Nothing that its holder does not know: whoever else sends it has the key.
+            return "this API key has expired: ask whoever gave it to you to extend it"
+        return f"this API key is not known here: {how}"
 
     def _is_open(self, path: str) -> bool:
         return path in self._open_paths or path.startswith(self._open_folders)
@@ -132,11 +148,9 @@ def _presented_keys(scope: Scope) -> list[bytes]:
     return presented
 
 
-async def _refuse(scope: Scope, send: Send, *, has_key: bool) -> None:
+async def _refuse(scope: Scope, send: Send, message: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         return
-    how = "send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
-    message = f"this API key is not known here: {how}" if has_key else f"no API key given: {how}"
     problem = Problem(status=401, message=message, code="invalid_api_key")
     await refuse(problem, scope, send, [(b"www-authenticate", b"Bearer")])

@@ -133,6 +133,9 @@ def test_keys_of_the_configuration_and_of_the_records_both_open(
     key = with_key(records, KeyTerms(name="alice"))
     assert nobody
     assert keys.find_name([key]) == nobody.find_name([key]) == "alice"
+    late = with_key(records, KeyTerms(name="late", expires_at=1.0))
+    assert keys.has_expired([late])
+    assert not keys.has_expired([key, b"configured", b"unknown"])
 
 
 def test_workers_share_places_and_breakers(start_records: StartRecords) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def test_a_life_of_a_key_in_json(keys: Any, config: Path) -> None:
     assert json.loads(keys("revoke", config, "alice", "--json")[1])["revoked"] is True
     (ended,) = json.loads(keys("list", config, "--json")[1])["keys"]
     assert not ended["is_usable"]
+
+
+def test_a_keys_end_can_be_put_off_and_taken_away(keys: Any, config: Path) -> None:
+    keys("add", config, "alice", "--days", 0, "--set", "budget_usd=5")
+    shown = json.loads(keys("set", config, "alice", "--days", 2, "--json")[1])
+    assert shown["expires_at"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
+    assert shown["budget_usd"] == 5
+    assert json.loads(keys("list", config, "--json")[1])["keys"][0]["is_usable"]
+    shown = json.loads(keys("set", config, "alice", "--set", "expires_at=none", "--json")[1])
+    assert shown["expires_at"] is None
 
 
 def test_a_table_says_how_each_key_stands(

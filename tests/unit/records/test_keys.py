@@ -90,11 +90,18 @@ def test_nobody_is_asked_for_a_key_before_there_is_one(database: Database) -> No
     assert not ring.refresh(database)
 
 
-def test_an_expired_key_opens_nothing(database: Database) -> None:
+def test_an_expired_key_opens_nothing_and_its_holder_hears_why(database: Database) -> None:
     key = add(database, KeyTerms(name="late", expires_at=time.time() - 1))
+    fresh = add(database, TERMS)
     ring = KeyRing()
     ring.refresh(database)
     assert ring.find_name([key]) is None
+    assert ring.has_expired([b"other", key])
+    assert not ring.has_expired([b"other", fresh])
+    with database.write() as connection:
+        keys.revoke_key(connection, "late")
+    ring.refresh(database)
+    assert not ring.has_expired([key])
 
 
 def test_a_key_is_compared_in_constant_time(

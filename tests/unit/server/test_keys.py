@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,20 @@ def test_all_else_is_refused_as_openai_does(headers: dict[str, str]) -> None:
     error = answer.json()["error"]
     assert error["code"] == "invalid_api_key"
     assert "x-api-key" in error["message"]
+
+
+def test_a_key_that_has_expired_is_refused_as_one() -> None:
+    class Ring(Keys):
+        def has_expired(self, presented: Sequence[bytes]) -> bool:
+            return b"late" in presented
+
+    guard = KeyGuard(say_key, Ring(KeysConfig(allowed={"bob": hash_of(BOB)})))
+    late, wrong = (ask(guard, "GET", "/v1/models", headers={"x-api-key": k}) for k in ("late", "x"))
+    assert late.status_code == wrong.status_code == 401
+    assert late.json()["error"]["code"] == "invalid_api_key"
+    assert "has expired" in late.json()["error"]["message"]
+    assert "not known here" in wrong.json()["error"]["message"]
+    assert not keys().has_expired([ALICE.encode()])
 
 
 def test_anthropics_path_gets_anthropics_words() -> None:
