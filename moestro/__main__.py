@@ -1,6 +1,18 @@
-"""`python -m moestro`: the same program as `moestro`. Next: cli/main.py."""
+"""`moestro` and `python -m moestro`: imports the program and runs it. Next: cli/main.py."""
 
-from moestro.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the program; Ctrl-C is one line while it is still being imported, too."""
+    try:
+        from moestro.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("moestro: stopped\n")
+        sys.exit(2)
+
 
 if __name__ == "__main__":
     main()

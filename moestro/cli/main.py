@@ -4,6 +4,7 @@
 Next: train.py, demo.py.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ from moestro.cli import (
     xray,
 )
 from moestro.errors import MoestroError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="moestro",
@@ -78,11 +81,15 @@ def main() -> None:
         _fail(f"{error}", status=2)
     except BrokenPipeError:
         # The reader of our output, `head` say, has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
     except KeyboardInterrupt:
         _fail("stopped", status=2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            # Files of ours say their names.
+            _drop_output()
+            _fail(f"standard output: {error.strerror}: write to where there is room", status=2)
         traceback.print_exc()
         _fail(
             f"{type(error).__name__}: {error}. This is a bug in Moestro: please report it.",
@@ -97,6 +104,11 @@ def _run() -> None:
     with command.make_context("moestro", sys.argv[1:]) as context:
         command.invoke(context)
     sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Send what is left to write nowhere: Python would try, and complain, once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe(error: typer.TyperException) -> str:

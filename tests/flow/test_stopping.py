@@ -1,12 +1,16 @@
 """Commands that are stopped at work: one line, and nothing half-written. Next: test_resume.py."""
 
+import os
 import signal
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 
+import moestro
+from moestro.__main__ import main as outermost
 from moestro.cli.main import main
 from tests.flow.program import TIMEOUT_S, Ended, start
 
@@ -40,6 +44,42 @@ def test_a_conversion_that_is_stopped_leaves_nothing(
         main()
     assert drafts
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_program_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(MetaPathFinder):
+        def find_spec(self, name: str, *others: object) -> None:
+            if name == "moestro.cli.main":
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "moestro.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Stopping(), *sys.meta_path])
+    with pytest.raises(SystemExit, match="2"):
+        outermost()
+    assert capsys.readouterr() == ("", "moestro: stopped\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize(
+    "words", [("--version",), ("inspect", "run", "--json"), ("keys", "--help")]
+)
+def test_a_full_disk_behind_standard_output_is_one_line(
+    workplace: Path, model: Path, words: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "moestro", *words],
+            cwd=workplace,
+            env=os.environ | {"PYTHONPATH": str(Path(moestro.__file__).parents[1])},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=TIMEOUT_S,
+        )
+    said = "moestro: standard output: No space left on device: write to where there is room\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
 
 
 def test_a_reader_who_has_had_enough_is_no_error(workplace: Path, model: Path) -> None:
