@@ -20,16 +20,30 @@ _LARGEST_SEED = 2**32 - 1
 BalanceMethod = Literal["proportional", "sign", "quantile", "global_aux", "sequence_aux", "none"]
 
 
+_BESIDE_MUON = 6e-3
+# Beyond these no run can be meant, and what follows of them would be told less clearly.
+_LARGEST_RATE = 100.0
+_MOST_NEWTON_SCHULZ_STEPS = 100
+_MOST_TOKENS_PER_STEP = 2**28
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Muon for matrices (AdamW for the rest), or AdamW for all; one learning rate serves both."""
+    """Muon for matrices (AdamW for the rest), or AdamW for all; one learning rate serves both.
+
+    With kind "adamw" all weights have `learning_rate`: best are 4e-3 to 1.2e-2 at a million
+    parameters (benchmarks/quality_per_cost.py), less at more. `adamw_learning_rate` is that of
+    embeddings, head, gates and norms beside Muon's matrices; another one with "adamw" is refused.
+    """
 
     kind: Literal["muon", "adamw"] = "muon"
     """Which optimizer trains the matrices."""
     learning_rate: float = 8e-3
-    """Learning rate at its highest. Limits: above 0."""
-    adamw_learning_rate: float = 6e-3
-    """That of embeddings, head, gates and norms when the matrices are Muon's. Limits: above 0."""
+    """Learning rate at its highest; with kind "adamw" that of all weights. Limits: above 0, at most
+    100."""
+    adamw_learning_rate: float = _BESIDE_MUON
+    """That of embeddings, head, gates and norms when the matrices are Muon's. Limits: above 0, at
+    most 100."""
     weight_decay: float = 0.1
     """Decoupled weight decay, times the learning rate. Limits: 0 or more."""
     momentum: float = 0.95
@@ -41,15 +55,26 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm. Limits: above 0."""
     newton_schulz_steps: int = 5
-    """Iterations by which Muon makes an update orthogonal. Limits: 1 or more."""
+    """Iterations by which Muon makes an update orthogonal. Limits: 1 to 100."""
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
-        for name in ("learning_rate", "adamw_learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
+        if not 0 < self.clip_norm < math.inf:
+            raise ConfigError(f"clip_norm is {self.clip_norm}: it must be above 0, and finite")
+        for name in ("learning_rate", "adamw_learning_rate"):
+            if not 0 < getattr(self, name) <= _LARGEST_RATE:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)}: it must be above 0, and finite"
+                    f"{name} is {getattr(self, name)}: it must be above 0, finite, and at most"
+                    f" {_LARGEST_RATE:g}; usual are 1e-4 to 0.1"
                 )
+        if self.kind == "adamw" and self.adamw_learning_rate not in (
+            self.learning_rate,
+            _BESIDE_MUON,
+        ):
+            raise ConfigError(
+                f"adamw_learning_rate is {self.adamw_learning_rate}, but with kind adamw all"
+                f" weights have learning_rate, {self.learning_rate}: set that one"
+            )
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(
                 f"weight_decay is {self.weight_decay}: it must be 0 or more, and finite"
@@ -57,8 +82,11 @@ class OptimizerConfig:
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
-        if self.newton_schulz_steps < 1:
-            raise ConfigError(f"newton_schulz_steps is {self.newton_schulz_steps}: at least 1")
+        if not 1 <= self.newton_schulz_steps <= _MOST_NEWTON_SCHULZ_STEPS:
+            raise ConfigError(
+                f"newton_schulz_steps is {self.newton_schulz_steps}: it must lie in 1 to"
+                f" {_MOST_NEWTON_SCHULZ_STEPS}; 5 are enough"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +210,11 @@ class TrainConfig:
             raise ConfigError(
                 f"micro_batch_size is {self.micro_batch_size}:"
                 f" it must divide batch_size, {self.batch_size}"
+            )
+        if self.batch_size * self.seq_len > _MOST_TOKENS_PER_STEP:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}: with {self.seq_len} tokens each it must be at"
+                f" most {_MOST_TOKENS_PER_STEP // self.seq_len}"
             )
 
     @property

@@ -87,6 +87,7 @@ def test_a_mistake_is_named_with_its_place(message: str, tables: dict[str, Any])
         ("every_steps is 0", CheckpointConfig, {"every_steps": 0}),
         ("micro_batch_size is -4", TrainConfig, {"micro_batch_size": -4}),
         ("micro_batch_size is 0", TrainConfig, {"micro_batch_size": 0}),
+        ("batch_size is 1000000000: .* at most 1048576", TrainConfig, {"batch_size": 10**9}),
         ("seed is -1", TrainConfig, {"seed": -1}),
         ("seed is 4294967296: it must lie between 0 and", TrainConfig, {"seed": 2**32}),
         ("mtp_weight is -1", TrainConfig, {"mtp_weight": -1.0}),

@@ -1,5 +1,7 @@
 """Which optimizer moves which weight, and that its state survives to the bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +67,12 @@ def test_adamw_alone_moves_everything() -> None:
     }
 
 
+def test_adamw_alone_has_one_learning_rate() -> None:
+    for config in (ADAMW, replace(ADAMW, adamw_learning_rate=ADAMW.learning_rate)):
+        parts = Optimizers(build_model(), config)._parts
+        assert [rate for _, rate in parts] == [ADAMW.learning_rate]
+
+
 def test_shapes_that_coincide_are_no_obstacle() -> None:
     # Queries of 2 heads x 10 and a gate-and-up of 2 x 10 rows are both 20 x 16.
     model = random_model(tiny_config(intermediate_size=10))
@@ -123,9 +131,16 @@ def test_norms_and_biases_do_not_decay() -> None:
         ("momentum is 1", {"momentum": 1.0}),
         ("beta1 is -0.1", {"beta1": -0.1}),
         ("newton_schulz_steps is 0", {"newton_schulz_steps": 0}),
+        ("newton_schulz_steps is 1000000000", {"newton_schulz_steps": 10**9}),
+        (r"^learning_rate is 1e\+300: .* at most 100", {"learning_rate": 1e300}),
+        (r"adamw_learning_rate is 1e\+300: .* at most 100", {"adamw_learning_rate": 1e300}),
+        (
+            "adamw_learning_rate is 0.001, but with kind adamw all weights have learning_rate",
+            {"kind": "adamw", "adamw_learning_rate": 0.001},
+        ),
     ],
 )
-def test_a_rate_that_cannot_train_is_refused(message: str, changes: dict[str, float]) -> None:
+def test_a_rate_that_cannot_train_is_refused(message: str, changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=message):
         OptimizerConfig(**changes)  # type: ignore[arg-type]
 
