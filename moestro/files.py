@@ -3,6 +3,7 @@
 Knows paths and bytes, not what they mean. Next: settings.py.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -76,6 +77,12 @@ def folder_atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; it is read piece by piece."""
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 from moestro import settings
 from moestro.cli import options
 from moestro.cli.progress import TrainingProgress
+from moestro.errors import CheckpointError
 
 if TYPE_CHECKING:
     from moestro.train.loop import Trained
@@ -63,10 +64,15 @@ def run_to_end(run: "Run", progress: TrainingProgress) -> tuple["Trained", dict[
 
 
 def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
-    """Return what `moestro train --json` prints."""
-    from moestro.train.metrics import read_metrics
+    """Return what `moestro train --json` prints; CheckpointError where the figures are gone."""
+    from moestro.train.metrics import METRICS_FILE, read_metrics
 
     steps = [row for row in read_metrics(folder) if "loss" in row]
+    if not steps:
+        raise CheckpointError(
+            f"{folder / METRICS_FILE}: holds no steps, but the run is done: put the file back to"
+            f" see its figures; the model is whole, {trained.checkpoint}"
+        )
     last = steps[-1]
     rates = sorted(row["tokens_per_s"] for row in steps)
     return {

@@ -89,7 +89,7 @@ def load(folder: Path, *, is_thorough: bool = False) -> Shards:
         raise CheckpointError(f"{path}: {size} bytes, expected {wanted}: remove {folder}")
     if hashlib.sha256(lines).hexdigest() != sha256:
         raise CheckpointError(f"{folder / _HELD_OUT}: damaged: remove {folder}")
-    if is_thorough and _hash_file(path) != training["sha256"]:
+    if is_thorough and files.hash_file(path) != training["sha256"]:
         raise CheckpointError(f"{path}: damaged: remove {folder}")
     documents = tuple(Document(**json.loads(line)) for line in lines.splitlines())
     tokens = np.memmap(path, dtype=dtype, mode="r")
@@ -179,8 +179,3 @@ def _count(by_domain: dict[str, dict[str, int]], document: Document, **more: int
     added = {"num_documents": 1, "num_bytes": len(document.text.encode()), **more}
     for name, number in added.items():
         counts[name] = counts.get(name, 0) + number
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,6 +26,8 @@ from moestro.weights.find import latest_checkpoint
 from moestro.weights.load import load_model
 from moestro.weights.store import outgoing, save_file
 
+_ADVICE = "write an older step's name into `latest`"
+_DIGESTS = "sha256"
 _STATE = "trainer/state.json"
 _OPTIMIZER = "trainer/optimizer.safetensors"
 
@@ -62,17 +64,17 @@ def save_checkpoint(
 
 def resume(path: Path, stepper: Stepper) -> Progress:
     """Load weights, biases, thresholds and optimizer state into a freshly built stepper."""
+    state = files.read_json(path / _STATE)
+    _check_whole(path, state)
     loaded = load_model(path, dtype=None)
     _check_same_model(path, loaded.config, stepper.model.config)
     _copy_into(stepper.model, loaded)
-    state = files.read_json(path / _STATE)
     try:
         stepper.optimizers.load_state(load_file(path / _OPTIMIZER))
         return _progress(path, state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path / 'trainer'}: cannot be resumed ({error}):"
-            " write an older step's name into `latest`"
+            f"{path / 'trainer'}: cannot be resumed ({error}): {_ADVICE}"
         ) from error
 
 
@@ -85,7 +87,29 @@ def _write(draft: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progre
     state = stepper.optimizers.state()
     save_file(draft / _OPTIMIZER, [outgoing(name, tensor) for name, tensor in state.items()])
     record = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-    files.write_json(draft / _STATE, record)
+    files.write_json(draft / _STATE, record | {_DIGESTS: _digests(draft)})
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Return the hashes of a checkpoint's weights, by their files' names.
+
+    Not of the optimizer's state, which is as large or larger: training waits for this.
+    """
+    return {each.name: files.hash_file(each) for each in sorted(path.glob("*.safetensors"))}
+
+
+def _check_whole(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for weights other than those written: they would train on unnoticed."""
+    known = state.get(_DIGESTS)
+    if known is None:
+        # Written before digests were.
+        return
+    if not isinstance(known, dict):
+        raise CheckpointError(f"{path / _STATE}: {_DIGESTS} is {known!r}: {_ADVICE}")
+    found = _digests(path)
+    for name in sorted(known.keys() | found.keys()):
+        if known.get(name) != found.get(name):
+            raise CheckpointError(f"{path / name}: is not as it was written: {_ADVICE}")
 
 
 def _progress(path: Path, state: Mapping[str, Any]) -> Progress:
@@ -108,7 +132,7 @@ def _check_same_model(path: Path, found: ModelConfig, wanted: ModelConfig) -> No
         if there.get(key) != here.get(key):
             raise CheckpointError(
                 f"{path}: is of another model than the run: {key} is {there.get(key)} there and"
-                f" {here.get(key)} in config.toml: write an older step's name into `latest`"
+                f" {here.get(key)} in config.toml: {_ADVICE}"
             )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from moestro import files
 from moestro.errors import CheckpointError, StorageError
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
@@ -17,6 +18,7 @@ from moestro.train.step import Stepper
 from moestro.weights.find import latest_checkpoint
 from tests.builders import random_tokens, tiny_config
 
+STATE = "trainer/state.json"
 OPTIMIZER = "trainer/optimizer.safetensors"
 
 
@@ -130,6 +132,11 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def overwrite_the_end(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-5000] + bytes(min(5000, len(data))))
+
+
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", OPTIMIZER])
 def test_a_damaged_checkpoint_is_refused(
@@ -144,10 +151,40 @@ def test_a_damaged_checkpoint_is_refused(
         resume(path, build_stepper())
 
 
+def test_weights_with_another_end_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 1)
+    path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
+    overwrite_the_end(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not as it was written"):
+        resume(path, build_stepper())
+    # They can be read all the same, and nothing else would tell.
+    forget_digests(path)
+    assert resume(path, build_stepper()) == progress(1)
+
+
+def forget_digests(path: Path) -> dict[str, str]:
+    state = files.read_json(path / STATE)
+    digests: dict[str, str] = state.pop("sha256")
+    files.write_json(path / STATE, state)
+    return digests
+
+
+def test_a_checkpoint_of_before_there_were_digests_still_resumes(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 1)
+    path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
+    assert forget_digests(path).keys() == {"model.safetensors"}
+    assert resume(path, build_stepper()) == progress(1)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "{}",
+        '{"step": 1, "tokens": 1, "seconds": 1.0, "sha256": 3}',
         '{"step": 1}',
         "[]",
         "",
