@@ -36,7 +36,7 @@ class BreakerConfig:
     """After so many failures in a row it is left alone. Limits: above 0."""
     share: float = 0.5
     """Or when this share of a window's requests failed, and at least `failures` of them.
-    Limits: above 0."""
+    Limits: above 0, at most 1."""
     window_s: float = 30.0
     """Seconds of a window. Limits: above 0."""
     open_s: float = 2.0
@@ -46,7 +46,9 @@ class BreakerConfig:
     """The most seconds of that. Limits: above 0."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "failures", "share", "window_s", "open_s", "max_open_s")
+        _check_positive(self, "failures", "window_s", "open_s", "max_open_s")
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share is {self.share}: it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

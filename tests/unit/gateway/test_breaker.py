@@ -1,5 +1,8 @@
 """A breaker: when a backend is left alone, for how long, and how it is let back. No clock runs."""
 
+import pytest
+
+from moestro.errors import ConfigError
 from moestro.gateway.breaker import (
     Breaker,
     after_failure,
@@ -63,3 +66,16 @@ def test_a_request_from_before_changes_nothing_once_it_is_open() -> None:
     breaker = fail(Breaker(), 0, 3)
     assert fail(breaker, 1).open_until == breaker.open_until
     assert after_sending(Breaker(), 1) == Breaker()
+
+
+@pytest.mark.parametrize("share", [-0.1, 0, 1.01, 50, float("nan")])
+def test_a_share_that_no_failures_can_reach_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"share is .*: it must be above 0 and at most 1"):
+        BreakerConfig(share=share)
+
+
+def test_a_share_of_one_opens_it_where_all_of_a_window_failed() -> None:
+    config = BreakerConfig(failures=3, share=1)
+    breaker = Breaker(num_good=0, num_bad=2)
+    assert state_of(after_failure(breaker, 1, config), 1) == "open"
+    assert state_of(after_failure(breaker._replace(num_good=1), 1, config), 1) == "closed"
