@@ -43,6 +43,25 @@ from moestro.server.relay import RelayRoutes
 # What they show is the same everywhere, and a browser has no key to send.
 _DOCS_PATHS = ("/docs", "/openapi.json")
 
+# Of an answer from another origin a web page may read no other header of ours.
+_EXPOSED_HEADERS = (
+    "request-id",
+    "retry-after",
+    "x-moestro-attempts",
+    "x-moestro-backend",
+    "x-moestro-cache",
+    "x-moestro-experts",
+    "x-moestro-model",
+    "x-moestro-reason",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+    "x-request-id",
+)
+
 
 class Application(FastAPI):
     """Routes, and before them what every request passes.
@@ -141,7 +160,7 @@ def _guard(
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-moestro-model", "x-moestro-experts", "retry-after"],
+            expose_headers=_EXPOSED_HEADERS,
         )
     app.put_before(HttpMetrics, registry=registry)
     app.put_before(AccessLog)

@@ -27,6 +27,7 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 HEADING = re.compile(r"^### ((?:GET|POST) /\S*)$", re.M)
 ROW = re.compile(r"^\| \[`((?:GET|POST) /\S*)`\]\(\S*\) \| .* \| (.*) \|$", re.M)
 EXAMPLE = re.compile(r"^\$ (curl (?:.*\\\n)*.*)$", re.M)
+HEADER_ROW = re.compile(r"^\| (`[a-z].*?) \| (?:both|server.*?|fleet) \|", re.M)
 OPEN = "anybody"
 
 
@@ -91,6 +92,16 @@ def test_only_what_the_page_calls_open_is_answered_without_a_key(route: str, who
 def test_the_page_names_every_header_of_ours() -> None:
     sent = {name for text in sources() for name in re.findall(r"\"(x-moestro-[a-z]+)\"", text)}
     assert sent == set(re.findall(r"`(x-moestro-[a-z]+)`", PAGE))
+
+
+def test_a_browser_may_read_every_header_that_the_page_says_we_send() -> None:
+    app = build_app(ScriptedBackend(), ServerConfig(cors_origins=("https://a.example",)))
+    answer = ask(app, "GET", "/health", headers={"origin": "https://a.example"})
+    # What begins with a dash is the end of a name that has been told.
+    sent = {name for row in HEADER_ROW.findall(PAGE) for name in re.findall(r"`([a-z-]+)`", row)}
+    sent = {name for name in sent if name[0] != "-"}
+    assert {"retry-after", "x-request-id", "x-moestro-reason"} <= sent
+    assert sent <= set(answer.headers["access-control-expose-headers"].split(", "))
 
 
 def test_the_page_names_every_status_and_code_of_an_error() -> None:

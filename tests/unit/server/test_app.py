@@ -19,6 +19,7 @@ from moestro.server.app import build_app
 from moestro.server.config import ServerConfig
 from moestro.server.docs import render
 from moestro.server.keys import KeysConfig
+from moestro.server.limits import ClientLimits, LimitsConfig
 from tests.unit.server.asgi import ask
 
 TEXT = "/v1/completions"
@@ -160,6 +161,22 @@ def test_other_origins_are_let_in_only_by_name() -> None:
     assert opened.headers["access-control-allow-origin"] == "https://a.example"
     other = ask(app, "OPTIONS", TEXT, headers=headers | {"origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_page_of_another_origin_may_read_every_header_of_an_answer() -> None:
+    limits = LimitsConfig(each=ClientLimits(requests_per_minute=9, tokens_per_minute=99))
+    app = build_app(
+        ScriptedBackend("yes"), ServerConfig(cors_origins=("https://a.example",), limits=limits)
+    )
+    body = {"messages": [USER], "max_tokens": 9, "experts": "min"}
+    headers = {"origin": "https://a.example"}
+    answer = ask(app, "POST", "/v1/messages", json=body, headers=headers)
+    readable = answer.headers["access-control-expose-headers"].split(", ")
+    # Those that a browser shows by itself, and those that are for the browser.
+    known = {"content-length", "content-type", "vary"}
+    said = {name for name in answer.headers if not name.startswith("access-control-")} - known
+    assert {"request-id", "x-moestro-experts", "x-ratelimit-reset-tokens"} <= said
+    assert said <= set(readable)
 
 
 def test_a_key_guards_all_but_what_tells_nothing() -> None:
