@@ -3,7 +3,8 @@
 Plain values that cross borders between processes and machines. Next: backend.py.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -14,12 +15,14 @@ class Started:
     """The request is being worked on: nothing but a fault can stop it now.
 
     `experts` is the mean number of routed experts that it was granted, None where all are taken.
+    `headers` say what else is known of who answers; names are in lower case.
     """
 
     model: str
     prompt_tokens: int
     cached_tokens: int = 0
     experts: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,11 @@ class TranslatedIncoming:
         """When the backend wants to be asked again."""
         return self._incoming.retry_after_s
 
+    @property
+    def experts(self) -> float | None:
+        """How many experts per token the backend granted."""
+        return self._incoming.experts
+
     async def read(self) -> bytes:
         """Return the next events as OpenAI's; none at the end."""
         while data := await self._incoming.read():

@@ -180,6 +180,7 @@ class Gateway:
             trace.first_s = trace.elapsed_s()
         if leg.status != 200:
             return self._refuse(trace, leg)
+        trace.experts = leg.incoming.experts
         if asked.is_written:
             self._chooser.settle(asked, choice, trace.model)
         if asked.is_stream:

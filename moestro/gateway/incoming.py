@@ -62,6 +62,11 @@ class Incoming:
         """When the backend wants to be asked again, if it says so."""
         return read_retry_after(self._fields.get(b"retry-after"))
 
+    @property
+    def experts(self) -> float | None:
+        """How many experts per token it was granted, if it says so: a server of ours does."""
+        return read_experts(self._fields.get(b"x-moestro-experts"))
+
     async def begun(self) -> None:
         """Wait for the head."""
         while not self.status:
@@ -190,6 +195,17 @@ def read_retry_after(value: bytes | None) -> float | None:
     except ValueError:
         return _until(value.decode("latin-1"))
     return seconds if 0 <= seconds < math.inf else None
+
+
+def read_experts(value: bytes | None) -> float | None:
+    """Return the number that a header says; None if it makes no sense."""
+    if value is None:
+        return None
+    try:
+        experts = float(value)
+    except ValueError:
+        return None
+    return experts if 0 < experts < math.inf else None
 
 
 def _until(date: str) -> float | None:

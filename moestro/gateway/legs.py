@@ -49,6 +49,10 @@ class Incoming(Protocol):
     def retry_after_s(self) -> float | None:
         """When the backend wants to be asked again."""
 
+    @property
+    def experts(self) -> float | None:
+        """How many experts per token the backend granted, None where it does not say."""
+
     async def read(self) -> bytes:
         """Return the next bytes; none at the end."""
 

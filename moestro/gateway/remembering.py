@@ -87,7 +87,8 @@ class Memory:
         tape.add(body)
         # Another model's answer is none of the one that the question was put to.
         if tape.is_whole and tape.model == trace.model and not trace.num_failovers:
-            self._cache.keep(tape.name, Kept(body=tape.body, headers=headers))
+            kept = Kept(body=tape.body, headers={**headers, **trace.experts_header()})
+            self._cache.keep(tape.name, kept)
 
 
 def repeat(trace: Trace, kept: Kept) -> Reply:

@@ -59,6 +59,7 @@ class Trace:
     reason: str = ""
     model: str = ""
     member: Member | None = None
+    experts: float | None = None
     usage: Usage | None = None
     num_events: int = 0
     tape: Tape | None = None
@@ -77,14 +78,19 @@ class Trace:
         return time.perf_counter() - self.began
 
     def headers(self, content_type: str) -> dict[str, str]:
-        """Say who answers, and why."""
+        """Say who answers, why, and with how many experts per token where it was granted fewer."""
         return {
             "content-type": content_type,
             "x-moestro-model": _latin(self.model),
             "x-moestro-backend": _latin(self.member.name if self.member is not None else ""),
             "x-moestro-reason": _latin(self.reason),
             "x-moestro-attempts": str(self.num_attempts),
+            **self.experts_header(),
         }
+
+    def experts_header(self) -> dict[str, str]:
+        """Return what a server of ours says of one answer's experts, nothing where it does not."""
+        return {} if self.experts is None else {"x-moestro-experts": f"{self.experts:g}"}
 
     def record(
         self,

@@ -6,7 +6,7 @@ So `/v1/messages`, `/v1/responses` and pages work over any fleet. Next: gateway.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -28,6 +28,8 @@ from moestro.gateway.gateway import Gateway
 from moestro.gateway.writing import read_chunks, write_request
 
 _LOOK_S = 0.05
+# What a fleet's answers say besides of who gives them.
+_ABOUT = ("x-moestro-reason", "x-moestro-backend", "x-moestro-attempts", "x-moestro-cache")
 
 
 class Translated:
@@ -104,7 +106,7 @@ class Translated:
         if isinstance(reply.body, bytes):
             raise ConfigError(_read_message(reply.body))
         async with aclosing(reply.body) as pieces:
-            yield Started(model=reply.headers["x-moestro-model"], prompt_tokens=0)
+            yield _read_start(reply.headers)
             async for chunk in _read_chunks(pieces):
                 yield chunk
 
@@ -139,6 +141,16 @@ class Translated:
         if self._is_draining:
             return "draining"
         return model.state if self._is_started else "loading"
+
+
+def _read_start(headers: Mapping[str, str]) -> Started:
+    experts = headers.get("x-moestro-experts")
+    return Started(
+        model=headers["x-moestro-model"],
+        prompt_tokens=0,
+        experts=None if experts is None else float(experts),
+        headers={name: headers[name] for name in _ABOUT if name in headers},
+    )
 
 
 async def _read_chunks(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Chunk, None]:

@@ -73,14 +73,14 @@ async def _write_whole(answer: HttpAnswer) -> Response:
 
 
 def answer_headers(started: Started | None) -> dict[str, str]:
-    """Say which model answers, and with how many experts per token where that was granted."""
+    """Say who answers, and with how many experts per token where that was granted."""
     if started is None:
         return {}
     # A header is Latin text; a model's name need not be.
     headers = {"x-moestro-model": started.model.encode("ascii", "backslashreplace").decode()}
     if started.experts is not None:
         headers["x-moestro-experts"] = f"{started.experts:g}"
-    return headers
+    return {**headers, **started.headers}
 
 
 def note_tokens(request: Request, num_tokens: int) -> None:
