@@ -15,20 +15,29 @@ from moestro.api.relay import Call
 from moestro.errors import ConfigError, DataError
 from moestro.gateway.content import estimate_tokens, flatten
 
-Kind = Literal["chat", "completion", "messages", "count", "embeddings"]
+Kind = Literal["chat", "completion", "messages", "count", "embeddings", "tokenize", "detokenize"]
 KINDS: Mapping[str, Kind] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count",
     "/v1/embeddings": "embeddings",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
 }
 # Asked in Anthropic's dialect.
 ANTHROPICS = ("messages", "count")
+# What needs no model, only what cuts texts for it.
+_FREE = ("count", "tokenize", "detokenize")
 # What is answered at once and whole.
-_UNWRITTEN = ("count", "embeddings")
+_UNWRITTEN = (*_FREE, "embeddings")
 # What has no turns has its texts in one field.
-_TEXTS: Mapping[Kind, str] = {"completion": "prompt", "embeddings": "input"}
+_TEXTS: Mapping[Kind, str] = {
+    "completion": "prompt",
+    "embeddings": "input",
+    "tokenize": "prompt",
+    "detokenize": "tokens",
+}
 CONVERSATION_HEADER = "x-moestro-conversation"
 # What of Anthropic's dialect is not in a body. Never a key.
 _PASSED_HEADERS = ("anthropic-beta",)
@@ -98,7 +107,7 @@ class Asked:
         """The text by which a policy decides: the last user turn, after some of what came before it
         where it is short.
         """
-        if self.kind in _TEXTS:
+        if not self._turns:
             return flatten(self.look(_TEXTS[self.kind]))
         return self._text_until(len(self._turns))
 
@@ -124,6 +133,11 @@ class Asked:
     def is_written(self) -> bool:
         """Whether an answer is written: token by token, by a model that talks."""
         return self.kind not in _UNWRITTEN
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it costs nothing: tokens are counted or told, and no model works."""
+        return self.kind in _FREE
 
     @property
     def answer_limit(self) -> int | None:
@@ -208,7 +222,7 @@ def read_call(call: Call) -> Asked:
     if not model:
         raise ConfigError("model is missing: send one of /v1/models")
     turns: list[_Turn] = []
-    if kind not in _TEXTS:
+    if _has_turns(kind, fields):
         turns = _read(fields, "messages", _read_turns, "a list of messages") or []
         if not turns:
             raise ConfigError("messages is missing: send at least one")
@@ -226,6 +240,13 @@ def read_call(call: Call) -> Asked:
         headers=_pick_headers(call) if kind in ANTHROPICS else _NO_HEADERS,
         _turns=turns,
     )
+
+
+def _has_turns(kind: Kind, fields: Fields) -> bool:
+    if kind == "tokenize":
+        # As routes read it: a prompt, or else a conversation.
+        return "messages" in fields and "prompt" not in fields
+    return kind not in _TEXTS
 
 
 def _decode(body: bytes) -> Fields:

@@ -10,9 +10,16 @@ from typing import Protocol
 
 from moestro.api.cards import AUTO
 from moestro.errors import ConfigError, UnknownModelError
-from moestro.gateway.asked import Asked
+from moestro.gateway.asked import Asked, Kind
 from moestro.gateway.fleet import Fleet
 from moestro.gateway.shared import Conversations
+
+# What is each model's own: another one's is no use in its place.
+_OWN: Mapping[Kind, str] = {
+    "embeddings": "embeddings",
+    "tokenize": "tokens",
+    "detokenize": "tokens",
+}
 
 
 class CascadeRule(Protocol):
@@ -158,9 +165,10 @@ class Chooser:
         allowed = None if self._permits is None else self._permits.allowed_models(caller)
         if asked.model != AUTO:
             return self._choose_named(asked.model, allowed)
-        if asked.kind == "embeddings":
+        if asked.kind in _OWN:
             raise ConfigError(
-                f"{AUTO} chooses among models that talk: name the one whose embeddings you want"
+                f"{AUTO} chooses among models that talk: name the one whose {_OWN[asked.kind]} you"
+                " want"
             )
         if self._policy is None:
             raise ConfigError(

@@ -167,7 +167,7 @@ class Gateway:
         trace.choice = choice
         trace.reason = trace.reason or choice.reason
         kept = await self._memory.find(trace)
-        self._books.admit(trace, is_free=kept is not None or asked.kind == "count")
+        self._books.admit(trace, is_free=kept is not None or asked.is_free)
         if kept is not None:
             trace.first_s = trace.elapsed_s()
             self._chooser.settle(asked, choice, trace.model)

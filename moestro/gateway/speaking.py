@@ -40,8 +40,8 @@ class WireSender:
 
 def _is_native(upstream: Upstream, outgoing: Outgoing) -> bool:
     kind = outgoing.asked.kind
-    if kind == "count":
-        # Many servers beside Anthropic's have this path, ours among them; the others say so.
+    if outgoing.asked.is_free:
+        # Many servers of either dialect have these paths, ours among them; the others say so.
         return True
     if kind == "embeddings":
         return upstream.dialect == "openai" and not upstream.is_local

@@ -25,11 +25,13 @@ from moestro.gateway.upstream import Upstream
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _LONGEST_NAME = 100
-# Names that the conventions have; a count of tokens is none of theirs.
+# Names that the conventions have; what is about tokens is none of theirs.
 _OPERATIONS = {
     "completion": "text_completion",
     "embeddings": "embeddings",
     "count": "count_tokens",
+    "tokenize": "tokenize",
+    "detokenize": "detokenize",
 }
 
 

@@ -28,6 +28,8 @@ from moestro.gateway.gateway import Gateway
 from moestro.gateway.writing import read_chunks, write_request
 
 _LOOK_S = 0.05
+# Tokens are the backends' own, and what asks for them is passed on as it came.
+_NO_TOKENS = "a fleet passes on what asks for tokens as it came: send content-type application/json"
 # What a fleet's answers say besides of who gives them.
 _ABOUT = ("x-moestro-reason", "x-moestro-backend", "x-moestro-attempts", "x-moestro-cache")
 
@@ -111,16 +113,16 @@ class Translated:
                 yield chunk
 
     async def tokenize(self, request: Request) -> list[int]:
-        """Refuse: tokens are the backends' own."""
-        raise ConfigError("tokens are not known here: ask a model's own server")
+        """Refuse: what is relayed does not come here."""
+        raise ConfigError(_NO_TOKENS)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """Refuse: tokens are the backends' own."""
-        raise ConfigError("tokens are not known here: ask a model's own server")
+        """Refuse: what is relayed does not come here."""
+        raise ConfigError(_NO_TOKENS)
 
     async def show_tokens(self, model: str, token_ids: Sequence[int]) -> list[str]:
-        """Refuse: tokens are the backends' own."""
-        raise ConfigError("tokens are not known here: ask a model's own server")
+        """Refuse: what is relayed does not come here."""
+        raise ConfigError(_NO_TOKENS)
 
     def _card(self, model: FleetModel) -> ModelCard:
         server = self._gateway.fleet.local.get(model.name)

@@ -63,11 +63,15 @@ class Upstream:
     def request(
         self, method: bytes, path: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS
     ) -> bytes:
-        """Write a request for a path below /v1; `headers` are added to the server's own."""
-        place = self.folder + path.removeprefix("/v1").encode()
+        """Write a request; `headers` are added to the server's own."""
+        place = self._folder_of(path) + path.removeprefix("/v1").encode()
         fields = self.fields + write_fields(headers) if headers else self.fields
         head = b"%b %b HTTP/1.1\r\n%b" % (method, place, fields)
         return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+    def _folder_of(self, path: str) -> bytes:
+        # What is none of OpenAI's, like /tokenize, lies beside /v1.
+        return self.folder if path.startswith("/v1/") else self.folder.removesuffix(b"/v1")
 
     def conceal(self, text: bytes) -> bytes:
         """Return a text without the key, should the server have repeated it."""

@@ -3,6 +3,7 @@
 Next: legs.py, events.py.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,9 +24,22 @@ class _Count(msgspec.Struct):
     input_tokens: int
 
 
+class _Tokens(msgspec.Struct):
+    count: int
+    tokens: list[int]
+
+
+class _Text(msgspec.Struct):
+    prompt: str
+
+
 _read_piece = msgspec.json.Decoder(Piece).decode
 _read_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _read_count = msgspec.json.Decoder(_Count).decode
+_read_tokens = msgspec.json.Decoder(_Tokens).decode
+_read_text = msgspec.json.Decoder(_Text).decode
+# What costs nothing.
+_FREE_PIECE = Piece(usage=Usage(prompt_tokens=0, completion_tokens=0))
 
 
 def read_whole(kind: Kind, body: bytes, name: str) -> Piece | None:
@@ -42,6 +56,10 @@ def read_whole(kind: Kind, body: bytes, name: str) -> Piece | None:
             return _read_vectors(body, name)
         case "count":
             return _read_number(body, name)
+        case "tokenize":
+            return _read_cut(_read_tokens, body, name, "tokens")
+        case "detokenize":
+            return _read_cut(_read_text, body, name, "text")
         case _:
             return _read_answer(body, name)
 
@@ -87,5 +105,15 @@ def _read_number(body: bytes, name: str) -> Piece:
         _read_count(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Fault("garbage", f"{name} answered with something else than a count") from error
-    # It is free.
-    return Piece(usage=Usage(prompt_tokens=0, completion_tokens=0))
+    return _FREE_PIECE
+
+
+def _read_cut(read: Callable[[bytes], object], body: bytes, name: str, what: str) -> Piece:
+    try:
+        read(body)
+    except msgspec.ValidationError as error:
+        # Some servers have the same path for other fields, and passed over those that were sent.
+        raise Fault("absent", f"{name} tells {what} in another form than vLLM") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Fault("garbage", f"{name} answered with something else than JSON") from error
+    return _FREE_PIECE

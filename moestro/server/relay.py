@@ -26,6 +26,8 @@ PATHS = (
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
 )
 
 

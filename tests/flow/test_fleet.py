@@ -132,6 +132,10 @@ def check_what_a_model_of_text_can_do(url: str) -> None:
         pytest.raises(openai.BadRequestError, match="a/0 makes no embeddings"),
     ):
         asking.embeddings.create(model="a", input="alpha")
+    tokens = httpx.post(f"{url}/tokenize", json={"model": "a", "messages": [turn]}).json()
+    assert tokens["count"] == counted
+    text = {"model": "a", "tokens": tokens["tokens"]}
+    assert "alpha beta" in httpx.post(f"{url}/detokenize", json=text).json()["prompt"]
 
 
 def kill(pid: int) -> None:
