@@ -26,7 +26,7 @@ test: .venv/.dev ## run the default tests (minutes)
 	$(BIN)/pytest -q $(SIDE_BY_SIDE)
 
 check: lint test ## run all that CI runs: lint, the default tests, and the slow ones
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "(slow or dist) and not gpu and not net"
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) --durations 12 -m "(slow or dist) and not gpu and not net"
 
 lint: .venv/.dev ## check format, style, types and layers
 	$(BIN)/ruff format --check .
