@@ -169,7 +169,7 @@ class ReadyModel(BaseModel):
 
 
 class ReadyAnswer(BaseModel):
-    """Whether requests can be answered, and if not, what is missing."""
+    """Whether requests are taken, and if not, what is missing."""
 
     status: Literal["ready", "not ready"]
     missing: str

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from moestro.api.backend import Backend
 from moestro.api.cards import ModelCard
-from moestro.api.stats import Stats
+from moestro.api.stats import State, Stats
 from moestro.errors import UnknownModelError
 from moestro.server.openapi import (
     ERRORS,
@@ -23,6 +23,7 @@ from moestro.server.openapi import (
 from moestro.server.sse import JsonResponse
 
 _RETRY_S = 1
+_THERE: tuple[State, ...] = ("ready", "unreachable")
 
 
 def routes(backend: Backend) -> APIRouter:
@@ -63,8 +64,8 @@ def routes(backend: Backend) -> APIRouter:
         responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}},
     )
     async def show_readiness() -> Response:
-        """Say whether requests can be answered: once no model is loading any more and one can
-        answer, and from then on while one can. Else with status 503, and what is missing.
+        """Say whether requests are taken: once no model here is loading any more, and from then on
+        while one is there. Else with status 503, and what is missing.
         """
         stats = backend.stats()
         missing = readiness.find_missing(stats)
@@ -86,17 +87,21 @@ def routes(backend: Backend) -> APIRouter:
 
 
 class _Readiness:
-    """Whether a server has once been ready: a model that is added later then holds nothing up."""
+    """Whether a server has once been ready: a model that is added later then holds nothing up.
+
+    Other machines' servers do not count: that they cannot be reached is told of each model and to
+    each request, and stopping this server would not help.
+    """
 
     def __init__(self) -> None:
         self._has_been_ready = False
 
     def find_missing(self, stats: Sequence[Stats]) -> str:
-        """Say in words what is missing to answer requests; nothing where they are answered."""
-        can_answer = any(each.state == "ready" for each in stats)
+        """Say in words what is missing to take requests; nothing where they are taken."""
+        is_there = any(each.state in _THERE for each in stats)
         is_loading = any(each.state == "loading" for each in stats)
-        self._has_been_ready |= can_answer and not is_loading
-        if can_answer and self._has_been_ready:
+        self._has_been_ready |= is_there and not is_loading
+        if is_there and self._has_been_ready:
             return ""
         states = [f"{each.model} is {each.state}" for each in stats if each.state != "ready"]
         return ", ".join(states) or "no model is served here"
