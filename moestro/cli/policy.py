@@ -82,11 +82,6 @@ def fit(
     """
     if (weak is None) != (strong is None):
         raise ConfigError("--weak and --strong go together: name both, or neither for a pool")
-    if is_calibrated(out):
-        raise ConfigError(
-            f"{out} holds a calibrated policy, whose floor would be lost: give another --out, or"
-            " delete that folder first"
-        )
     tables = settings.override({}, overrides or [])
     listed = _prices(prices, tables.pop("prices", {}))
     config = settings.build(LearnConfig, tables.pop("learn", {}), "learn.")
@@ -97,7 +92,10 @@ def fit(
         policy = build_pair(pair, weak, strong, listed, config)
     else:
         policy = build_pool(read_outcomes(outcomes), listed, config)
+    had_floor = is_calibrated(out)
     save_policy(policy, out)
+    if had_floor:
+        _warn_of_lost_floor(out)
     if as_json:
         named = {"folder": str(out), "kind": policy.kind, "models": policy.models}
         options.print_json(named | dict(policy.training))
@@ -153,11 +151,7 @@ def join_model(
     grown = join(loaded, scored, model, listed.get(model))
     save_policy(grown, policy)
     if loaded.threshold is not None:
-        log.warning(
-            "the floor was shown for the models of before, and holds no more: run"
-            " `moestro policy calibrate %s` again",
-            policy,
-        )
+        _warn_of_lost_floor(policy)
     if as_json:
         options.print_json({"folder": str(policy), "joined": model, "models": grown.models})
     else:
@@ -176,6 +170,14 @@ def warn_of_seen(result: Mapping[str, Any]) -> None:
             f"{num_seen:,}",
             f"{num_rows:,}",
         )
+
+
+def _warn_of_lost_floor(folder: Path) -> None:
+    log.warning(
+        "the floor was shown for the policy of before, and holds no more: run"
+        " `moestro policy calibrate %s` again",
+        folder,
+    )
 
 
 def _prices(path: Path | None, given: object) -> dict[str, Price]:

@@ -55,25 +55,22 @@ def test_a_pool_is_fitted_and_joined(
 def test_no_calibration_is_lost_in_silence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorded = write_csv(make_outcomes(80, 3), tmp_path / "a.csv")
     scored, out = write_csv(make_outcomes(40), tmp_path / "b.csv"), tmp_path / "mine"
     fit = ("fit", recorded, "--out", out, *QUICK)
     assert run(monkeypatch, *fit) == 0
-    # One without a floor is learned again as often as one likes.
     assert run(monkeypatch, *fit) == 0
-    assert run(monkeypatch, "calibrate", out, recorded) == 0
-    before = (out / "policy.json").read_bytes()
-    capsys.readouterr()
-    assert run(monkeypatch, *fit) == 2
-    assert "holds a calibrated policy" in (said := capsys.readouterr().err)
-    assert "another --out" in said
-    assert (out / "policy.json").read_bytes() == before
-    assert run(monkeypatch, "join", out, scored, "--model", "large") == 0
-    assert "calibrate" in caplog.text
-    assert run(monkeypatch, *fit) == 0
+    assert "holds no more" not in caplog.text
+    for change in (fit, ("join", out, scored, "--model", "large")):
+        assert run(monkeypatch, "calibrate", out, recorded) == 0
+        caplog.clear()
+        assert run(monkeypatch, *change) == 0
+        assert "holds no more: run `moestro policy calibrate" in caplog.text
+        caplog.clear()
+        assert run(monkeypatch, *fit) == 0
+        assert "holds no more" not in caplog.text
     (out / "policy.json").write_text("{")
     assert run(monkeypatch, *fit) == 0
 
