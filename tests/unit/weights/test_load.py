@@ -189,7 +189,10 @@ def test_another_block_size_is_honored(tmp_path: Path, tiny_model: Any) -> None:
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
         ({"eos_token_id": []}, "wrong type"),
         ({"rope_scaling": "yarn"}, "wrong type"),
-        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}}, "wrong type"),
+        (
+            {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}},
+            "original_max_position_embeddings is 0",
+        ),
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
         ({"budget": [1]}, "wrong type"),
