@@ -21,18 +21,28 @@ _NUM_EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text with the name of its source and the domain that its loss is counted under."""
+    """One text with the name of its source and the domain that its loss is counted under.
+
+    `whole` is the digest of the long document that it was cut from, None where it was not.
+    """
 
     text: str
     name: str
     domain: str
+    whole: str | None = None
 
     def draw(self, purpose: str, seed: int) -> float:
         """Draw a number in 0..1 that depends on the text alone, never on the other documents."""
-        digest = hashlib.blake2b(
-            self.text.encode(), digest_size=8, key=f"{purpose}:{seed}".encode()
-        )
-        return int.from_bytes(digest.digest(), "little") / 2**64
+        return _draw(self.text, purpose, seed)
+
+    def draw_whole(self, purpose: str, seed: int) -> float:
+        """Draw one number for all parts of a document."""
+        return _draw(self.whole or self.text, purpose, seed)
+
+
+def _draw(text: str, purpose: str, seed: int) -> float:
+    digest = hashlib.blake2b(text.encode(), digest_size=8, key=f"{purpose}:{seed}".encode())
+    return int.from_bytes(digest.digest(), "little") / 2**64
 
 
 @dataclass
@@ -163,5 +173,8 @@ def _cut(document: Document, max_bytes: int) -> list[Document]:
     parts = cut_at_lines(document.text, max_bytes)
     if len(parts) == 1:
         return [document]
-    numbered = enumerate(parts, start=1)
-    return [replace(document, text=part, name=f"{document.name}#{num}") for num, part in numbered]
+    whole = hashlib.sha256(document.text.encode()).hexdigest()
+    return [
+        replace(document, text=part, name=f"{document.name}#{number}", whole=whole)
+        for number, part in enumerate(parts, start=1)
+    ]

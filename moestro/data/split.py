@@ -34,12 +34,13 @@ class Split:
 def split(documents: Sequence[Document], held_out: float, seed: int) -> Split:
     """Hold out about a share of the documents, so that none changes sides when others come.
 
-    What training text repeats, whole or for the most part, is on neither side: it would be
-    predicted from memory. Fewer documents than `1 / held_out` cannot meet the share: then the tail
-    of the longest one is held out.
+    Parts of one document stay on one side. What training text repeats, whole or for the most part,
+    is on neither: it would be predicted from memory. Fewer documents than `1 / held_out` cannot
+    meet the share: then the tail of the longest one is held out.
     """
-    chosen = [document.draw("split", seed) < held_out for document in documents]
-    if len(documents) >= 1 / held_out and any(chosen) and not all(chosen):
+    chosen = [document.draw_whole("split", seed) < held_out for document in documents]
+    num_whole = len({document.whole or document.text for document in documents})
+    if num_whole >= 1 / held_out and any(chosen) and not all(chosen):
         training = [
             document for document, is_held in zip(documents, chosen, strict=True) if not is_held
         ]

@@ -107,6 +107,7 @@ def test_a_long_document_is_cut_at_line_ends(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(text)
     corpus = read(tmp_path, max_document_bytes=1024)
     assert corpus.stats.num_cut == 1
+    assert len({document.whole for document in corpus.documents} - {None}) == 1
     assert "".join(each.text for each in corpus.documents) == text
     assert all(each.text.endswith("\n") for each in corpus.documents)
     assert corpus.documents[1].name.endswith("long.txt#2")

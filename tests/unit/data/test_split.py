@@ -41,6 +41,21 @@ def test_few_documents_still_give_both_sides(number: int, share: float, seed: in
     assert sum(len(document.text) for document in both) == len(whole)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_of_one_long_document_stay_on_one_side(seed: int) -> None:
+    parts = [
+        replace(each, whole=str(number // 10), name=f"{number // 10}#{number % 10}")
+        for number, each in enumerate(MANY)
+    ]
+    both = split(parts, 0.1, seed)
+    held, trained = ({each.whole for each in side} for side in (both.held_out, both.training))
+    assert held
+    assert trained
+    assert not held & trained
+    # Nine documents are too few to choose among: the tail of a part is held out.
+    assert len(split(parts[:90], 0.1, seed).held_out) == 1
+
+
 def test_a_lone_document_gives_its_tail() -> None:
     text = "".join(f"line {number} of a book\n" for number in range(1000))
     parts = split([Document(text=text, name="book", domain="prose")], 0.05, 0)
