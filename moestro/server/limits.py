@@ -22,7 +22,7 @@ from moestro.server.keys import KEY_NAME, OPEN_PATHS
 from moestro.server.refusal import Headers, refuse
 
 GENERATED_TOKENS = "generated_tokens"
-METERED_FOLDERS = ("/v1/",)
+METERED_FOLDERS = ("/v1/", "/tokenize", "/detokenize")
 # What waits for a model.
 _QUEUED_PATHS = frozenset(
     ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")

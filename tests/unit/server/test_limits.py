@@ -66,6 +66,12 @@ def test_what_is_left_is_told_as_openai_does() -> None:
     assert answer.headers["x-ratelimit-reset-requests"] == "1s"
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/embeddings"])
+def test_whatever_asks_a_model_counts_against_its_client(path: str) -> None:
+    app = limits(Clock(), requests_per_minute=1)
+    assert [ask(app, "POST", path).status_code for _ in range(2)] == [200, 429]
+
+
 def test_a_refusal_costs_nothing() -> None:
     clock = Clock()
     app = limits(clock, requests_per_minute=1)
