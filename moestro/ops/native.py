@@ -22,15 +22,13 @@ from moestro.ops.quantize import codes_shape, scales_shape
 WIDTH_MULTIPLE = 32
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+_CODE_DTYPES = {"int8": torch.int8, "int4": torch.uint8}
 
 
 def load_native() -> ModuleType:
     """Import the compiled module; ImportError says why it cannot be."""
     # torch has been imported, and with it the OpenMP that the module shares with it.
     return importlib.import_module("moestro.ops._native")
-
-
-_CODE_DTYPES = {"int8": torch.int8, "int4": torch.uint8}
 
 
 class NativeKernels:

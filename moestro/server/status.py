@@ -23,7 +23,8 @@ from moestro.server.openapi import (
 from moestro.server.sse import JsonResponse
 
 _RETRY_S = 1
-_THERE: tuple[State, ...] = ("ready", "unreachable")
+# What takes requests: of a model that is elsewhere they hear if it cannot be reached.
+_TAKES_REQUESTS: tuple[State, ...] = ("ready", "unreachable")
 
 
 def routes(backend: Backend) -> APIRouter:
@@ -98,10 +99,10 @@ class _Readiness:
 
     def find_missing(self, stats: Sequence[Stats]) -> str:
         """Say in words what is missing to take requests; nothing where they are taken."""
-        is_there = any(each.state in _THERE for each in stats)
+        takes_any = any(each.state in _TAKES_REQUESTS for each in stats)
         is_loading = any(each.state == "loading" for each in stats)
-        self._has_been_ready |= is_there and not is_loading
-        if is_there and self._has_been_ready:
+        self._has_been_ready |= takes_any and not is_loading
+        if takes_any and self._has_been_ready:
             return ""
         states = [f"{each.model} is {each.state}" for each in stats if each.state != "ready"]
         return ", ".join(states) or "no model is served here"

@@ -72,7 +72,7 @@ def test_a_model_that_a_key_may_not_use_is_403(start: Start, wait_until: Wait) -
 def test_a_key_for_auto_may_be_sent_to_any_model(start: Start, wait_until: Wait) -> None:
     records = start()
     add_key(records, wait_until, KeyTerms(name="alice", allowed_models=("auto",)))
-    records.admit("alice", "large", Estimate())
+    assert records.admit("alice", "large", Estimate()) is None
 
 
 def test_a_revoked_key_is_401(start: Start, wait_until: Wait) -> None:
