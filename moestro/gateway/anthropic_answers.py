@@ -16,6 +16,9 @@ from moestro.gateway.incoming import Incoming
 _FINISHES = {"max_tokens": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
 _INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
+# What reading raises where something is of another kind than the dialect has there.
+_ODD = (AttributeError, TypeError)
+
 Body = dict[str, Any]
 
 
@@ -76,8 +79,13 @@ class TranslatedIncoming:
             said = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return body
-        is_message = isinstance(said, dict) and said.get("type") == "message"
-        return msgspec.json.encode(_whole(said, self._stream.created)) if is_message else body
+        if not isinstance(said, dict) or said.get("type") != "message":
+            return body
+        try:
+            return msgspec.json.encode(_whole(said, self._stream.created))
+        except _ODD as error:
+            name = self._incoming.name
+            raise Fault("garbage", f"{name} answered with something else than a message") from error
 
     def close(self) -> None:
         """End it."""
@@ -87,7 +95,7 @@ class TranslatedIncoming:
         try:
             events = split(self._cutter.feed(data))
             return b"".join(each for event in events for each in self._stream.read(event))
-        except (Garbage, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (Garbage, msgspec.DecodeError, UnicodeDecodeError, RecursionError, *_ODD) as error:
             name = self._incoming.name
             raise Fault("garbage", f"{name} sent what is no event") from error
 

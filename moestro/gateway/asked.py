@@ -148,6 +148,14 @@ class Asked:
         return next((each for each in limits if each is not None and each >= 0), None)
 
     @property
+    def num_choices(self) -> int:
+        """How many answers are asked for: to each prompt of a completion, as many as `n` says."""
+        prompts: Any = self.look("prompt") if self.kind == "completion" else None
+        # One prompt may be a list of token ids.
+        is_one = not isinstance(prompts, list) or any(isinstance(each, int) for each in prompts)
+        return max(1, self.number("n") or 1) * (1 if is_one else len(prompts))
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream is to end with its usage."""
         raw = self.fields.get("stream_options")

@@ -236,7 +236,7 @@ class Attempts:
 
 
 def _new_told(asked: Asked) -> Told:
-    return MessagesTold() if asked.kind == "messages" else Told()
+    return MessagesTold() if asked.kind == "messages" else Told(asked.num_choices)
 
 
 async def _race(first: "asyncio.Task[Leg]", second: "asyncio.Task[Leg]") -> Leg:

@@ -58,7 +58,9 @@ class Sieve:
         """Take what an object says out of it; tell whether there was any."""
         has_any = False
         choices = said.get("choices") if isinstance(said, dict) else None
-        for choice in choices or ():
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
             found = choice.get("logprobs")
             has_any = has_any or "logprobs" in choice
             self.logprobs += _read(found)

@@ -19,6 +19,10 @@ class Garbage(ValueError):
     """What came is no event."""
 
 
+class Unreadable(ValueError):
+    """An event that may say something, in a form that is not known here."""
+
+
 class Cutter:
     """Cuts a stream of bytes into blocks of whole events."""
 
@@ -65,7 +69,7 @@ class Delta(msgspec.Struct):
 class ChoiceEvent(msgspec.Struct):
     """What an event adds to a choice: of a chat its `delta`, of a completion its `text`."""
 
-    index: int = 0
+    index: int | None = 0
     delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -86,19 +90,25 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: Details | None = None
 
 
-class Piece(msgspec.Struct):
-    """What an event says; a whole answer says the same, but for its choices."""
+class _Said(msgspec.Struct):
+    """What an event says, but for what it cost. Who says it is passed on, in whatever form."""
 
-    id: str = ""
-    model: str = ""
-    created: int | float = 0
-    object: str = ""
+    id: Any = ""
+    model: Any = ""
+    created: Any = 0
+    object: Any = ""
     choices: list[ChoiceEvent] | None = None
-    usage: Usage | None = None
     error: Any = None
 
 
+class Piece(_Said):
+    """What an event says; a whole answer says the same, but for its choices."""
+
+    usage: Usage | None = None
+
+
 _read_piece = msgspec.json.Decoder(Piece).decode
+_read_said = msgspec.json.Decoder(_Said).decode
 
 
 def read_data(event: bytes) -> bytes:
@@ -115,20 +125,31 @@ def read_data(event: bytes) -> bytes:
 
 
 def read_event(event: bytes) -> Piece | None:
-    """Return what an event of OpenAI's says; None for the end, comments, and what is unknown.
+    """Return what an event of OpenAI's says; None for the end and comments.
 
-    Garbage if it is no event, or its data is no JSON.
+    Garbage if it is no event, or its data is no JSON; Unreadable if it is a vendor's own.
     """
     data = read_data(event)
     if not data or data == b"[DONE]":
         return None
     try:
-        return _read_piece(data)
-    except msgspec.ValidationError:
-        # Not what is known, but JSON: it may be a vendor's own.
-        return None
+        return read_piece(data)
+    except msgspec.ValidationError as error:
+        raise Unreadable("an event in another form than OpenAI's") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Garbage("an event whose data is no JSON") from error
+
+
+def read_piece(data: bytes) -> Piece:
+    """Return what an object says; its usage only where that is in the form that is known.
+
+    Errors are those of msgspec: ValidationError where the form of anything else is not.
+    """
+    try:
+        return _read_piece(data)
+    except msgspec.ValidationError:
+        said = _read_said(data)
+        return Piece(**{name: getattr(said, name) for name in said.__struct_fields__})
 
 
 def is_end(event: bytes) -> bool:

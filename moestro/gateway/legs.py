@@ -125,16 +125,19 @@ class Events:
         A Fault where the backend breaks off, says that it failed, or sends what is no event; what
         came well before that has been returned.
         """
+        try:
+            return await self._read_on()
+        except Fault:
+            if self.told.is_whole:
+                # What fails behind the end takes nothing away from the answer.
+                return b""
+            raise
+
+    async def _read_on(self) -> bytes:
         if self._fault is not None:
             raise self._fault
-        told = self.told
-        while not told.has_ended:
-            try:
-                data = await self._incoming.read()
-            except Fault:
-                if told.is_finished:
-                    return b""
-                raise
+        while not self.told.has_ended:
+            data = await self._incoming.read()
             if not data:
                 self._check_end()
                 return b""

@@ -39,6 +39,7 @@ class _Block(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     type: str = ""
+    index: int = 0
     message: _Message | None = None
     delta: _Delta | None = None
     content_block: _Block | None = None
@@ -67,7 +68,8 @@ class MessagesTold(Told):
             return
         try:
             said = _read_event(data)
-        except msgspec.ValidationError:
+        except msgspec.ValidationError as error:
+            self._take_unreadable(error)
             return
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Garbage("an event whose data is no JSON") from error

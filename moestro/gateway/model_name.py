@@ -18,9 +18,12 @@ class _Name:
     tag: str
 
 
-def is_same_model(said: str, asked: str) -> bool:
-    """Tell whether names agree, but for a folder, a date or a tag that one of them lacks."""
-    if not said:
+def is_same_model(said: object, asked: str) -> bool:
+    """Tell whether names agree, but for a folder, a date or a tag that one of them lacks.
+
+    What says none disagrees with none.
+    """
+    if not (said and isinstance(said, str)):
         return True
     one, other = _read(said), _read(asked)
     return (

@@ -4,7 +4,15 @@ Knows OpenAI's events, no connection. Next: continuing.py.
 """
 
 from moestro.gateway.asked import MOST_CHARACTERS_PER_TOKEN, Asked
-from moestro.gateway.events import ChoiceEvent, Garbage, Piece, Usage, is_end, read_event
+from moestro.gateway.events import (
+    ChoiceEvent,
+    Garbage,
+    Piece,
+    Unreadable,
+    Usage,
+    is_end,
+    read_event,
+)
 
 
 class BrokenAnswer(Garbage):
@@ -17,11 +25,15 @@ class Told:
     `head` is the first event that had choices; later ones look alike wherever they come from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_choices: int = 1) -> None:
+        """`num_choices` were asked for: the answer is finished when all of them are."""
         self.head: Piece | None = None
         self.usage: Usage | None = None
         self.is_finished = False
         self.has_ended = False
+        self._num_choices = num_choices
+        self._finished: set[int] = set()
+        self._is_going_on = False
         self._num_said = 0
         self._num_before = 0
         self._texts: list[str] = []
@@ -74,12 +86,18 @@ class Told:
         """Expect another backend's events from here on; return how many tokens came before."""
         self._num_before = self.num_tokens
         self.is_finished = self.has_ended = False
+        self._finished.clear()
+        self._is_going_on = True
         self.usage = None
         return self._num_before
 
     def add(self, event: bytes) -> None:
         """Take the next event, before it is sent; Garbage if it must not be."""
-        piece = read_event(event)
+        try:
+            piece = read_event(event)
+        except Unreadable as error:
+            self._take_unreadable(error)
+            return
         if piece is None:
             if is_end(event):
                 self.has_ended = True
@@ -112,11 +130,22 @@ class Told:
             return isinstance(asked.look("prompt"), str) and not has_offsets
         return True
 
+    def _take_unreadable(self, error: Exception) -> None:
+        """Take what goes on unread: it may be a text, so nobody begins again or goes on behind."""
+        if self._is_going_on:
+            # It would have to be changed to look like those before it.
+            raise Garbage("an event that cannot be joined to those before it") from error
+        self._is_plain = False
+        self._num_said += 1
+        self.head = self.head or Piece()
+
     def _take_choice(self, choice: ChoiceEvent) -> None:
-        if choice.index != 0:
+        index = choice.index or 0
+        if index != 0:
             self._is_single = False
         if choice.finish_reason is not None:
-            self.is_finished = True
+            self._finished.add(index)
+            self.is_finished = len(self._finished) >= self._num_choices
         delta = choice.delta
         if delta is None:
             text: object = choice.text

@@ -167,10 +167,13 @@ def _read_event(event: bytes) -> Iterator[Chunk]:
     data = read_data(event)
     if not data or data == b"[DONE]":
         return iter(())
-    said: Any = msgspec.json.decode(data)
-    if "error" in said:
-        raise BackendError(str(said["error"].get("message")))
-    return read_chunks(said)
+    try:
+        said: Any = msgspec.json.decode(data)
+        if "error" in said:
+            raise BackendError(str(said["error"].get("message")))
+        return iter(list(read_chunks(said)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BackendError("the answer has an event that cannot be translated") from error
 
 
 def _read_message(body: bytes) -> str:

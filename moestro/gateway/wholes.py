@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from moestro.gateway.asked import Kind
-from moestro.gateway.events import Piece, Usage
+from moestro.gateway.events import Piece, Usage, read_piece
 from moestro.gateway.faults import Fault
 from moestro.gateway.messages import read_message
 
@@ -33,7 +33,6 @@ class _Text(msgspec.Struct):
     prompt: str
 
 
-_read_piece = msgspec.json.Decoder(Piece).decode
 _read_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _read_count = msgspec.json.Decoder(_Count).decode
 _read_tokens = msgspec.json.Decoder(_Tokens).decode
@@ -66,7 +65,7 @@ def read_whole(kind: Kind, body: bytes, name: str) -> Piece | None:
 
 def _read_answer(body: bytes, name: str) -> Piece | None:
     try:
-        piece = _read_piece(body)
+        piece = read_piece(body)
     except msgspec.ValidationError as error:
         said: Any = msgspec.json.decode(body)
         if isinstance(said, dict) and said.get("choices"):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moestro.gateway import events
-from moestro.gateway.events import Cutter, Garbage, is_end, read_data, read_event, split
+from moestro.gateway.events import Cutter, Garbage, Unreadable, is_end, read_data, read_event, split
 from moestro.gateway.incoming import read_retry_after
 from tests.unit.gateway.upstreams import events_of
 
@@ -33,7 +33,8 @@ def test_all_that_an_event_may_hold_is_read() -> None:
     assert read_data(b"event: a\nid: 1\n: hm\nretry: 3\ndata: 1\ndata:2\n\n") == b"1\n2"
     assert read_event(b": ping\n\n") is None
     assert read_event(b"data: [DONE]\n\n") is None
-    assert read_event(b'data: {"id": 5}\n\n') is None, "a vendor's own"
+    with pytest.raises(Unreadable):
+        read_event(b'data: {"choices": 5}\n\n')
     piece = read_event(b'data: {"id": "a", "choices": [{"text": "x", "other": 1}]}\n\n')
     assert piece is not None
     assert piece.choices is not None
