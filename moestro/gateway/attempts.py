@@ -26,7 +26,7 @@ from moestro.gateway.legs import (
 )
 from moestro.gateway.messages import MessagesTold
 from moestro.gateway.model_name import is_same_model
-from moestro.gateway.queue import Line
+from moestro.gateway.queue import Line, Member
 from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
 from moestro.gateway.upstream import Upstream
@@ -158,28 +158,45 @@ class Attempts:
     async def _hedge(self, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried) -> Leg:
         after_s = self._config.hedge_after_s
         may_hedge = outgoing.asked.is_repeatable and outgoing.told is None
-        if (
-            after_s is None
-            or not may_hedge
-            or sum(each.health.may_ask() for each in line.members) < 2
-        ):
+        if after_s is None or not may_hedge or len(line.members) < 2:
             return await self._try(line, outgoing, trace, its)
-        first = asyncio.ensure_future(self._try(line, outgoing, trace, its))
+        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        first = asyncio.ensure_future(self._try(line, outgoing, trace, its, placed))
         try:
+            # Only a backend can be slow: who waits for a place would wait for two.
+            await asyncio.wait((first, placed), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait((first,), timeout=after_s)
         except asyncio.CancelledError:
             await _drop(first)
             raise
         if first.done():
             return first.result()
-        second = asyncio.ensure_future(self._try(line, outgoing, trace, its))
+        second = asyncio.ensure_future(self._try_spare(line, outgoing, trace, its))
         return await _race(first, second)
 
-    async def _try(self, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried) -> Leg:
+    async def _try(
+        self,
+        line: Line,
+        outgoing: Outgoing,
+        trace: Trace,
+        its: _Tried,
+        placed: "asyncio.Future[None] | None" = None,
+    ) -> Leg:
         member = await line.enter(trace.call.caller, tuple(its.seen), tuple(its.barred))
+        if placed is not None:
+            placed.set_result(None)
+        return await self._ask(member, line, outgoing, trace, its)
+
+    async def _try_spare(self, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried) -> Leg:
+        """Ask one that was not asked yet, if it has nothing better to do."""
+        member = line.enter_spare(its.seen | its.barred)
+        return await self._ask(member, line, outgoing, trace, its)
+
+    async def _ask(
+        self, member: Member, line: Line, outgoing: Outgoing, trace: Trace, its: _Tried
+    ) -> Leg:
         its.seen.add(member.name)
         trace.num_attempts += 1
-        member.health.note_sent()
         span = None if trace.span is None else trace.span.attempt(member.upstream)
         if span is not None:
             outgoing = replace(outgoing, headers=span.headers)

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from moestro.api.stats import State
 from moestro.errors import BackendError, CapacityError
@@ -93,6 +94,8 @@ class Line:
         self._check_length()
         waiter = _Waiter(caller or "", tried, barred, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(waiter.caller, deque()).append(waiter)
+        # Those before it may all wait for a backend that this one need not have.
+        self._serve()
         self._look()
         try:
             async with asyncio.timeout(self._config.max_wait_s):
@@ -103,6 +106,16 @@ class Line:
         except asyncio.CancelledError:
             self._forget(waiter)
             raise
+
+    def enter_spare(self, barred: Collection[str]) -> Member:
+        """Take a place that nobody waits for, at a backend not `barred`; else CapacityError.
+
+        What may be done as well, beside what must be done, keeps no place from anybody.
+        """
+        found = None if self._waiting else self._find_place((), barred)
+        if found is None:
+            raise CapacityError(f"no backend of model {self.model} has a place to spare")
+        return found
 
     def take_over(self, earlier: "Line") -> None:
         """Know of backends what an earlier line for them did."""
@@ -158,25 +171,37 @@ class Line:
         open_to_it = [_describe(each) for each in self.members if each.name not in barred]
         for candidate in order(open_to_it, tried, self._chance):
             if self._shared.try_enter(candidate.name, candidate.max_concurrent):
-                return self._by_name[candidate.name]
+                member = self._by_name[candidate.name]
+                # At once: of a backend that recovers, the next one that waits must not get a place.
+                member.health.note_sent()
+                return member
         return None
 
     def _serve(self) -> None:
         """Give free places to those who wait, callers in turn."""
-        while self._waiting:
-            caller, its = next(iter(self._waiting.items()))
-            waiter = its[0]
-            if waiter.place.done():
-                # Cancelled a moment ago, by somebody whose turn comes after this one's.
-                self._remove(waiter)
-                continue
-            member = self._find_place(waiter.tried, waiter.barred)
-            if member is None:
-                return
+        while (found := self._find_turn()) is not None:
+            waiter, member = found
             self._remove(waiter)
-            if caller in self._waiting:
-                self._waiting.move_to_end(caller)
+            if waiter.caller in self._waiting:
+                self._waiting.move_to_end(waiter.caller)
             waiter.place.set_result(member)
+
+    def _find_turn(self) -> tuple[_Waiter, Member] | None:
+        """Return the first who waits that there is a place for, and the place.
+
+        One that may not go where a place is keeps nobody else from it.
+        """
+        hopeless: set[frozenset[str]] = set()
+        for waiter in chain.from_iterable(self._waiting.values()):
+            barred = frozenset(waiter.barred)
+            # Who was cancelled a moment ago is still here, and wants nothing.
+            if waiter.place.done() or barred in hopeless:
+                continue
+            member = self._find_place(waiter.tried, barred)
+            if member is not None:
+                return waiter, member
+            hopeless.add(barred)
+        return None
 
     def _look(self) -> None:
         """Look for places again and again while somebody waits."""
@@ -192,7 +217,9 @@ class Line:
     def _forget(self, waiter: _Waiter) -> None:
         if waiter.place.done() and not waiter.place.cancelled():
             # It came at the very moment when nobody wanted it any more.
-            self.leave(waiter.place.result())
+            member = waiter.place.result()
+            member.health.note_left()
+            self.leave(member)
         else:
             self._remove(waiter)
 
