@@ -283,10 +283,12 @@ class Gateway:
 def _build_line(
     fleet: Fleet, model: FleetModel, shared: Shared, chance: random.Random | None
 ) -> Line:
-    members = []
+    members: list[Member] = []
     for index, config in enumerate(fleet.backends_of(model)):
         name = f"{model.name}/{index}"
-        upstream = build_upstream(name, model.name, config, is_local=model.is_local)
+        known = [(each.upstream.config.url, each.upstream.config.model) for each in members]
+        copy = known.count((config.url, config.model))
+        upstream = build_upstream(name, model.name, config, copy=copy, is_local=model.is_local)
         members.append(Member(upstream, Health(upstream, shared, fleet.gateway.breaker)))
     return Line(model.name, members, fleet.gateway.queue, shared, chance=chance)
 

@@ -77,6 +77,7 @@ class Health:
         self.latency = Latency(shared, f"backend {upstream.name}")
         self.trouble: str | None = None
         self._upstream = upstream
+        self._row = upstream.row
         self._counts = f"backend {upstream.name}"
         self._shared = shared
         self._config = config
@@ -94,7 +95,7 @@ class Health:
     @property
     def num_in_flight(self) -> int:
         """How many requests it works at."""
-        return self._shared.num_in_flight(self.name)
+        return self._shared.num_in_flight(self._row)
 
     @property
     def is_overloaded(self) -> bool:
@@ -111,7 +112,7 @@ class Health:
             return "restarting"
         # One that is full is ready, and so is one that the next request is to try again: were it
         # not, nobody would send that request.
-        is_open = breakers.state_of(self._shared.read_breaker(self.name), self._clock()) == "open"
+        is_open = breakers.state_of(self._shared.read_breaker(self._row), self._clock()) == "open"
         is_there = self._has_answered and not self._is_lost and not is_open
         return "ready" if is_there else "unreachable"
 
@@ -127,18 +128,18 @@ class Health:
         now = self._clock()
         if now < self._rests_until:
             return False
-        return breakers.may_pass(self._shared.read_breaker(self.name), now, self._config)
+        return breakers.may_pass(self._shared.read_breaker(self._row), now, self._config)
 
     def wait_s(self) -> float:
         """Return how long it is left alone still."""
         now = self._clock()
-        until = max(self._rests_until, self._shared.read_breaker(self.name).open_until)
+        until = max(self._rests_until, self._shared.read_breaker(self._row).open_until)
         return max(0.0, until - now)
 
     def note_sent(self) -> None:
         """Count a request that goes to it."""
         self._shared.count(self._counts, (1,))
-        if self._shared.read_breaker(self.name).num_trips:
+        if self._shared.read_breaker(self._row).num_trips:
             now = self._clock()
             self._change(lambda breaker: breakers.after_sending(breaker, now))
 
@@ -152,8 +153,8 @@ class Health:
         self._is_lost = False
         self._has_answered = True
         now = self._clock()
-        if breakers.is_calm(self._shared.read_breaker(self.name), now, self._config):
-            self._shared.count_good(self.name)
+        if breakers.is_calm(self._shared.read_breaker(self._row), now, self._config):
+            self._shared.count_good(self._row)
         else:
             self._change(lambda breaker: breakers.after_success(breaker, now, self._config))
 
@@ -180,7 +181,7 @@ class Health:
 
     def note_left(self) -> None:
         """Take it that a request ended without telling anything: the next one may tell."""
-        if self._shared.read_breaker(self.name).probed_at:
+        if self._shared.read_breaker(self._row).probed_at:
             self._change(breakers.after_leaving)
 
     def note_probe(self, trouble: str | None) -> None:
@@ -193,7 +194,7 @@ class Health:
         """Return all of it; `num_waiting` wait for a place at it or at one like it."""
         config = self._upstream.config
         num_requests, num_errors, num_failovers, *_ = self._shared.counted(self._counts)
-        state = breakers.state_of(self._shared.read_breaker(self.name), self._clock())
+        state = breakers.state_of(self._shared.read_breaker(self._row), self._clock())
         return BackendView(
             name=self.name,
             address=config.address,
@@ -214,4 +215,4 @@ class Health:
         )
 
     def _change(self, change: Callable[[Breaker], Breaker]) -> None:
-        self._shared.change_breaker(self.name, change)
+        self._shared.change_breaker(self._row, change)

@@ -119,14 +119,14 @@ class Line:
 
     def take_over(self, earlier: "Line") -> None:
         """Know of backends what an earlier line for them did."""
-        known = {member.upstream.config.url: member.health for member in earlier.members}
+        known = {member.upstream.row: member.health for member in earlier.members}
         for member in self.members:
-            if (health := known.get(member.upstream.config.url)) is not None:
+            if (health := known.get(member.upstream.row)) is not None:
                 member.health.take_over(health)
 
     def leave(self, member: Member) -> None:
         """Give a place back: to whoever's turn it is."""
-        self._shared.leave(member.name)
+        self._shared.leave(member.upstream.row)
         if self._waiting:
             self._serve()
 
@@ -170,8 +170,8 @@ class Line:
     def _find_place(self, tried: Collection[str], barred: Collection[str]) -> Member | None:
         open_to_it = [_describe(each) for each in self.members if each.name not in barred]
         for candidate in order(open_to_it, tried, self._chance):
-            if self._shared.try_enter(candidate.name, candidate.max_concurrent):
-                member = self._by_name[candidate.name]
+            member = self._by_name[candidate.name]
+            if self._shared.try_enter(member.upstream.row, candidate.max_concurrent):
                 # At once: of a backend that recovers, the next one that waits must not get a place.
                 member.health.note_sent()
                 return member

@@ -17,7 +17,7 @@ _WINDOW = 256
 
 
 class Shared(Protocol):
-    """Places and breakers by a backend's name, counts by any; every method returns at once."""
+    """Places and breakers by a backend's row, counts by any name; every method returns at once."""
 
     @property
     def is_shared(self) -> bool:

@@ -43,10 +43,13 @@ class Place:
 class Upstream:
     """One server of a model: where it is, and what every request to it says.
 
-    `folder` is what its paths have instead of /v1, `fields` the lines of a head but the first.
+    `name` is what people read, and has its number in the configuration; `row` is what it has in
+    what workers share, which stays its own when a new configuration numbers servers anew. `folder`
+    is what its paths have instead of /v1, `fields` the lines of a head but the first.
     """
 
     name: str
+    row: str
     model: str
     config: BackendConfig
     place: Place
@@ -86,9 +89,12 @@ def write_fields(headers: Mapping[str, str]) -> bytes:
 
 
 def build_upstream(
-    name: str, model: str, config: BackendConfig, *, is_local: bool = False
+    name: str, model: str, config: BackendConfig, *, copy: int = 0, is_local: bool = False
 ) -> Upstream:
-    """Read the key of a server; ConfigError if its variable is not set, or holds no key."""
+    """Read the key of a server; ConfigError if its variable is not set, or holds no key.
+
+    `copy` is how many of the model's backends before it are the same server.
+    """
     parts = urlsplit(config.url)
     secret = config.read_key()
     headers = {
@@ -107,6 +113,7 @@ def build_upstream(
         headers |= {"authorization": f"Bearer {secret}"} if is_bearer else {"x-api-key": secret}
     return Upstream(
         name=name,
+        row=f"{model} at {config.url} as {config.model or model}, {copy}",
         model=config.model or model,
         config=config,
         place=Place(

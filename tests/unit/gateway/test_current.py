@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from moestro.api.relay import Call, Reply
-from moestro.errors import ConfigError
+from moestro.errors import BackendError, ConfigError
 from moestro.gateway import current
+from moestro.gateway.config import BreakerConfig
 from moestro.gateway.current import CurrentGateway
 from moestro.gateway.fleet import BackendConfig, Fleet, FleetModel
-from moestro.gateway.gateway import Gateway
+from moestro.gateway.gateway import Gateway, Surroundings
+from moestro.gateway.shared import Alone
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
     QUICK,
@@ -24,6 +26,7 @@ from tests.unit.gateway.upstreams import (
     FakeServer,
     events_of,
     read_stream,
+    reset,
     well,
     whole_text,
 )
@@ -170,5 +173,44 @@ def test_it_tells_of_the_latest_fleet() -> None:
             await world.current.renew(fleet(server, "other"))
             assert [model.name for model in world.current.view().models] == ["other"]
             assert world.current.chooser is world.built[1].chooser
+
+    run(work())
+
+
+@pytest.mark.parametrize("change", ["replaced", "moved"])
+def test_a_new_configuration_blames_no_server_for_what_another_did(change: str) -> None:
+    """Workers share what they know of servers, and a number in a file is none."""
+
+    async def work() -> None:
+        shared = Alone()
+        around = Surroundings(shared=shared)
+        async with FakeServer(reset).running() as bad, FakeServer(well).running() as good:
+            backends = [
+                BackendConfig(url=f"http://127.0.0.1:{server.port}/v1") for server in (bad, good)
+            ]
+            config = replace(
+                QUICK, breaker=BreakerConfig(failures=1, open_s=60), retries=0, sticky_s=0
+            )
+
+            def fleet_of(*its: BackendConfig) -> Fleet:
+                return Fleet(models=(FleetModel(name="m", backends=its),), gateway=config)
+
+            current = CurrentGateway(
+                lambda fleet: Gateway(fleet, None, around), fleet_of(*backends[:1])
+            )
+            world = World(current, [])
+            await current.start()
+            try:
+                with pytest.raises(BackendError):
+                    await world.ask("m")
+                its = backends[1:] if change == "replaced" else backends[::-1]
+                await current.renew(fleet_of(*its))
+                assert (await world.ask("m")).status == 200
+                states = {each.address: each.breaker for each in current.view().models[0].backends}
+                assert states[backends[1].address] == "closed"
+                if change == "moved":
+                    assert states[backends[0].address] == "open"
+            finally:
+                await current.stop()
 
     run(work())

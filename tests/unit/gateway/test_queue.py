@@ -30,7 +30,7 @@ def line(
     for index, limit in enumerate(limits):
         weight = weights[index] if weights else 1.0
         config = BackendConfig(url="http://127.0.0.1:1/v1", max_concurrent=limit, weight=weight)
-        upstream = build_upstream(f"m/{index}", "m", config)
+        upstream = build_upstream(f"m/{index}", "m", config, copy=index)
         members.append(Member(upstream, Health(upstream, shared, BreakerConfig(failures=1))))
     return Line("m", members, QueueConfig(**queue), shared, chance=random.Random(1))
 
