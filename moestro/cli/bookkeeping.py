@@ -24,6 +24,8 @@ from moestro.records.remembered import Remembered
 from moestro.records.shared import SharedFile
 from moestro.server.keys import Keys
 
+# What meters add and take away again without a loss; no answer has so many.
+_MOST_TOKENS = 10**9
 # Where a breaker's successes stand among its numbers.
 _NUM_GOOD = Breaker._fields.index("num_good")
 
@@ -54,7 +56,8 @@ class RecordsDoor:
 
     def _estimate(self, num_prompt: int, answer: AnswerBound) -> Estimate:
         limit = answer.max_tokens
-        num_answer = self._records.config.assumed_answer_tokens if limit is None else limit
+        each = self._records.config.assumed_answer_tokens if limit is None else limit
+        num_answer = min(each * answer.num_answers, _MOST_TOKENS)
         return Estimate(
             num_tokens=num_prompt + num_answer,
             cost_usd=answer.price.cost_usd(num_prompt, num_answer),

@@ -61,6 +61,7 @@ _CONSTRAINTS = frozenset(
     }
 )
 _HASH_BYTES = 16
+_MOST_NUMBER = 2**53
 _SHOWN_BYTES = 60
 
 Fields = dict[str, msgspec.Raw]
@@ -186,9 +187,14 @@ class Asked:
         return _look(self.fields, name)
 
     def number(self, name: str) -> int | None:
-        """Return a field's whole number, None where it is absent or something else."""
+        """Return a field's whole number, None where it is absent or something else.
+
+        One that no float can count up to is cut: what it limits is not limited by it.
+        """
         value = self.look(name)
-        return int(value) if isinstance(value, int | float) and value == int(value) else None
+        if not isinstance(value, int | float) or value != int(value):
+            return None
+        return max(-_MOST_NUMBER, min(int(value), _MOST_NUMBER))
 
     def body_for(self, model: str) -> bytes:
         """Return the body with the model's name at a backend; as it came if it says that already.

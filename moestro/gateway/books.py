@@ -23,11 +23,13 @@ _NO_PRICE = Price()
 class AnswerBound:
     """What an answer may become: its tokens, None where nothing limits them, and their price.
 
-    `price` is the dearest of the models that may be asked.
+    `price` is the dearest of the models that may be asked. Of several answers to one request, each
+    may have so many tokens.
     """
 
     max_tokens: int | None
     price: Price
+    num_answers: int = 1
 
 
 class Door(Protocol):
@@ -100,11 +102,14 @@ class Books:
             (self._prices[model] for model in choice.models),
             key=lambda price: price.input_usd_per_mtok + price.output_usd_per_mtok,
         )
+        bound = AnswerBound(
+            max_tokens=asked.answer_limit, price=dearest, num_answers=asked.num_choices
+        )
         trace.settle = self._door.admit(
             call.caller,
             choice.models[0],
             num_prompt=asked.estimated_tokens,
-            answer=None if is_free else AnswerBound(max_tokens=asked.answer_limit, price=dearest),
+            answer=None if is_free else bound,
         )
 
     def close(
@@ -121,12 +126,13 @@ class Books:
         is_compared = trace.asked is None or trace.asked.kind != "embeddings"
         best = self._prices[strongest] if strongest is not None and is_compared else None
         record = trace.record(outcome, status, price, best, error)
+        # First of all: what is not given back is held for ever.
+        if trace.settle is not None:
+            trace.settle(record)
         if trace.span is not None:
             trace.span.end(record)
         tell_all(self._listeners, record)
         asked, choice = trace.asked, trace.choice
-        if trace.settle is not None:
-            trace.settle(record)
         if self._door is not None:
             if asked is None or not self._door.keeps_texts:
                 self._door.finish(record, prompt="", answer="")

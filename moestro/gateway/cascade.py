@@ -15,7 +15,7 @@ from moestro.gateway.attempts import Outgoing
 from moestro.gateway.books import text_of
 from moestro.gateway.choosing import CascadeRule
 from moestro.gateway.config import GatewayConfig
-from moestro.gateway.events import read_data, write_event
+from moestro.gateway.events import as_count, read_data, write_event
 from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Leg
 
@@ -91,9 +91,9 @@ async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, config: GatewayConf
 def count_written(leg: Leg, sieve: Sieve) -> int:
     """Return how many tokens an answer has, as far as it was read or says so."""
     usage = leg.piece.usage if leg.piece is not None else None
-    stated = (usage.completion_tokens or 0) if usage is not None else 0
+    stated = as_count(usage.completion_tokens) if usage is not None else None
     told = leg.events.told.num_tokens if leg.events is not None else 0
-    return max(len(sieve.logprobs), stated, told)
+    return max(len(sieve.logprobs), stated or 0, told)
 
 
 async def _is_good_text(leg: Leg, rule: CascadeRule, most_bytes: int) -> bool:

@@ -10,6 +10,8 @@ import msgspec
 DONE = b"data: [DONE]\n\n"
 
 _LONGEST_EVENT_BYTES = 4 * 1024**2
+# Far beyond any context.
+_MOST_TOKENS = 10**9
 _DATA = b"data:"
 # What may stand in an event beside its data, and makes it no less an event.
 _OTHER_LINES = (b":", b"event:", b"id:", b"retry:")
@@ -99,6 +101,11 @@ class _Said(msgspec.Struct):
     object: Any = ""
     choices: list[ChoiceEvent] | None = None
     error: Any = None
+
+
+def as_count(value: int | None) -> int | None:
+    """Return a number of tokens that a backend told; None where no answer can have it."""
+    return value if value is not None and 0 <= value <= _MOST_TOKENS else None
 
 
 class Piece(_Said):

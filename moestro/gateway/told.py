@@ -10,6 +10,7 @@ from moestro.gateway.events import (
     Piece,
     Unreadable,
     Usage,
+    as_count,
     is_end,
     read_event,
 )
@@ -52,7 +53,7 @@ class Told:
         An event has one or more: as many as it lists, as the backend counted, or its text needs.
         """
         usage = self.usage
-        stated = 0 if usage is None else usage.completion_tokens or 0
+        stated = 0 if usage is None else as_count(usage.completion_tokens) or 0
         num_characters = sum(map(len, self._texts))
         needed = num_characters // MOST_CHARACTERS_PER_TOKEN
         return max(self._num_said, self._num_before + stated, needed)
@@ -74,11 +75,14 @@ class Told:
         Its prompt held what others had written before.
         """
         usage, num_before = self.usage, self._num_before
-        if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+        if usage is None:
+            return None
+        prompt, completion = as_count(usage.prompt_tokens), as_count(usage.completion_tokens)
+        if prompt is None or completion is None:
             return None
         return Usage(
-            prompt_tokens=max(0, usage.prompt_tokens - num_before),
-            completion_tokens=usage.completion_tokens + num_before,
+            prompt_tokens=max(0, prompt - num_before),
+            completion_tokens=completion + num_before,
             prompt_tokens_details=usage.prompt_tokens_details,
         )
 

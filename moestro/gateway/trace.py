@@ -21,7 +21,7 @@ from moestro.errors import (
 )
 from moestro.gateway.asked import Asked
 from moestro.gateway.choosing import ModelChoice
-from moestro.gateway.events import Usage
+from moestro.gateway.events import Usage, as_count
 from moestro.gateway.fleet import Price
 from moestro.gateway.queue import Member
 from moestro.gateway.spans import Span
@@ -102,9 +102,10 @@ class Trace:
     ) -> Record:
         """Return what is kept of it; prices are those of whoever answered, and of the strongest."""
         asked, choice, usage = self.asked, self.choice, self.usage
-        prompt = usage.prompt_tokens if usage is not None else None
-        completion = usage.completion_tokens if usage is not None else None
+        prompt = as_count(usage.prompt_tokens) if usage is not None else None
+        completion = as_count(usage.completion_tokens) if usage is not None else None
         details = usage.prompt_tokens_details if usage is not None else None
+        num_cached = as_count(details.cached_tokens) if details is not None else None
         num_prompt = _estimate_prompt(asked) if prompt is None else prompt
         num_completion = self.num_events if completion is None else completion
         if outcome == "refused" or not self.model:
@@ -130,7 +131,7 @@ class Trace:
             input_usd_per_mtok=price.input_usd_per_mtok,
             output_usd_per_mtok=price.output_usd_per_mtok,
             prompt_tokens=num_prompt,
-            cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
+            cached_tokens=num_cached or 0,
             completion_tokens=num_completion,
             wasted_tokens=self.wasted_tokens,
             is_estimated=bool(self.model) and not is_known,
