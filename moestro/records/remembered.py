@@ -1,10 +1,11 @@
 """Answers given again, for a worker's event loop: the database's part runs in threads.
 
-A database that is in trouble is no reason to refuse a request: it is then asked as if nothing were
-kept. Next: answers.py.
+A database that is in trouble is no reason to refuse a request or to let it wait: it is then asked
+as if nothing were kept. Next: answers.py.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,10 @@ from moestro.records.database import Database
 
 # What an answer that was kept is marked with.
 HIT_HEADER = ("x-moestro-cache", "hit")
+# Longer than a database that is well takes to find a row, and no reason to do without its answer.
+_PATIENCE_S = 0.5
+# How long one that failed is not asked.
+_REST_S = 2.0
 
 
 class Remembered:
@@ -33,6 +38,7 @@ class Remembered:
         self._config = config
         # Hits that the database has not been told of: finding must not have to write.
         self._untold: Counter[str] = Counter()
+        self._rests_until = 0.0
         self.num_hits = 0
         self.num_misses = 0
         self.num_faults = 0
@@ -45,7 +51,15 @@ class Remembered:
 
     async def find(self, name: str) -> KeptAnswer | None:
         """Return the answer to a question of this name, marked as kept, or None."""
-        answer = await asyncio.to_thread(self._find, name)
+        if not self._may_ask():
+            return None
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                answer = await asyncio.to_thread(self._find, name)
+        except (StorageError, TimeoutError):
+            self._note_fault()
+            return None
+        self._rests_until = 0.0
         if answer is None:
             self.num_misses += 1
             return None
@@ -58,7 +72,15 @@ class Remembered:
 
     async def keep(self, name: str, answer: KeptAnswer) -> bool:
         """Keep an answer that came whole; tell whether it was kept."""
-        return await asyncio.to_thread(self._keep, name, answer)
+        if not self._may_ask():
+            return False
+        try:
+            is_kept = await asyncio.to_thread(self._keep, name, answer)
+        except StorageError:
+            self._note_fault()
+            return False
+        self._rests_until = 0.0
+        return is_kept
 
     def flush(self) -> None:
         """Tell the database what was given again; for the thread that polls."""
@@ -80,18 +102,24 @@ class Remembered:
 
         return await asyncio.to_thread(read)
 
-    def _find(self, name: str) -> KeptAnswer | None:
-        try:
-            with self._database.read() as connection:
-                return find_answer(connection, name, self._config)
-        except StorageError:
-            self.num_faults += 1
-            return None
-
-    def _keep(self, name: str, answer: KeptAnswer) -> bool:
-        try:
-            with self._database.write() as connection:
-                return keep_answer(connection, name, answer, self._config)
-        except StorageError:
+    def _may_ask(self) -> bool:
+        now = time.monotonic()
+        if now < self._rests_until:
             self.num_faults += 1
             return False
+        if self._rests_until:
+            # One tries whether it is well again; the others do not wait for what comes of it.
+            self._rests_until = now + _REST_S
+        return True
+
+    def _note_fault(self) -> None:
+        self.num_faults += 1
+        self._rests_until = time.monotonic() + _REST_S
+
+    def _find(self, name: str) -> KeptAnswer | None:
+        with self._database.read() as connection:
+            return find_answer(connection, name, self._config)
+
+    def _keep(self, name: str, answer: KeptAnswer) -> bool:
+        with self._database.write() as connection:
+            return keep_answer(connection, name, answer, self._config)

@@ -1,6 +1,7 @@
 """Answers given again: only where the same was asked, by whom it may be had, and not for ever."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from moestro.records.answers import KeptAnswer, name_question
 from moestro.records.config import CacheConfig, RecordsConfig
 from moestro.records.database import Database
 from moestro.records.records import Records
+from moestro.records.remembered import Remembered
 from moestro.records.schema import ANSWERS
 from tests.unit.records.made import make_record
 
@@ -165,3 +167,25 @@ def _refuse() -> None:
     from moestro.errors import StorageError
 
     raise StorageError("gone")
+
+
+def test_a_database_that_says_nothing_delays_no_request() -> None:
+    """Its host is there and its port is open, and that is all."""
+
+    async def work(port: int) -> tuple[float, dict[str, int]]:
+        config = RecordsConfig(
+            url=f"postgresql+psycopg://user@127.0.0.1:{port}/records",
+            cache=CacheConfig(enabled=True),
+        )
+        remembered = Remembered(Database(config), config.cache)
+        began = time.monotonic()
+        for _ in range(20):
+            assert await remembered.find("name") is None
+        took_s = time.monotonic() - began
+        assert not await remembered.keep("name", KeptAnswer(body=b"x"))
+        return took_s, remembered.counts()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        took_s, counts = asyncio.run(work(silent.getsockname()[1]))
+    assert took_s < 2.0
+    assert counts == {"hits": 0, "misses": 0, "faults": 21}
