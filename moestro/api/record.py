@@ -24,7 +24,9 @@ class Record:
     phrase, the same that the header x-moestro-reason has. `digest`, `scores` and `threshold` are
     the policy's decision, None or empty where a name was fixed. Prices are those of the model at
     the time, in dollars per million tokens; `cost_usd` follows from them, and includes what tries
-    that were given up had produced as far as it is known (`wasted_tokens` of them).
+    that were given up had produced as far as it is known (`wasted_tokens` of them). Of a stream
+    with failovers it is the sum of its parts: each who went on read all that was there before, and
+    other models have other prices.
 
     Tokens come from the answer's usage; `is_estimated` where it had none, and they were counted
     from a stream's events. `status` is what the client saw: a stream that broke has its 200, and

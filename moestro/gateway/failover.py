@@ -18,6 +18,7 @@ from moestro.gateway.config import GatewayConfig
 from moestro.gateway.continuing import Graft, changes_to_continue, is_spent, last_event
 from moestro.gateway.events import DONE, write_event
 from moestro.gateway.faults import Fault
+from moestro.gateway.fleet import Price
 from moestro.gateway.legs import Leg
 from moestro.gateway.messages import MessagesTold
 from moestro.gateway.messages_continuing import (
@@ -31,6 +32,16 @@ from moestro.gateway.told import Told
 from moestro.gateway.trace import Trace
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """So many tokens that a backend wrote of a stream, behind so many of others before it."""
+
+    model: str
+    num_before: int
+    num_tokens: int
+
 
 _CONTINUED = b": moestro continued by %s\n\n"
 
@@ -51,12 +62,30 @@ class StreamOut:
     on_failover: Callable[[str], None]
     error: str | None = None
     broken: set[str] = field(default_factory=set)
+    earlier: list[Part] = field(default_factory=list)
 
     @property
     def told(self) -> Told:
         """What the client has been told."""
         assert self.leg.events is not None
         return self.leg.events.told
+
+    def earlier_usd(self, prices: Mapping[str, Price]) -> float:
+        """Return what a stream of several parts cost more than one of the last model alone.
+
+        Each who went on read all that was there before, and has a price of its own.
+        """
+        if not self.earlier:
+            return 0.0
+        usage = self.told.whole_usage
+        stated = None if usage is None else usage.prompt_tokens
+        num_prompt = self.asked.estimated_tokens if stated is None else stated
+        last, num = prices[self.trace.model], sum(part.num_tokens for part in self.earlier)
+        own_usd = sum(
+            prices[part.model].cost_usd(num_prompt + part.num_before, part.num_tokens)
+            for part in self.earlier
+        )
+        return own_usd + last.cost_usd(num, 0) - last.cost_usd(0, num)
 
     async def relay(self) -> AsyncGenerator[bytes, None]:
         """Yield nothing once, then the stream; closing it ends the backend's work at once.
@@ -110,6 +139,9 @@ class StreamOut:
     async def _go_on(self, cause: Fault) -> bytes | None:
         """Return the first events of whoever goes on; None where nobody can."""
         trace = self.trace
+        num_before = sum(part.num_tokens for part in self.earlier)
+        num_tokens = self.told.num_tokens - num_before if self.told.is_visible else 0
+        part = Part(model=trace.model, num_before=num_before, num_tokens=num_tokens)
         for model in self._heirs():
             broken = self.leg.member
             self.broken.add(broken.name)
@@ -129,6 +161,8 @@ class StreamOut:
             trace.num_failovers += 1
             trace.model, trace.member = model, leg.member
             self.on_failover(broken.name)
+            if part.num_tokens:
+                self.earlier.append(part)
             declared = _CONTINUED % ascii(model)[1:-1].encode() if is_other else b""
             return declared + leg.body
         log.warning("request %s is lost: %s", trace.call.request_id, cause)

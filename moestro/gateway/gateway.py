@@ -230,6 +230,7 @@ class Gateway:
         trace, told = passage.trace, passage.told
         trace.usage = told.whole_usage
         trace.num_events = told.num_tokens
+        trace.extra_usd += passage.earlier_usd(self._prices)
         if outcome == "answered":
             passage.leg.member.health.latency.whole.add(trace.elapsed_s())
         self._metrics.count_events(trace.model, told.num_tokens)

@@ -48,7 +48,8 @@ Settle = Callable[[Record], None]
 class Trace:
     """What is known of a request so far; `model` and `member` are whoever answers it.
 
-    `settle` is there once the request was let in, if it holds anything.
+    `settle` is there once the request was let in, if it holds anything. `extra_usd` was spent beside
+    what its tokens cost at the answering model's price.
     """
 
     call: Call
@@ -66,7 +67,7 @@ class Trace:
     span: Span | None = None
     settle: Settle | None = None
     wasted_tokens: int = 0
-    wasted_usd: float = 0.0
+    extra_usd: float = 0.0
     first_s: float | None = None
     num_attempts: int = 0
     num_failovers: int = 0
@@ -135,7 +136,7 @@ class Trace:
             completion_tokens=num_completion,
             wasted_tokens=self.wasted_tokens,
             is_estimated=bool(self.model) and not is_known,
-            cost_usd=price.cost_usd(num_prompt, num_completion) + self.wasted_usd,
+            cost_usd=price.cost_usd(num_prompt, num_completion) + self.extra_usd,
             strongest_cost_usd=(
                 None if strongest is None else strongest.cost_usd(num_prompt, num_completion)
             ),

@@ -70,7 +70,7 @@ class Turns:
         trace.reason = "cascade: not sure enough"
         trace.wasted_tokens = count_written(leg, sieve)
         num_prompt = trace.asked.estimated_tokens
-        trace.wasted_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
+        trace.extra_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
         return None
 
     async def _ask_all(self, trace: Trace, outgoing: Outgoing, refused: Leg | None) -> Leg:

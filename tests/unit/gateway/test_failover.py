@@ -122,6 +122,20 @@ def test_usage_at_the_end_is_that_of_the_whole() -> None:
     assert not record.is_estimated
 
 
+def test_a_stream_of_two_parts_costs_what_both_do() -> None:
+    fields = {"stream_options": {"include_usage": True}}
+    _, running = run(_relay(breaks(5, reset), PATHS[0], **fields))
+    # In millionths: 5 tokens read and 4 written, then 9 read and 8 written.
+    assert running.records[0].cost_usd * 1e6 == pytest.approx((5 + 4 * 2) + (9 + 8 * 2))
+
+
+def test_a_part_that_says_nothing_costs_nothing() -> None:
+    fields = {"stream_options": {"include_usage": True}}
+    _, running = run(_relay(breaks(1, reset), PATHS[0], **fields))
+    assert running.records[0].num_failovers == 1
+    assert running.records[0].cost_usd * 1e6 == pytest.approx(5 + 12 * 2)
+
+
 def test_the_rest_is_asked_for_only() -> None:
     data, running = run(_relay(breaks(5, reset), PATHS[0], max_tokens=9))
     assert read_stream(data)[0] == whole_text(9)
