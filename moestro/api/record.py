@@ -29,11 +29,11 @@ class Record:
     other models have other prices.
 
     Tokens come from the answer's usage; `is_estimated` where it had none, and they were counted
-    from a stream's events. `status` is what the client saw: a stream that broke has its 200, and
-    its outcome says so. `conversation` is a hash of what names the conversation, for stickiness;
-    `num_attempts` counts requests sent to backends, `num_failovers` streams continued elsewhere.
-    `first_s` is from the request's arrival to the first byte of the answer, None without one.
-    `began_at` is in seconds since 1970.
+    from a stream's events or a whole answer's text. `status` is what the client saw: a stream that
+    broke has its 200, and its outcome says so. `conversation` is a hash of what names the
+    conversation, for stickiness; `num_attempts` counts requests sent to backends, `num_failovers`
+    streams continued elsewhere. `first_s` is from the request's arrival to the first byte of the
+    answer, None without one. `began_at` is in seconds since 1970.
     """
 
     request_id: str

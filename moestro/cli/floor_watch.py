@@ -19,7 +19,8 @@ from moestro.api.record_view import ScoredOutcome
 from moestro.api.relay import Call
 from moestro.errors import CapacityError, DataError, MoestroError, StorageError
 from moestro.gateway.asked import Asked
-from moestro.gateway.books import Finished, text_of
+from moestro.gateway.books import Finished
+from moestro.gateway.content import text_of
 from moestro.gateway.current import CurrentGateway
 from moestro.policy.audit import AuditPlan, build_judging, match, read_verdict
 from moestro.policy.monitor import FloorMonitor

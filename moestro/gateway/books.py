@@ -5,9 +5,7 @@ Knows what it may cost, not who keeps the books. Next: trace.py, gateway.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import msgspec
+from typing import Protocol
 
 from moestro.api.record import OnFinished, Outcome, Record
 from moestro.gateway.asked import Asked
@@ -148,19 +146,6 @@ class Books:
     def reads_answers(self) -> bool:
         """Whether anybody wants an answer's text."""
         return bool(self._after) or (self._door is not None and self._door.keeps_texts)
-
-
-def text_of(body: bytes) -> str:
-    """Return what a whole answer's first choice says, nothing where it has none."""
-    try:
-        found: Any = msgspec.json.decode(body)
-        if "choices" not in found:
-            return "".join(block.get("text", "") for block in found["content"])
-        choice = found["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (msgspec.DecodeError, LookupError, TypeError, AttributeError):
-        return ""
-    return text if isinstance(text, str) else ""
 
 
 def status_of(error: BaseException, outcome: Outcome) -> int:

@@ -12,9 +12,9 @@ import msgspec
 
 from moestro.gateway.asked import Asked
 from moestro.gateway.attempts import Outgoing
-from moestro.gateway.books import text_of
 from moestro.gateway.choosing import CascadeRule
 from moestro.gateway.config import GatewayConfig
+from moestro.gateway.content import text_of
 from moestro.gateway.events import as_count, read_data, write_event
 from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Leg

@@ -1,9 +1,13 @@
-"""What stands in a turn, a prompt or an input, in whatever dialect: its text, and its images' size.
+"""What stands in a turn, a prompt, an input or an answer, in whatever dialect: texts, and the size
+of images.
 
 Next: asked.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
 
 # What hosted models take for an image of usual size: 85 to 1,600 of them.
 _TOKENS_PER_IMAGE = 1000
@@ -35,6 +39,32 @@ def estimate_tokens(num_bytes: int, contents: Iterator[object]) -> int:
     """
     sizes = [size for content in contents for size in _image_bytes(content)]
     return (num_bytes - sum(sizes)) // _BYTES_PER_TOKEN + len(sizes) * _TOKENS_PER_IMAGE
+
+
+def text_of(body: bytes) -> str:
+    """Return what a whole answer's first choice says, nothing where it has none."""
+    return next(iter(_texts_of(body)), "")
+
+
+def count_answer_tokens(body: bytes) -> int:
+    """Return about how many tokens a whole answer has, all its choices together."""
+    texts = _texts_of(body)
+    return max(len(texts), sum(map(len, texts)) // _BYTES_PER_TOKEN)
+
+
+def _texts_of(body: bytes) -> list[str]:
+    try:
+        found: Any = msgspec.json.decode(body)
+        if "choices" not in found:
+            return ["".join(block.get("text", "") for block in found["content"])]
+        return [_text_of_choice(choice) for choice in found["choices"]]
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _text_of_choice(choice: Mapping[str, Any]) -> str:
+    text = choice["message"].get("content") if "message" in choice else choice.get("text")
+    return text if isinstance(text, str) else ""
 
 
 def _image_bytes(content: object) -> Iterator[int]:

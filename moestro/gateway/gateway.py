@@ -15,9 +15,10 @@ from moestro.api.relay import Call, Reply
 from moestro.errors import MoestroError
 from moestro.gateway.asked import KINDS, read_call
 from moestro.gateway.attempts import Attempts, Outgoing, Sender
-from moestro.gateway.books import Books, Door, Finished, status_of, text_of
+from moestro.gateway.books import Books, Door, Finished, status_of
 from moestro.gateway.choosing import Chooser, ModelChoice, Permits, Policy, Trust
-from moestro.gateway.events import Piece
+from moestro.gateway.content import count_answer_tokens, text_of
+from moestro.gateway.events import as_count
 from moestro.gateway.failover import StreamOut
 from moestro.gateway.fleet import Fleet, FleetModel
 from moestro.gateway.health import Health
@@ -190,7 +191,8 @@ class Gateway:
     def _pass_whole(self, trace: Trace, leg: Leg) -> Reply:
         leg.close()
         trace.usage = leg.piece.usage if leg.piece is not None else None
-        trace.num_events = _count_whole(leg.piece)
+        if trace.usage is None or as_count(trace.usage.completion_tokens) is None:
+            trace.num_events = count_answer_tokens(leg.body)
         headers = trace.headers(leg.incoming.content_type)
         whole_s = None if trace.first_s is None else trace.elapsed_s()
         leg.member.health.note_success(trace.first_s, whole_s)
@@ -292,8 +294,3 @@ def _build_line(
         upstream = build_upstream(name, model.name, config, copy=copy, is_local=model.is_local)
         members.append(Member(upstream, Health(upstream, shared, fleet.gateway.breaker)))
     return Line(model.name, members, fleet.gateway.queue, shared, chance=chance)
-
-
-def _count_whole(piece: Piece | None) -> int:
-    # Without a usage the words are not counted: an answer has one, as a rule.
-    return len(piece.choices or ()) if piece is not None else 0

@@ -48,8 +48,8 @@ Settle = Callable[[Record], None]
 class Trace:
     """What is known of a request so far; `model` and `member` are whoever answers it.
 
-    `settle` is there once the request was let in, if it holds anything. `extra_usd` was spent beside
-    what its tokens cost at the answering model's price.
+    `settle` is there once the request was let in, if it holds anything. `extra_usd` was spent
+    beside what its tokens cost at the answering model's price.
     """
 
     call: Call

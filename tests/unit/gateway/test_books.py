@@ -15,7 +15,8 @@ from moestro.errors import (
     UnknownKeyError,
     UnknownModelError,
 )
-from moestro.gateway.books import AnswerBound, Finished, status_of, text_of
+from moestro.gateway.books import AnswerBound, Finished, status_of
+from moestro.gateway.content import text_of
 from moestro.gateway.fleet import Price
 from moestro.gateway.trace import Settle, outcome_of
 from tests.unit.gateway.test_choosing import ScriptedPolicy

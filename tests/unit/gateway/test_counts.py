@@ -51,6 +51,24 @@ def test_a_number_of_tokens_that_no_answer_has_is_not_believed(
     assert record.is_estimated
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_whole_answer_without_usage_is_counted_by_its_text(path: str) -> None:
+    async def silent(asking: Asking) -> None:
+        said = answer_of(asking.body, text="a word or two " * 40)
+        del said["usage"]
+        said["choices"] = said["choices"] * 2
+        await asking.whole(said)
+
+    async def work() -> Any:
+        async with gateway_over({"m": [silent]}) as running:
+            await running.ask(path, n=2)
+            return running.records[0]
+
+    record = run(work())
+    assert record.is_estimated
+    assert record.completion_tokens == 2 * 40 * 14 // 4
+
+
 def test_a_stream_is_not_cut_for_a_number_that_no_answer_has() -> None:
     async def lies(asking: Asking) -> None:
         first, second, *_ = events_of(asking.body)
