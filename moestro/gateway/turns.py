@@ -67,6 +67,8 @@ class Turns:
             trace.model, trace.member, trace.reason = small, leg.member, "cascade: kept"
             return leg
         leg.close()
+        # Its answer is better than none, should nobody else have one.
+        trace.choice = replace(choice, models=(*rest, small))
         trace.reason = "cascade: not sure enough"
         trace.wasted_tokens = count_written(leg, sieve)
         num_prompt = trace.asked.estimated_tokens

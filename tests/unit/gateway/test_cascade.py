@@ -107,6 +107,29 @@ def test_what_is_not_sure_is_asked_of_the_stronger(is_stream: bool) -> None:
         assert b"logprob" not in data
 
 
+@pytest.mark.parametrize("strong", [replies(500), replies(503, b"", "retry-after: 60")])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_one_that_was_not_sure_answers_where_nobody_else_does(
+    strong: Behavior, is_stream: bool
+) -> None:
+    async def work() -> Any:
+        policy = ScriptedPolicy(cascade=Above())
+        behaviors: Any = {"weak": [says(-3)], "strong": [strong]}
+        async with gateway_over(behaviors, policy=policy) as running:
+            if is_stream:
+                return await running.stream(model="auto"), running
+            return (await running.ask(model="auto")).body, running
+
+    data, running = run(work())
+    record = running.records[0]
+    assert (record.outcome, record.model) == ("answered", "weak")
+    assert record.reason == "cascade: not sure enough; strong did not answer"
+    assert record.wasted_tokens > 0
+    assert b'"logprob"' not in data
+    if is_stream:
+        assert read_stream(data)[0] == whole_text()
+
+
 @pytest.mark.parametrize(
     "small",
     [replies(500), replies(400), [breaks(3, reset), replies(500)], well],
