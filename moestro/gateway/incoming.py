@@ -15,6 +15,8 @@ from moestro.gateway.faults import Fault
 
 # Beyond it the backend waits until some of it was read.
 _MOST_HELD_BYTES = 512 * 1024
+# Whoever asks for a year is asked again before somebody has to start the gateway anew for it.
+_MOST_RETRY_AFTER_S = 3600.0
 _PLAIN_CODINGS = (b"", b"identity")
 
 
@@ -187,14 +189,18 @@ class Incoming:
 
 
 def read_retry_after(value: bytes | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None if it makes no sense."""
+    """Return the seconds that a Retry-After header asks for, an hour at most.
+
+    None if it makes no sense.
+    """
     if value is None:
         return None
     try:
         seconds = float(value)
     except ValueError:
-        return _until(value.decode("latin-1"))
-    return seconds if 0 <= seconds < math.inf else None
+        found = _until(value.decode("latin-1"))
+        return None if found is None else min(found, _MOST_RETRY_AFTER_S)
+    return min(seconds, _MOST_RETRY_AFTER_S) if 0 <= seconds < math.inf else None
 
 
 def read_experts(value: bytes | None) -> float | None:

@@ -59,5 +59,10 @@ def test_times_to_come_back_are_read_in_both_forms() -> None:
     assert read_retry_after(b"Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
+@pytest.mark.parametrize("value", [b"1e9", b"86400", b"Fri, 31 Dec 9998 23:59:59 GMT"])
+def test_nobody_is_left_alone_for_longer_than_an_hour(value: bytes) -> None:
+    assert read_retry_after(value) == 3600
+
+
 def test_an_event_is_written_as_json() -> None:
     assert json.loads(events.write_event({"a": "\u00e9"})[6:]) == {"a": "\u00e9"}
