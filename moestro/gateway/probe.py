@@ -5,7 +5,7 @@ Next: health.py.
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from moestro.gateway.config import ProbeConfig
@@ -52,9 +52,8 @@ class Probes:
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 incoming = await self._connections.get(upstream, path)
-                with suppress(Fault):
+                with closing(incoming), suppress(Fault):
                     await incoming.read_whole(_MOST_BYTES)
-                incoming.close()
             # A server need not know this path; it must only be there and well.
             if upstream.is_local and incoming.status == 503:
                 trouble = f"{member.name} is not ready"

@@ -122,6 +122,30 @@ def test_a_probe_tells_who_is_there(behavior: Behavior, is_up: bool, trouble: st
     assert said is None if trouble is None else trouble in (said or "")
 
 
+def test_a_probe_that_waits_in_vain_leaves_no_connection_open() -> None:
+    async def half_a_list(asking: Asking) -> None:
+        await asking.head(200, "content-length: 1000000")
+        try:
+            while not asking.writer.transport.is_closing():
+                await asking.send(b" ")
+                await asyncio.sleep(0.01)
+        finally:
+            asking.is_gone.set()
+
+    async def work() -> None:
+        async with FakeServer(half_a_list).running() as server:
+            config = BackendConfig(url=f"http://127.0.0.1:{server.port}/v1")
+            upstream = build_upstream("m/0", "m", config)
+            member = Member(upstream, Health(upstream, Alone(), BreakerConfig()))
+            connections = Connections(TimeoutConfig())
+            await Probes(connections, [], ProbeConfig(timeout_s=0.1)).probe(member)
+            assert "did not answer a probe" in (member.health.trouble or "")
+            await asyncio.wait_for(server.asked[0].is_gone.wait(), 2)
+            await connections.close()
+
+    run(work())
+
+
 def test_probes_repeat_while_the_gateway_runs() -> None:
     async def work() -> int:
         config = replace(QUICK, probe=ProbeConfig(every_s=0.02))
