@@ -86,13 +86,19 @@ class Ledger:
             try:
                 self._write_all()
                 pause_s, self.trouble = self._flush_s, None
-            except MoestroError as error:
+            except Exception as error:  # A worker loop: without it nothing is written any more.
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                if self.trouble is None:
-                    log.error("records wait, and are lost if this goes on: %s", error)
-                self.trouble = str(error)
+                self._note_trouble(error)
                 if self._is_stopping.is_set():
                     self._lose_all()
+
+    def _note_trouble(self, error: Exception) -> None:
+        is_known = isinstance(error, MoestroError)
+        shown = str(error) if is_known else f"{type(error).__name__}: {error}"
+        if self.trouble is None:
+            unknown = None if is_known else error
+            log.error("records wait, and are lost if this goes on: %s", shown, exc_info=unknown)
+        self.trouble = shown
 
     def _write_all(self) -> None:
         # What comes meanwhile waits for the next time: written at once, a batch would seldom have

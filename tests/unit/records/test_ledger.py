@@ -219,6 +219,39 @@ def test_a_batch_in_doubt_is_not_written_twice(database: Database) -> None:
         assert connection.exec_driver_sql("SELECT count(*) FROM moestro_decisions").scalar() == 4
 
 
+class Surprised:
+    """Fails as nobody foresaw until it is well, and counts what it is given then."""
+
+    def __init__(self) -> None:
+        self.is_well = False
+        self.num_written = 0
+
+    def write(self, batch: LedgerBatch) -> None:
+        if not self.is_well:
+            raise RuntimeError("nobody thought of this")
+        self.num_written += len(batch.entries)
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_error_that_nobody_foresaw_is_shown_and_loses_nothing(
+    shared: Path, wait_until: Wait
+) -> None:
+    writer = Surprised()
+    ledger = Ledger(writer, LedgerCounts(SharedFile(shared, 0)), max_waiting=100, flush_s=0.01)
+    ledger.start()
+    for number in range(5):
+        ledger.add(Entry(make_record(number)))
+    wait_until(lambda: ledger.trouble is not None)
+    assert "nobody thought of this" in (ledger.trouble or "")
+    writer.is_well = True
+    wait_until(lambda: writer.num_written == 5)
+    wait_until(lambda: ledger.trouble is None)
+    ledger.stop(5)
+    assert ledger.num_lost == 0
+
+
 @given(sizes=st.lists(st.integers(1, 200), max_size=4))
 def test_stopping_writes_what_waits(
     sizes: list[int], tmp_path_factory: pytest.TempPathFactory
