@@ -113,8 +113,6 @@ class FleetKeys:
 class SharedBackends:
     """What all workers know of backends: who is busy, breakers, counts, and latencies of late."""
 
-    is_shared = True
-
     def __init__(self, file: SharedFile) -> None:
         busy, counts, latest = BusyBackends(file), SharedCounts(file), SharedLatest(file)
         self._busy = busy

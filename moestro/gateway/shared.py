@@ -19,10 +19,6 @@ _WINDOW = 256
 class Shared(Protocol):
     """Places and breakers by a backend's row, counts by any name; every method returns at once."""
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether others change it too, so that a place may become free without any word."""
-
     def try_enter(self, backend: str, limit: int) -> bool:
         """Count a request that begins, unless `limit` of them are under way."""
 
@@ -70,8 +66,6 @@ class Conversations(Protocol):
 
 class Alone:
     """The state of a gateway with one worker."""
-
-    is_shared = False
 
     def __init__(self) -> None:
         self._in_flight: Counter[str] = Counter()

@@ -16,8 +16,6 @@ _NO_NUMBERS: Numbers = (0.0,) * NUM_NUMBERS
 class BusyBackends:
     """Counts and numbers by a backend's name, shared by all workers."""
 
-    is_shared = True
-
     def __init__(self, file: SharedFile) -> None:
         self._file = file
         self._rows = file.backends

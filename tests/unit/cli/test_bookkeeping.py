@@ -142,7 +142,6 @@ def test_keys_of_the_configuration_and_of_the_records_both_open(
 def test_workers_share_places_and_breakers(start_records: StartRecords) -> None:
     shared = start_records().shared
     one, other = (SharedBackends(shared) for _ in range(2))
-    assert one.is_shared
     assert one.read_breaker("m/0") == Breaker()
     assert one.try_enter("m/0", 1)
     assert not other.try_enter("m/0", 1)

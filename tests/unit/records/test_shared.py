@@ -167,7 +167,6 @@ def test_numbers_are_read_as_they_were_written(path: Path) -> None:
     one.change_numbers("a", lambda before: (before[0] + 1, 2, 3, 4.5, 5, 6, 7))
     assert other.read_numbers("a") == (1, 2, 3, 4.5, 5, 6, 7)
     assert other.read_numbers("b") == (0.0,) * 7
-    assert one.is_shared
 
 
 def test_the_row_unused_for_longest_makes_room_and_a_busy_one_never(path: Path) -> None:
