@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class StreamPart:
     """So many tokens that a backend wrote of a stream, behind so many of others before it."""
 
     model: str
@@ -62,7 +62,7 @@ class StreamOut:
     on_failover: Callable[[str], None]
     error: str | None = None
     broken: set[str] = field(default_factory=set)
-    earlier: list[Part] = field(default_factory=list)
+    earlier: list[StreamPart] = field(default_factory=list)
 
     @property
     def told(self) -> Told:
@@ -141,7 +141,7 @@ class StreamOut:
         trace = self.trace
         num_before = sum(part.num_tokens for part in self.earlier)
         num_tokens = self.told.num_tokens - num_before if self.told.is_visible else 0
-        part = Part(model=trace.model, num_before=num_before, num_tokens=num_tokens)
+        part = StreamPart(model=trace.model, num_before=num_before, num_tokens=num_tokens)
         for model in self._heirs():
             broken = self.leg.member
             self.broken.add(broken.name)

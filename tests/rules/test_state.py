@@ -19,6 +19,7 @@ MUTATORS |= {"setdefault", "sort", "update"}
 MAY_CATCH_ALL = {
     "cli/main.py",
     "engine/worker.py",
+    "records/ledger.py",
     "records/poll.py",
     "server/errors.py",
     "server/exchange.py",
