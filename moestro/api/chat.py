@@ -94,15 +94,22 @@ class Options:
     `max_tokens` None goes on to the model's context. `top_logprobs` None returns no
     log-probabilities, 0 those of the tokens taken, k those of the k likeliest as well. `experts` is
     the mean number of routed experts per token: None takes all, "min" the fewest, "auto" what the
-    load allows. A lower `priority` is served first. `turn` is how many answers the same client's
-    request wants before these, which others must not wait for. `wants_xray` returns each token's
-    experts.
+    load allows. `keeps_stop`: the stop string or token that ends an answer is its last part.
+    `shows_special`: special tokens are text, by their names. `bad_words` never come whole into an
+    answer. `truncate_prompt_tokens`: so many of the prompt's last tokens are read at most, -1: as
+    many as leave room for the answer. A lower `priority` is served first. `turn` is how many
+    answers the same client's request wants before these, which others must not wait for.
+    `wants_xray` returns each token's experts.
     """
 
     max_tokens: int | None = None
     num_choices: int = 1
     stops: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    keeps_stop: bool = False
+    shows_special: bool = False
+    bad_words: tuple[str, ...] = ()
+    truncate_prompt_tokens: int | None = None
     sampling: SamplingWish = field(default_factory=SamplingWish)
     constraint: Constraint | None = None
     top_logprobs: int | None = None
@@ -132,6 +139,7 @@ class ChatRequest:
 
     `continues_final`: the last message is the answer's beginning, and the answer what follows.
     Without `has_generation_prompt` the prompt ends with the last message, and begins no answer.
+    `has_special_tokens`: the token that texts begin with comes before what the template writes.
     """
 
     model: str
@@ -142,6 +150,7 @@ class ChatRequest:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     continues_final: bool = False
     has_generation_prompt: bool = True
+    has_special_tokens: bool = False
     options: Options = field(default_factory=Options)
 
 

@@ -1,8 +1,8 @@
 """What OpenAI's clients send, as JSON: types, ranges and sizes, checked before anything else.
 
-A field that is null is as if it were absent; unknown fields are ignored, as vLLM does. Every
-list has a limit and ends at its first mistake, or a body of a few megabytes would take minutes.
-Knows no defaults and no meaning. Next: openai_requests.py.
+A field that is null is as if it were absent; unknown fields are ignored, as vLLM does, but for
+those in openai_unserved.py. Every list has a limit and ends at its first mistake, or a body of a
+few megabytes would take minutes. Knows no defaults and no meaning. Next: openai_requests.py.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,11 +19,13 @@ from pydantic import (
 )
 
 from moestro.api.chat import MOST_CHOICES, MOST_STOP_CHARACTERS, MOST_STOPS, MOST_TOP_LOGPROBS
+from moestro.api.openai_unserved import Unserved, UnservedOfChats, UnservedOptions
 
 MOST_PROMPTS = 128
 MOST_MESSAGES = 4096
 MOST_TOOLS = 128
 MOST_BIASES = 1024
+MOST_BAD_WORDS = 128
 MOST_PARTS = 1024
 MOST_TOOL_CALLS = 128
 MOST_WORDS = 1024
@@ -94,9 +96,12 @@ class StructuredOutputs(_Body):
     choice: Words | None = None
     grammar: StrictStr | None = None
     json_object: StrictBool | None = None
+    structural_tag: Annotated[
+        None, Unserved("structured_outputs.structural_tag is not served: send json or grammar")
+    ] = None
 
 
-class OptionsBody(_Body):
+class OptionsBody(_Body, UnservedOptions):
     """What completions and chats have in common."""
 
     model: StrictStr | None = Field(None, description="May be left out where one model is served.")
@@ -122,6 +127,18 @@ class OptionsBody(_Body):
     seed: Whole | None = None
     min_tokens: Count | None = None
     ignore_eos: StrictBool | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    skip_special_tokens: StrictBool | None = Field(
+        None, description="False shows special tokens by their names."
+    )
+    bad_words: Annotated[list[Stop], Field(max_length=MOST_BAD_WORDS, fail_fast=True)] | None = (
+        Field(None, description="Words that the answer must not have.")
+    )
+    truncate_prompt_tokens: Annotated[Whole, Field(ge=1)] | Literal[-1] | None = Field(
+        None,
+        description="So many of the prompt's last tokens are read at most; -1: as many as leave"
+        " room for the answer.",
+    )
     priority: Whole | None = Field(None, description="A lower one is served first.")
     guided_json: Schema | StrictStr | None = None
     guided_regex: StrictStr | None = None
@@ -271,9 +288,12 @@ class ConversationBody(_Body):
         None,
         description="False begins no answer; must not be true with `continue_final_message`.",
     )
+    add_special_tokens: StrictBool | None = Field(
+        None, description="True puts the token that texts begin with before the template's text."
+    )
 
 
-class ChatBody(ConversationBody, OptionsBody):
+class ChatBody(ConversationBody, OptionsBody, UnservedOfChats):
     """A conversation to answer."""
 
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
@@ -282,6 +302,9 @@ class ChatBody(ConversationBody, OptionsBody):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     max_completion_tokens: Count | None = None
+    echo: StrictBool | None = Field(
+        None, description="Begin the answer with the last message, if it is the assistant's."
+    )
 
 
 class TokenizeTextBody(_Body):

@@ -14,10 +14,11 @@ from moestro.api.whole import join_calls
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What of its tokens a caller wants to see."""
+    """What of its tokens a caller wants to see, and the text that each choice begins with."""
 
     has_logprobs: bool = False
     has_xray: bool = False
+    echo: str = ""
 
 
 class Choices(Protocol):
@@ -90,17 +91,18 @@ class ChatChoices:
 
     def whole(self, chunk: Chunk) -> dict[str, Any]:
         """Write a whole choice."""
-        message: dict[str, Any] = {"role": "assistant", "content": chunk.text, "refusal": None}
+        text = self._view.echo + chunk.text
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if chunk.reasoning:
             message["reasoning_content"] = chunk.reasoning
         if chunk.tool_calls:
-            message["content"] = chunk.text or None
+            message["content"] = text or None
             message["tool_calls"] = [_call(call) for call in chunk.tool_calls]
         return {"index": chunk.index, "message": message} | self._rest(chunk, is_whole=True)
 
     def opening(self, index: int) -> dict[str, Any]:
         """Write whose turn it is."""
-        delta = {"role": "assistant", "content": ""}
+        delta = {"role": "assistant", "content": self._view.echo}
         return {"index": index, "delta": delta} | self._rest(Chunk())
 
     def piece(self, index: int, chunk: Chunk) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from moestro.api.chat import (
     Tool,
     ToolCall,
     ToolChoice,
+    read_text,
 )
 from moestro.api.dialect import ask_effort, choose_tool, join, say
 from moestro.api.openai_bodies import (
@@ -90,6 +91,12 @@ def read_chat(body: ChatBody, model: str) -> ChatRequest:
     )
 
 
+def find_echo(asked: ChatRequest) -> str:
+    """Return what an answer with an echo begins with: the last message, if the assistant's."""
+    last = asked.messages[-1]
+    return read_text(last) if last.role == "assistant" else ""
+
+
 def _read_continuing(body: ConversationBody) -> bool:
     if not body.continue_final_message:
         return False
@@ -124,6 +131,7 @@ def read_conversation(body: ConversationBody, model: str) -> ChatRequest:
         template_variables=ask_effort(body.reasoning_effort) | (body.chat_template_kwargs or {}),
         continues_final=is_continued,
         has_generation_prompt=is_continued or _or(body.add_generation_prompt, True),
+        has_special_tokens=bool(body.add_special_tokens),
     )
 
 
@@ -138,6 +146,10 @@ def _read_options(body: OptionsBody, max_tokens: int | None, top: int | None) ->
         num_choices=_or(body.n, 1),
         stops=stops,
         stop_token_ids=tuple(body.stop_token_ids or ()),
+        keeps_stop=bool(body.include_stop_str_in_output),
+        shows_special=body.skip_special_tokens is False,
+        bad_words=tuple(body.bad_words or ()),
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         sampling=_read_sampling(body),
         constraint=read_constraint(body),
         top_logprobs=top,

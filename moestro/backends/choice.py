@@ -11,7 +11,9 @@ from moestro.backends.speech import Released, Speech
 class Choice:
     """Takes tokens, gives chunks. Ended once `finish` is set, by the engine or a stop string."""
 
-    def __init__(self, index: int, speech: Speech, reading: Reading) -> None:
+    def __init__(
+        self, index: int, speech: Speech, reading: Reading, *, keeps_stop_token: bool = False
+    ) -> None:
         self.finish: Finish | None = None
         self.num_tokens = 0
         self.num_reasoning = 0
@@ -20,6 +22,7 @@ class Choice:
         self._index = index
         self._speech = speech
         self._reading = reading
+        self._keeps_stop_token = keeps_stop_token
         self._passage = Passage()
         self._tokens: list[Token] = []
 
@@ -34,9 +37,11 @@ class Choice:
         return True
 
     def end(self, finish: Finish, stop_token: Token | None = None) -> None:
-        """End the answer; the token that ended it is counted but is no part of the text."""
+        """End the answer; the token that ended it is counted, and mostly no part of the text."""
         if stop_token is not None:
             self._count(stop_token)
+            if self._keeps_stop_token:
+                self._take(self._speech.push(stop_token))
         self._take(self._speech.finish())
         # A character that was cut in half becomes U+FFFD, which may be one.
         self._end("stop" if self._speech.stop is not None else finish)

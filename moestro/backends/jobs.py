@@ -5,7 +5,7 @@ Everything here is decided before any work is done. Knows no processes. Next: lo
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,9 +66,13 @@ class Jobs:
                 f"min_tokens is {shortest}, but max_tokens is {options.max_tokens}: lower it",
                 param="min_tokens",
             )
-        if isinstance(request, CompletionRequest) and request.echo and request.suffix is not None:
+        if not isinstance(request, CompletionRequest) or request.suffix is None:
+            return
+        is_cut = options.truncate_prompt_tokens is not None
+        if request.echo or is_cut:
+            other = "truncate_prompt_tokens" if is_cut else "echo"
             raise ConfigError(
-                "echo and suffix do not go together: leave out one of them", param="suffix"
+                f"{other} and suffix do not go together: leave out one of them", param="suffix"
             )
 
     def build(self, request: Request, prompt: Prompt) -> Job:
@@ -92,11 +96,16 @@ class Jobs:
             top_logprobs=options.top_logprobs,
             scores_prompt=has_echo and options.top_logprobs is not None,
             experts=grant(options.experts, self._checkpoint.shape),
+            bad_words=self._spell(options.bad_words),
             priority=options.priority,
             turn=options.turn,
             wants_xray=options.wants_xray,
         )
-        wish = Wish(top_logprobs=options.top_logprobs, wants_xray=options.wants_xray)
+        wish = Wish(
+            top_logprobs=options.top_logprobs,
+            wants_xray=options.wants_xray,
+            shows_special=options.shows_special,
+        )
         choices = [
             self._choice(index, request, prompt, made) for index in range(options.num_choices)
         ]
@@ -116,8 +125,11 @@ class Jobs:
 
     def _choice(self, index: int, request: Request, prompt: Prompt, made: EngineRequest) -> Choice:
         tokenizer, stops = self._checkpoint.tokenizer, request.options.stops
+        keeps_stop = request.options.keeps_stop
+        kept = stops if keeps_stop else ()
         if not isinstance(request, ChatRequest):
-            return Choice(index, Speech(tokenizer, stops), Reading(None, None))
+            speech = Speech(tokenizer, stops, kept=kept)
+            return Choice(index, speech, Reading(None, None), keeps_stop_token=keeps_stop)
         marks: list[str] = []
         tools: ToolStream | ForcedStream | None = None
         reasoning = None
@@ -131,8 +143,16 @@ class Jobs:
         if self._tags is not None and has_room:
             reasoning = ReasoningStream(is_open(prompt.text, self._tags), self._tags)
             marks += [self._tags.begin, self._tags.end]
-        speech = Speech(tokenizer, (*stops, *self._checkpoint.template.stops), marks)
-        return Choice(index, speech, Reading(reasoning, tools))
+        stops = (*stops, *self._checkpoint.template.stops)
+        speech = Speech(tokenizer, stops, marks, kept)
+        return Choice(index, speech, Reading(reasoning, tools), keeps_stop_token=keeps_stop)
+
+    def _spell(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the ways to write words in tokens, each at the beginning and behind a space."""
+        bare = [word.lstrip() or word for word in words]
+        texts = [*bare, *(f" {word}" for word in bare)]
+        spelled = map(tuple, self._checkpoint.tokenizer.encode_batch(texts))
+        return tuple(dict.fromkeys(ids for ids in spelled if ids))
 
     def _find_thoughts_end(self, request: Request, prompt: Prompt) -> int | None:
         """Return the token that ends the thoughts which the prompt begins, if there are any."""
@@ -149,8 +169,10 @@ class Jobs:
         tokens: tuple[Token, ...] = ()
         if not made.scores_prompt:
             tokens = tuple(self._names.describe_prompt(score, wish) for score in scores)
+        tokenizer = self._checkpoint.tokenizer
+        read = tokenizer.decode_named if wish.shows_special else tokenizer.decode
         return Echo(
-            text=self._checkpoint.tokenizer.decode(own),
+            text=read(own),
             tokens=tokens,
             num_lead=prompt.num_lead,
             has_scores=made.scores_prompt,

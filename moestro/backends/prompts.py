@@ -86,10 +86,12 @@ class Prompts:
         self._check_characters(request, _count_characters(request))
         rendered = self._render(request)
         self._check_characters(request, len(rendered.text))
-        ids = tuple(rendered.encode(self._tokenizer))
+        ids = rendered.encode(self._tokenizer)
         if not ids:
             raise DataError("the conversation is empty: send a message with text", param="messages")
-        return Prompt(ids=ids, num_lead=len(ids), text=rendered.text)
+        lead = self._lead(request)
+        whole = (*lead, *self._cut(request, ids, len(lead)))
+        return Prompt(ids=whole, num_lead=len(whole), text=rendered.text)
 
     def _render(self, request: ChatRequest) -> Rendered:
         is_using = request.tool_choice.mode != "none"
@@ -115,10 +117,11 @@ class Prompts:
 
     def _build_text(self, request: CompletionRequest) -> Prompt:
         assert isinstance(request.prompt, str)
-        lead = [self._tokenizer.bos_id] if request.has_special_tokens else []
+        lead = self._lead(request)
         ids = self._tokenizer.encode(request.prompt)
         if request.suffix is None:
-            return Prompt(ids=(*lead, *ids), num_lead=len(lead))
+            kept = self._cut(request, ids, len(lead))
+            return Prompt(ids=(*lead, *kept), num_lead=len(lead))
         fim = self._tokenizer.fim
         if fim is None:
             raise ConfigError(
@@ -135,10 +138,26 @@ class Prompts:
             )
         if not ids:
             raise DataError("the prompt has no tokens: send at least one", param="prompt")
+        ids = tuple(self._cut(request, ids))
         # Before a look at each: there may be a million.
         if len(ids) > self._context_length:
             raise overlong(request, f"{len(ids)} tokens", self._context_length)
         return Prompt(ids=tuple(self._checked(ids, "prompt")))
+
+    def _lead(self, request: Request) -> list[int]:
+        return [self._tokenizer.bos_id] if request.has_special_tokens else []
+
+    def _cut(self, request: Request, ids: Sequence[int], num_lead: int = 0) -> Sequence[int]:
+        """Return the last of a prompt's tokens, as many as it may have behind its lead."""
+        options = request.options
+        most = options.truncate_prompt_tokens
+        if most is None:
+            return ids
+        if most == -1:
+            shortest = max(1, options.sampling.min_tokens or 0)
+            answer = shortest if options.max_tokens is None else options.max_tokens
+            most = max(1, self._context_length - answer)
+        return ids[max(0, len(ids) + num_lead - most) :]
 
     def _checked(self, ids: Sequence[int], param: str) -> Sequence[int]:
         outside = [token for token in ids if not 0 <= token < self._vocab_size]

@@ -73,6 +73,8 @@ class Recital:
         yield from self._echo()
         yield from self._say(self.script.reasoning, limit, is_reasoning=True)
         text, stop = _cut(self.script.text, options.stops)
+        if options.keeps_stop and stop:
+            text += stop
         if options.sampling.ignore_eos and text:
             text, stop = text * (limit // len(encode(text)) + 1), None
         yield from self._say(text, limit, is_reasoning=False)

@@ -18,16 +18,21 @@ Released = tuple[str, list[Token]]
 class Speech:
     """One answer's text and tokens. `stop` is the stop string that ended it, or None.
 
-    Special tokens of which `marks` are made are part of the text by their names; a stop string does
-    not reach across one.
+    Stop strings that are among `kept` are the text's last part. Special tokens of which `marks` are
+    made are part of the text by their names; a stop string does not reach across one.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str] = (), marks: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        marks: Sequence[str] = (),
+        kept: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._stops = stops
         self._marks = marks
+        self._kept = kept
         self._pending: deque[tuple[int, Token]] = deque()
         self._num_out = 0
         self._restart()
@@ -43,7 +48,7 @@ class Speech:
             return self._push_mark(token)
         self._pending.append((self._num_in, token))
         self._num_in += len(self._decoder.decode(token.data))
-        return self._release(self._stream.push(token.token_id))
+        return self._release(self._stream.push_bytes(token.data))
 
     def finish(self) -> Released:
         """Return what was held back."""
@@ -64,7 +69,7 @@ class Speech:
         return is_special and any(token.text in mark for mark in self._marks)
 
     def _restart(self) -> None:
-        self._stream = TextStream(self._tokenizer, self._stops)
+        self._stream = TextStream(self._tokenizer, self._stops, kept=self._kept)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._num_in = self._num_out
 

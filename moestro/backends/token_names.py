@@ -15,10 +15,14 @@ _REMEMBERED_NAMES = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a reader wants to know of each token."""
+    """What a reader wants to know of each token.
+
+    With `shows_special` a special token stands for its name, else for no text.
+    """
 
     top_logprobs: int | None = None
     wants_xray: bool = False
+    shows_special: bool = False
 
 
 class Names:
@@ -52,13 +56,13 @@ class Names:
         return Token(
             token_id=score.token_id,
             text=self._text(score.token_id),
-            data=self._tokenizer.token_bytes(score.token_id),
+            data=self._data(score.token_id, wish),
             logprob=None if top is None else score.logprob,
             alternatives=tuple(
                 Alternative(
                     token_id=token_id,
                     text=self._text(token_id),
-                    data=self._tokenizer.token_bytes(token_id),
+                    data=self._data(token_id, wish),
                     logprob=logprob,
                 )
                 for token_id, logprob in score.alternatives[: top or 0]
@@ -66,3 +70,7 @@ class Names:
             num_experts=num_experts,
             visits=visits,
         )
+
+    def _data(self, token_id: int, wish: Wish) -> bytes:
+        data = self._tokenizer.token_bytes(token_id)
+        return self._text(token_id).encode() if wish.shows_special and not data else data

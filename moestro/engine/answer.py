@@ -43,7 +43,8 @@ class Answer:
         self.penalties = (
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
         )
-        self._is_plain = grammar is None and self.penalties is None and not sampling.logit_bias
+        is_edited = sampling.has_penalties or sampling.logit_bias or sequence.request.bad_words
+        self._is_plain = grammar is None and not is_edited
         # Kept from step to step, as mostly nothing of it changes but the position.
         self._next = self._row(0)
         if self._awaited is None:
@@ -75,6 +76,7 @@ class Answer:
     def next_row(self) -> Row:
         """Return how to pick what follows the last token, and in a burst all that follows that."""
         self._next.position = self.sequence.num_generated
+        self._next.banned = self._find_banned(())
         return self._next
 
     def _begin_grammar(self) -> None:
@@ -97,10 +99,21 @@ class Answer:
             penalties=self.penalties,
             drafts=tuple(sequence.drafts[:index]),
             stop_token_ids=request.stop_token_ids,
+            banned=self._find_banned(sequence.drafts[:index]),
             guide=None if is_forced else self._guide,
             forced=self.forced[index] if is_forced else None,
             top_logprobs=request.top_logprobs,
         )
+
+    def _find_banned(self, drafts: abc.Sequence[int]) -> list[int]:
+        """Return the tokens that would complete a bad word behind the answer and the drafts."""
+        words, sequence = self.sequence.request.bad_words, self.sequence
+        if not words:
+            return []
+        reach = max(map(len, words))
+        start = max(sequence.num_prompt, len(sequence.tokens) - reach)
+        written = (*sequence.tokens[start:], *drafts)
+        return [word[-1] for word in words if word[:-1] == written[len(written) - len(word) + 1 :]]
 
     def judge(self, outcomes: abc.Sequence[Outcome]) -> Verdict:
         """Accept the picks as far as the drafts that led to them were right.

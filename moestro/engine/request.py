@@ -17,9 +17,10 @@ class EngineRequest:
 
     `experts` is the granted budget: None for all, or "auto" to be set when the request starts.
     `stop_token_ids` end an answer (the end-of-text token among them). The `grammar` begins behind
-    the answer's first `grammar_after`, the token that ends a model's thoughts; None: at once.
-    `top_logprobs` and `turn` as in api/chat.py. With `scores_prompt` the prompt's own
-    log-probabilities come back, and with `max_tokens` 0 nothing else does.
+    the answer's first `grammar_after`, the token that ends a model's thoughts; None: at once. No
+    answer has one of the `bad_words`. `top_logprobs` and `turn` as in api/chat.py. With
+    `scores_prompt` the prompt's own log-probabilities come back, and with `max_tokens` 0 nothing
+    else does.
     """
 
     id: str
@@ -30,6 +31,7 @@ class EngineRequest:
     stop_token_ids: frozenset[int] = frozenset()
     grammar: GrammarSpec | None = None
     grammar_after: int | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
     top_logprobs: int | None = None
     scores_prompt: bool = False
     experts: float | Literal["auto"] | None = None

@@ -84,9 +84,9 @@ class Row:
 
     `position` counts the answer's tokens before this one, drafts included. `penalties` is needed
     where the sampling has any; `drafts` are the tokens that it does not know yet, because they are
-    guesses. The `stop_token_ids` are out of reach until `min_tokens`. The `guide` has accepted all
-    tokens before this one; a `forced` token is the only one that it leaves. Without `top_logprobs`
-    there are no log-probabilities.
+    guesses. The `stop_token_ids` are out of reach until `min_tokens`, those `banned` always. The
+    `guide` has accepted all tokens before this one; a `forced` token is the only one that it
+    leaves. Without `top_logprobs` there are no log-probabilities.
     """
 
     sampling: Sampling
@@ -95,6 +95,7 @@ class Row:
     penalties: Penalties | None = None
     drafts: tuple[int, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
+    banned: abc.Sequence[int] = ()
     guide: Guide | None = None
     forced: int | None = None
     top_logprobs: int | None = None
@@ -124,6 +125,7 @@ def burst_pick_row(row: Row) -> PickRow:
     assert row.guide is None
     assert row.penalties is None
     assert not row.sampling.logit_bias
+    assert not row.banned
     return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
 
 
@@ -178,15 +180,16 @@ def _wish(logits_NV: Tensor, index: int, row: Row) -> PickRow:
     if row.forced is not None:
         wish.target = row.forced
         return wish
-    is_banned = row.position < row.sampling.min_tokens and bool(row.stop_token_ids)
-    if row.sampling.logit_bias or row.penalties or is_banned:
-        wish.edited_V = _edit(logits_NV[index], row, is_banned)
+    is_short = row.position < row.sampling.min_tokens
+    banned = [*row.banned, *row.stop_token_ids] if is_short else row.banned
+    if row.sampling.logit_bias or row.penalties or banned:
+        wish.edited_V = _edit(logits_NV[index], row, banned)
     if row.guide is not None and not row.guide.can_guess(row.sampling):
         wish.allowed = row.guide.mask()
     return wish
 
 
-def _edit(logits_V: Tensor, row: Row, is_banned: bool) -> Tensor:
+def _edit(logits_V: Tensor, row: Row, banned: abc.Sequence[int]) -> Tensor:
     """Return the logits with bias, penalties and ban."""
     edited_V = logits_V.clone()
     array_V = edited_V.numpy()
@@ -196,8 +199,8 @@ def _edit(logits_V: Tensor, row: Row, is_banned: bool) -> Tensor:
         array_V[np.fromiter(bias, np.int64, len(bias))] += biases_K
     if row.penalties:
         row.penalties.apply(array_V, row.drafts)
-    if is_banned:
-        array_V[list(row.stop_token_ids)] = -np.inf
+    if banned:
+        array_V[list(banned)] = -np.inf
     return edited_V
 
 
@@ -219,7 +222,7 @@ def _outcome(row: Row, picked: Picked) -> Outcome:
         return row.guide.fault
     if picked[0] == EXHAUSTED:
         return ConfigError(
-            f"no token is left to be token {row.position} of the answer: the grammar and"
+            f"no token is left to be token {row.position} of the answer: the grammar, bad_words and"
             f" min_tokens {row.sampling.min_tokens} rule out all of them: lower min_tokens or"
             " relax the grammar"
         )

@@ -51,6 +51,8 @@ def write_request(request: Request) -> dict[str, Any]:
         optional = _write_tools(request)
         if request.continues_final:
             body["continue_final_message"] = True
+        if request.has_special_tokens:
+            body["add_special_tokens"] = True
         if request.continues_final or not request.has_generation_prompt:
             body["add_generation_prompt"] = False
         if request.options.top_logprobs is not None:
@@ -112,6 +114,10 @@ def _write_options(options: Options) -> dict[str, Any]:
         "n": options.num_choices if options.num_choices > 1 else None,
         "stop": list(options.stops) or None,
         "stop_token_ids": list(options.stop_token_ids) or None,
+        "include_stop_str_in_output": options.keeps_stop or None,
+        "skip_special_tokens": False if options.shows_special else None,
+        "bad_words": list(options.bad_words) or None,
+        "truncate_prompt_tokens": options.truncate_prompt_tokens,
         "experts": options.experts,
         "priority": options.priority or None,
         "xray": options.wants_xray or None,

@@ -9,7 +9,7 @@ from moestro.api.backend import Backend
 from moestro.api.openai_answers import HttpAnswer
 from moestro.api.openai_bodies import ChatBody
 from moestro.api.openai_choices import ChatChoices, View
-from moestro.api.openai_requests import read_chat
+from moestro.api.openai_requests import find_echo, read_chat
 from moestro.server.exchange import build_head, pick_model, respond
 from moestro.server.json_route import JsonRoute
 from moestro.server.openapi import ANSWERS, ChatAnswer, stream_of
@@ -28,7 +28,11 @@ def routes(backend: Backend) -> APIRouter:
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a conversation, or ask for tools to be called."""
         asked = read_chat(body, pick_model(backend, body.model))
-        view = View(has_logprobs=bool(body.logprobs), has_xray=bool(body.xray))
+        view = View(
+            has_logprobs=bool(body.logprobs),
+            has_xray=bool(body.xray),
+            echo=find_echo(asked) if body.echo else "",
+        )
         answer = HttpAnswer(
             build_head("chatcmpl"),
             ChatChoices(view),

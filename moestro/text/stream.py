@@ -14,9 +14,17 @@ class TextStream:
     """One answer as it grows. `stop` is the stop string that ended it, or None."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, continues: bool = True
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        *,
+        continues: bool = True,
+        kept: Sequence[str] = (),
     ) -> None:
-        """Start an answer; most go on from a prompt: `continues` as in `Tokenizer.decode`."""
+        """Start an answer; most go on from a prompt: `continues` as in `Tokenizer.decode`.
+
+        A stop string that is among `kept`, too, is the answer's last text.
+        """
         if "" in stops:
             raise ConfigError(
                 "a stop string is empty: give at least one character, or no stop string"
@@ -24,13 +32,17 @@ class TextStream:
         self.stop: str | None = None
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
+        self._kept = frozenset(kept)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self._drops_space = tokenizer.pieces.has_lead_space and not continues
 
     def push(self, token_id: int) -> str:
         """Take one more token; return the text that is certain now, often none."""
-        data = self._tokenizer.token_bytes(token_id)
+        return self.push_bytes(self._tokenizer.token_bytes(token_id))
+
+    def push_bytes(self, data: bytes) -> str:
+        """Take one more token as the bytes that it stands for."""
         if self._drops_space and data:
             data, self._drops_space = data.removeprefix(b" "), False
         return self._advance(self._decoder.decode(data))
@@ -48,7 +60,8 @@ class TextStream:
         found = _first_stop(self._held, self._stops)
         if found is not None:
             start, self.stop = found
-            text, self._held = self._held[:start], ""
+            end = start + len(self.stop) if self.stop in self._kept else start
+            text, self._held = self._held[:end], ""
             return text
         keep = _possible_start(self._held, self._stops)
         cut = len(self._held) - keep

@@ -4,7 +4,7 @@ Not one bit of it: log-probabilities are compared for equality.
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import pytest
@@ -173,6 +173,18 @@ def test_with_drafts_equals_without(sampling: Sampling) -> None:
     assert engine.stats().draft_tokens > 50
     for name, events in plain.items():
         assert bits(drafted[name]) == bits(events)
+
+
+@pytest.mark.parametrize("mode", ["off", "always"])
+def test_a_bad_word_never_comes_whole_with_drafts_or_without(mode: Any) -> None:
+    free = [token.score.token_id for token in run(build(), [ask("free")])["free", 0]]
+    words = (tuple(free[2:4]), tuple(free[5:6]))
+    kept = run(build(draft=DraftConfig(mode=mode)), [ask("kept", bad_words=words)])["kept", 0]
+    answer = [token.score.token_id for token in kept]
+    assert len(answer) == 24
+    assert answer != free
+    assert words[0] not in pairwise(answer)
+    assert free[5] not in answer
 
 
 def test_a_model_that_repeats_itself_accepts_drafts() -> None:

@@ -153,6 +153,14 @@ def test_a_streamed_chat_begins_with_its_role_and_ends_with_its_usage() -> None:
     assert {event["object"] for event in (first, text, finish, last)} == {"chat.completion.chunk"}
 
 
+def test_a_chats_echo_comes_before_the_answer_whole_and_streamed() -> None:
+    choices, pieces = ChatChoices(View(echo="It ")), [STARTED, Chunk(text="is", finish="stop")]
+    (choice,) = whole(choices, *pieces)["choices"]
+    assert choice["message"]["content"] == "It is"
+    deltas = [event["choices"][0]["delta"] for event in events(choices, pieces)]
+    assert [delta["content"] for delta in deltas] == ["It ", "is"]
+
+
 def test_a_stream_without_a_wish_for_usage_says_nothing_of_it() -> None:
     pieces = [STARTED, Chunk(text="a"), Chunk(usage=USAGE)]
     found = events(ChatChoices(View()), pieces)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from moestro.api.chat import Constraint, Options, ToolChoice
 from moestro.api.openai_bodies import ChatBody, CompletionBody
-from moestro.api.openai_requests import read_chat, read_completions
+from moestro.api.openai_requests import find_echo, read_chat, read_completions
 from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
@@ -41,8 +41,16 @@ def test_an_answer_need_not_be_begun() -> None:
 
     assert asked().has_generation_prompt
     assert not asked(add_generation_prompt=False).has_generation_prompt
+    assert asked(add_special_tokens=True).has_special_tokens
+    assert not asked().has_special_tokens
     body = CompletionBody.model_validate({"prompt": "x", "add_special_tokens": False})
     assert not read_completions(body, "m")[0].has_special_tokens
+
+
+def test_an_echo_is_of_the_assistants_last_message_only() -> None:
+    begun = {"role": "assistant", "content": "It is"}
+    for turns, expected in (([USER, begun], "It is"), ([USER], ""), ([begun, USER], "")):
+        assert find_echo(read_chat(ChatBody.model_validate({"messages": turns}), "m")) == expected
 
 
 def test_what_cannot_be_continued_is_refused() -> None:
@@ -85,11 +93,19 @@ def test_every_knob_arrives() -> None:
         experts="min",
         xray=True,
         logprobs=0,
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
+        bad_words=["worse"],
+        truncate_prompt_tokens=-1,
     )
     sampling = options.sampling
     assert (options.max_tokens, options.num_choices, options.stops) == (5, 2, ("end",))
     assert (options.stop_token_ids, options.priority, options.experts) == ((3,), -2, "min")
     assert (options.wants_xray, options.top_logprobs) == (True, 0)
+    assert (options.keeps_stop, options.shows_special, options.bad_words) == (
+        True, True, ("worse",),
+    )  # fmt: skip
+    assert options.truncate_prompt_tokens == -1
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0, 0.5, 7)
     assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.1, 1, -1)
     assert (sampling.repetition_penalty, sampling.logit_bias) == (1.5, {17: -100})
@@ -257,6 +273,11 @@ def test_best_of_is_refused_unless_it_changes_nothing() -> None:
         {"logit_bias": {str(number): 1 for number in range(1025)}},
         {"logprobs": 21},
         {"experts": 0},
+        {"truncate_prompt_tokens": 0},
+        {"truncate_prompt_tokens": -2},
+        {"bad_words": [""]},
+        {"bad_words": ["x"] * 129},
+        {"bad_words": "x"},
         {"experts": "most"},
         {"prompt": []},
         {"prompt": [[]]},

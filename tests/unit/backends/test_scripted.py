@@ -60,6 +60,7 @@ def test_no_chunk_has_half_a_character() -> None:
         (Options(max_tokens=0), "", "length", None),
         (Options(max_tokens=3), "one two three", "stop", None),
         (Options(stops=("three", " tw")), "one", "stop", " tw"),
+        (Options(stops=("three", " tw"), keeps_stop=True), "one tw", "stop", " tw"),
         (
             Options(max_tokens=5, sampling=SamplingWish(ignore_eos=True)),
             "one two threeone two",

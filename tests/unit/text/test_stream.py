@@ -47,6 +47,9 @@ def test_a_stop_string_stops_wherever_the_borders_lie(
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     assert answer == (text[: min(ends)[1]] if ends else text)
     assert (text_stream.stop in stops) if ends else (text_stream.stop is None)
+    keeping = TextStream(tokenizer, stops, kept=stops)
+    whole = "".join(stream(keeping, [*map(id_of(tokenizer), text)]))
+    assert whole == answer + (text_stream.stop or "")
 
 
 def test_text_that_may_begin_a_stop_string_waits(tokenizer: Tokenizer) -> None:
