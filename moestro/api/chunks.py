@@ -97,7 +97,8 @@ class Chunk:
     """The next piece of choice `index`.
 
     `text` is certain: no stop string can take it back. `finish` ends a choice, `stop` names the
-    stop string that did it. `usage` and `timing` come with the last chunk of the request.
+    stop string that did it. `is_echo`: it is of the prompt. `usage` and `timing` come with the last
+    chunk of the request.
     """
 
     index: int = 0
@@ -105,6 +106,7 @@ class Chunk:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     tokens: tuple[Token, ...] = ()
+    is_echo: bool = False
     finish: Finish | None = None
     stop: str | None = None
     usage: Usage | None = None

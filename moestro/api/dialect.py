@@ -49,6 +49,19 @@ def choose_tool(
     return ToolChoice(mode=mode, name=name)
 
 
+def allow_tools(
+    mode: Literal["auto", "required"], names: Sequence[str], tools: Sequence[Tool]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    """Return the choice and the tools that are named, which are all that a model is told of."""
+    for name in names:
+        if name not in {tool.name for tool in tools}:
+            raise ConfigError(
+                f"tool_choice allows {name[:60]!r}: choose among tools", param="tool_choice"
+            )
+    allowed = tuple(tool for tool in tools if tool.name in names)
+    return choose_tool(mode, None, allowed), allowed
+
+
 def constrain(schema: Mapping[str, Any], param: str) -> Constraint:
     """Return what keeps an answer to the JSON schema in a field."""
     return Constraint(kind="json_schema", source=write_json(schema), param=param)

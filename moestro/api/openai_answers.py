@@ -6,11 +6,13 @@ HTTP. Next: openai_choices.py.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from moestro.api.chunks import Chunk, Started, Usage
 from moestro.api.openai_choices import Choices
 from moestro.api.whole import Gathered, add_usages
+
+UsageEvents = Literal["none", "last", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +30,22 @@ class HttpAnswer:
     """
 
     def __init__(
-        self, head: Head, choices: Choices, *, choices_per_prompt: int, sends_usage: bool = False
+        self,
+        head: Head,
+        choices: Choices,
+        *,
+        choices_per_prompt: int,
+        usage_events: UsageEvents = "none",
     ) -> None:
-        """`sends_usage`: a stream ends with an event that has the usage."""
+        """`usage_events`: which events of a stream tell what the request has cost so far."""
         self.started: Started | None = None
         self._head = head
         self._choices = choices
         self._choices_per_prompt = choices_per_prompt
-        self._sends_usage = sends_usage
+        self._usage_events = usage_events
         self._gathered = Gathered()
         self._usages: list[Usage] = []
+        self._so_far = Usage(prompt_tokens=0, completion_tokens=0)
 
     @property
     def usage(self) -> Usage:
@@ -65,12 +73,14 @@ class HttpAnswer:
         """Yield what a stream sends for a piece."""
         if isinstance(piece, Started):
             self.started = self.started or piece
+            self._count(piece.prompt_tokens, 0, piece.cached_tokens)
             for choice in range(self._choices_per_prompt):
                 opening = self._choices.opening(self._index(prompt, choice))
                 if opening is not None:
                     yield self._event([opening])
             return
         self._note(piece)
+        self._count(0, 0 if piece.is_echo else len(piece.tokens))
         if _is_of_a_choice(piece):
             written = self._choices.piece(self._index(prompt, piece.index), piece)
             if written is not None:
@@ -78,19 +88,30 @@ class HttpAnswer:
 
     def last_events(self) -> Iterator[dict[str, Any]]:
         """Yield what a stream ends with."""
-        if self._sends_usage:
+        if self._usage_events != "none":
             yield self._event([]) | {"usage": write_usage(self.usage)}
 
     def _note(self, chunk: Chunk) -> None:
         if chunk.usage is not None:
             self._usages.append(chunk.usage)
 
+    def _count(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
+        known = self._so_far
+        self._so_far = Usage(
+            prompt_tokens=known.prompt_tokens + prompt_tokens,
+            completion_tokens=known.completion_tokens + completion_tokens,
+            cached_tokens=known.cached_tokens + cached_tokens,
+        )
+
     def _index(self, prompt: int, choice: int) -> int:
         return prompt * self._choices_per_prompt + choice
 
     def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         event = self._envelope(self._choices.piece_object, choices)
-        return event | {"usage": None} if self._sends_usage else event
+        if self._usage_events == "none":
+            return event
+        is_told = self._usage_events == "all"
+        return event | {"usage": write_usage(self._so_far) if is_told else None}
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

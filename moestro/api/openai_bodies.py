@@ -86,6 +86,9 @@ class StreamOptions(_Body):
     """What a stream sends beside the answer."""
 
     include_usage: StrictBool | None = None
+    continuous_usage_stats: StrictBool | None = Field(
+        None, description="With `include_usage`, every event has the usage so far."
+    )
 
 
 class StructuredOutputs(_Body):
@@ -250,10 +253,24 @@ class FunctionName(_Body):
 
 
 class NamedTool(_Body):
-    """The one tool that must be used."""
+    """A tool by its function's name."""
 
     type: Literal["function"]
     function: FunctionName
+
+
+class AllowedTools(_Body):
+    """The tools that may be used, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(max_length=MOST_TOOLS, fail_fast=True)]
+
+
+class AllowedToolsChoice(_Body):
+    """Some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
 
 
 class JsonSchemaBody(_Body):
@@ -296,7 +313,15 @@ class ConversationBody(_Body):
 class ChatBody(ConversationBody, OptionsBody, UnservedOfChats):
     """A conversation to answer."""
 
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tool_choice: (
+        Literal["auto", "none", "required"]
+        | Annotated[
+            Annotated[NamedTool, Tag("function")]
+            | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
+            by_type("function", "allowed_tools"),
+        ]
+        | None
+    ) = None
     parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
     logprobs: StrictBool | None = None

@@ -20,8 +20,10 @@ from moestro.api.chat import (
     ToolChoice,
     read_text,
 )
-from moestro.api.dialect import ask_effort, choose_tool, join, say
+from moestro.api.dialect import allow_tools, ask_effort, choose_tool, join, say
+from moestro.api.openai_answers import UsageEvents
 from moestro.api.openai_bodies import (
+    AllowedToolsChoice,
     ChatBody,
     CompletionBody,
     ConversationBody,
@@ -83,9 +85,11 @@ def read_chat(body: ChatBody, model: str) -> ChatRequest:
     top = _or(body.top_logprobs, 0) if body.logprobs else None
     max_tokens = _or(body.max_completion_tokens, body.max_tokens)
     conversation = read_conversation(body, model)
+    tool_choice, tools = _read_tool_choice(body, conversation.tools)
     return replace(
         conversation,
-        tool_choice=_read_tool_choice(body, conversation.tools),
+        tools=tools,
+        tool_choice=tool_choice,
         has_parallel_tool_calls=_or(body.parallel_tool_calls, True),
         options=_read_options(body, max_tokens, top),
     )
@@ -95,6 +99,14 @@ def find_echo(asked: ChatRequest) -> str:
     """Return what an answer with an echo begins with: the last message, if the assistant's."""
     last = asked.messages[-1]
     return read_text(last) if last.role == "assistant" else ""
+
+
+def read_usage_events(body: OptionsBody) -> UsageEvents:
+    """Return which events of a stream have a usage."""
+    options = body.stream_options
+    if options is None or not options.include_usage:
+        return "none"
+    return "all" if options.continuous_usage_stats else "last"
 
 
 def _read_continuing(body: ConversationBody) -> bool:
@@ -218,11 +230,16 @@ def _read_part(part: TextPart | ImagePart) -> str | Image:
     return Image(url=part.image_url.url, detail=part.image_url.detail)
 
 
-def _read_tool_choice(body: ChatBody, tools: Sequence[Tool]) -> ToolChoice:
+def _read_tool_choice(
+    body: ChatBody, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
     choice = body.tool_choice
+    if isinstance(choice, AllowedToolsChoice):
+        allowed = choice.allowed_tools
+        return allow_tools(allowed.mode, [each.function.name for each in allowed.tools], tools)
     if isinstance(choice, NamedTool):
-        return choose_tool("named", choice.function.name, tools)
-    return choose_tool(choice or "auto", None, tools)
+        return choose_tool("named", choice.function.name, tools), tools
+    return choose_tool(choice or "auto", None, tools), tools
 
 
 def _or(value: T | None, default: T) -> T:

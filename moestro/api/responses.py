@@ -24,6 +24,7 @@ from moestro.api.chat import (
 from moestro.api.dialect import (
     ExpertsField,
     Part,
+    allow_tools,
     ask_effort,
     choose_tool,
     constrain,
@@ -139,10 +140,17 @@ class FunctionParam(Part):
 
 
 class NamedChoice(Part):
-    """The function called `name` must be used."""
+    """A function by its name."""
 
     type: str
     name: str | None = None
+
+
+class ChosenTools(NamedChoice):
+    """The function called `name` must be used, or of some `tools` none or one, as `mode` says."""
+
+    mode: Literal["auto", "required"] | None = None
+    tools: Annotated[list[NamedChoice], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
 
 
 class TextFormat(Part):
@@ -174,7 +182,7 @@ class ResponsesRequest(Part):
     tools: Annotated[list[FunctionParam], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = (
         None
     )
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
@@ -198,12 +206,13 @@ def read_responses(body: ResponsesRequest, model: str) -> ChatRequest:
     """Return the request to answer; ConfigError if it asks for what cannot be."""
     _check_nothing_kept(body)
     tools = tuple(_tool(index, tool) for index, tool in enumerate(body.tools or ()))
+    tool_choice, allowed = _tool_choice(body.tool_choice, tools)
     effort = body.reasoning.effort if body.reasoning else None
     return ChatRequest(
         model=model,
         messages=tuple(_messages(body)),
-        tools=tools,
-        tool_choice=_tool_choice(body.tool_choice, tools),
+        tools=allowed,
+        tool_choice=tool_choice,
         has_parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=ask_effort(effort),
         options=Options(
@@ -289,17 +298,28 @@ def _tool(index: int, tool: FunctionParam) -> Tool:
 
 
 def _tool_choice(
-    choice: Literal["auto", "none", "required"] | NamedChoice | None, tools: Sequence[Tool]
-) -> ToolChoice:
-    if not isinstance(choice, NamedChoice):
-        return choose_tool(choice or "auto", None, tools)
+    choice: Literal["auto", "none", "required"] | ChosenTools | None, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    if not isinstance(choice, ChosenTools):
+        return choose_tool(choice or "auto", None, tools), tools
+    if choice.type == "allowed_tools":
+        if choice.tools is None:
+            raise ConfigError(
+                "tool_choice of type allowed_tools has no tools: name some", param="tool_choice"
+            )
+        names = [_function_name(each) for each in choice.tools]
+        return allow_tools(choice.mode or "auto", names, tools)
+    return choose_tool("named", _function_name(choice), tools), tools
+
+
+def _function_name(choice: NamedChoice) -> str:
     if choice.type != "function":
         raise ConfigError(
             f"tool_choice is of type {choice.type[:80]}, which this server does not know:"
-            " give auto, none, required or a function",
+            " give auto, none, required, a function or allowed_tools of functions",
             param="tool_choice",
         )
-    return choose_tool("named", choice.name, tools)
+    return choice.name or ""
 
 
 def _constraint(form: TextFormat | None) -> Constraint | None:

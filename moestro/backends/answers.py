@@ -63,7 +63,7 @@ class Reply:
         return self._ended is not None
 
     def pop_satisfied(self) -> list[int]:
-        """Return the choices that a stop string has ended since, which the engine goes on with."""
+        """Return the choices that their text has ended since, which the engine goes on with."""
         satisfied, self._satisfied = self._satisfied, []
         return satisfied
 
@@ -124,7 +124,7 @@ class Reply:
     def _echo_all(self, tokens: tuple[Token, ...]) -> Iterator[Chunk]:
         assert self._echo is not None
         for index in range(len(self._choices)):
-            yield Chunk(index=index, text=self._echo.text, tokens=tokens)
+            yield Chunk(index=index, text=self._echo.text, tokens=tokens, is_echo=True)
 
     def _push_all(self, event: TokensEvent) -> None:
         for new in event.tokens():

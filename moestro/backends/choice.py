@@ -9,7 +9,7 @@ from moestro.backends.speech import Released, Speech
 
 
 class Choice:
-    """Takes tokens, gives chunks. Ended once `finish` is set, by the engine or a stop string."""
+    """Takes tokens, gives chunks. Ended once `finish` is set, by the engine or by the text."""
 
     def __init__(
         self, index: int, speech: Speech, reading: Reading, *, keeps_stop_token: bool = False
@@ -27,11 +27,11 @@ class Choice:
         self._tokens: list[Token] = []
 
     def push(self, token: Token) -> bool:
-        """Take one more token of the answer; return whether a stop string ends it there."""
+        """Take one more token of the answer; return whether its text ends it there."""
         self._count(token)
         self._take(self._speech.push(token))
         self.num_reasoning += self._reading.is_reasoning
-        if self._speech.stop is None:
+        if self._speech.stop is None and not self._reading.is_over:
             return False
         self._end("stop")
         return True

@@ -145,7 +145,8 @@ class Jobs:
             marks += [self._tags.begin, self._tags.end]
         stops = (*stops, *self._checkpoint.template.stops)
         speech = Speech(tokenizer, stops, marks, kept)
-        return Choice(index, speech, Reading(reasoning, tools), keeps_stop_token=keeps_stop)
+        reading = Reading(reasoning, tools, is_one_all=not request.has_parallel_tool_calls)
+        return Choice(index, speech, reading, keeps_stop_token=keeps_stop)
 
     def _spell(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the ways to write words in tokens, each at the beginning and behind a space."""

@@ -28,11 +28,20 @@ class Passage:
 
 
 class Reading:
-    """One answer as it is read. `num_calls` counts the calls of tools in it."""
+    """One answer as it is read. `num_calls` counts the calls of tools in it.
+
+    It `is_over` where `is_one_all` that may be called, and a second call begins.
+    """
 
     def __init__(
-        self, reasoning: ReasoningStream | None, tools: ToolStream | ForcedStream | None
+        self,
+        reasoning: ReasoningStream | None,
+        tools: ToolStream | ForcedStream | None,
+        *,
+        is_one_all: bool = False,
     ) -> None:
+        self.is_over = False
+        self._is_one_all = is_one_all
         self._reasoning = reasoning
         self._tools = tools
         self.num_calls = 0
@@ -65,6 +74,10 @@ class Reading:
 
     def _note(self, events: Sequence[ToolEvent], passage: Passage) -> None:
         for event in events:
+            begins_call = isinstance(event, CallStart)
+            self.is_over |= begins_call and self._is_one_all and self.num_calls > 0
+            if self.is_over:
+                return
             match event:
                 case Text(text):
                     passage.content += text

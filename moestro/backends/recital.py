@@ -93,7 +93,7 @@ class Recital:
         tokens = [self._build(token_id, place) for place, token_id in enumerate(ids)]
         if tokens:
             tokens[0] = replace(tokens[0], logprob=None, alternatives=())
-        yield Chunk(index=self._index, text=decode(ids), tokens=tuple(tokens))
+        yield Chunk(index=self._index, text=decode(ids), tokens=tuple(tokens), is_echo=True)
 
     def _say(self, text: str, limit: int, *, is_reasoning: bool) -> Iterator[Chunk]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -9,7 +9,7 @@ from moestro.api.backend import Backend
 from moestro.api.openai_answers import HttpAnswer
 from moestro.api.openai_bodies import ChatBody
 from moestro.api.openai_choices import ChatChoices, View
-from moestro.api.openai_requests import find_echo, read_chat
+from moestro.api.openai_requests import find_echo, read_chat, read_usage_events
 from moestro.server.exchange import build_head, pick_model, respond
 from moestro.server.json_route import JsonRoute
 from moestro.server.openapi import ANSWERS, ChatAnswer, stream_of
@@ -37,7 +37,7 @@ def routes(backend: Backend) -> APIRouter:
             build_head("chatcmpl"),
             ChatChoices(view),
             choices_per_prompt=asked.options.num_choices,
-            sends_usage=bool(body.stream_options and body.stream_options.include_usage),
+            usage_events=read_usage_events(body),
         )
         return await respond(request, backend, [asked], answer, is_stream=bool(body.stream))
 

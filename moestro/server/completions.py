@@ -9,7 +9,7 @@ from moestro.api.backend import Backend
 from moestro.api.openai_answers import HttpAnswer
 from moestro.api.openai_bodies import CompletionBody
 from moestro.api.openai_choices import CompletionChoices, View
-from moestro.api.openai_requests import read_completions
+from moestro.api.openai_requests import read_completions, read_usage_events
 from moestro.server.exchange import build_head, pick_model, respond
 from moestro.server.json_route import JsonRoute
 from moestro.server.openapi import ANSWERS, CompletionAnswer, stream_of
@@ -33,7 +33,7 @@ def routes(backend: Backend) -> APIRouter:
             build_head("cmpl"),
             CompletionChoices(view),
             choices_per_prompt=asked[0].options.num_choices,
-            sends_usage=bool(body.stream_options and body.stream_options.include_usage),
+            usage_events=read_usage_events(body),
         )
         return await respond(request, backend, asked, answer, is_stream=bool(body.stream))
 

@@ -128,6 +128,6 @@ async def _told(
 
 def _note(request: Request, piece: Started | Chunk) -> None:
     # Also when the client goes away in the middle, before any usage.
-    if isinstance(piece, Chunk):
+    if isinstance(piece, Chunk) and not piece.is_echo:
         known = getattr(request.state, "generated_tokens", 0)
         note_tokens(request, known + len(piece.tokens))

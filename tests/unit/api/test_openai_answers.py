@@ -143,7 +143,7 @@ def test_an_x_ray_has_experts_by_layer() -> None:
 
 def test_a_streamed_chat_begins_with_its_role_and_ends_with_its_usage() -> None:
     pieces = [STARTED, Chunk(text="a"), Chunk(finish="length"), Chunk(usage=USAGE)]
-    first, text, finish, last = events(ChatChoices(View()), pieces, sends_usage=True)
+    first, text, finish, last = events(ChatChoices(View()), pieces, usage_events="last")
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text["choices"][0]["delta"] == {"content": "a"}
     assert (finish["choices"][0]["delta"], finish["choices"][0]["finish_reason"]) == ({}, "length")
@@ -151,6 +151,19 @@ def test_a_streamed_chat_begins_with_its_role_and_ends_with_its_usage() -> None:
     assert last["usage"]["total_tokens"] == 5
     assert [event["usage"] for event in (first, text, finish)] == [None] * 3
     assert {event["object"] for event in (first, text, finish, last)} == {"chat.completion.chunk"}
+
+
+@pytest.mark.parametrize("make", [CompletionChoices, ChatChoices])
+def test_a_running_usage_is_in_every_event_and_an_echo_is_not_of_the_answer(make: Any) -> None:
+    echo = Chunk(text="p", tokens=(token("p"),), is_echo=True)
+    said = Chunk(text="ab", tokens=(token("a"), token("b")))
+    pieces = [STARTED, echo, said, Chunk(finish="stop"), Chunk(usage=USAGE)]
+    *found, last = events(make(View()), pieces, usage_events="all")
+    counts = [event["usage"]["completion_tokens"] for event in found]
+    assert counts[-3:] == [0, 2, 2]
+    assert {event["usage"]["prompt_tokens"] for event in found} == {3}
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == USAGE.completion_tokens
 
 
 def test_a_chats_echo_comes_before_the_answer_whole_and_streamed() -> None:

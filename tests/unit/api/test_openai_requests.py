@@ -7,7 +7,12 @@ from pydantic import ValidationError
 
 from moestro.api.chat import Constraint, Options, ToolChoice
 from moestro.api.openai_bodies import ChatBody, CompletionBody
-from moestro.api.openai_requests import find_echo, read_chat, read_completions
+from moestro.api.openai_requests import (
+    find_echo,
+    read_chat,
+    read_completions,
+    read_usage_events,
+)
 from moestro.api.sampling import Sampling
 from moestro.errors import ConfigError
 
@@ -245,6 +250,34 @@ def test_wishes_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         chat_options(**fields)
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_of_tools_that_are_not_allowed_a_model_is_not_told(mode: Any) -> None:
+    other = {"type": "function", "function": {"name": "smell"}}
+    named = {"type": "function", "function": {"name": "look"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
+    body = {"messages": [USER], "tools": [other, TOOL], "tool_choice": choice}
+    asked = read_chat(ChatBody.model_validate(body), "m")
+    assert [tool.name for tool in asked.tools] == ["look"]
+    assert asked.tool_choice == ToolChoice(mode=mode)
+    with pytest.raises(ConfigError, match="tool_choice allows 'look': choose among tools"):
+        read_chat(ChatBody.model_validate(body | {"tools": [other]}), "m")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (None, "none"),
+        ({}, "none"),
+        ({"continuous_usage_stats": True}, "none"),
+        ({"include_usage": True}, "last"),
+        ({"include_usage": True, "continuous_usage_stats": True}, "all"),
+    ],
+)
+def test_a_streams_events_have_the_usage_that_is_asked_for(options: Any, expected: str) -> None:
+    body = CompletionBody.model_validate({"prompt": "x", "stream": True, "stream_options": options})
+    assert read_usage_events(body) == expected
 
 
 def test_best_of_is_refused_unless_it_changes_nothing() -> None:

@@ -15,6 +15,7 @@ WEATHER: dict[str, Any] = {
     "parameters": {"type": "object"},
     "strict": True,
 }
+ALLOWED = {"type": "allowed_tools", "tools": [{"type": "function", "name": "weather"}]}
 
 
 def body(**fields: Any) -> ResponsesRequest:
@@ -106,6 +107,14 @@ def test_every_wish_as_to_the_answer_arrives() -> None:
     assert (options.sampling.temperature, options.sampling.top_p) == (0.5, 0.9)
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_of_tools_that_are_not_allowed_a_model_is_not_told(mode: Any) -> None:
+    other = {"type": "function", "name": "news"}
+    request = read(tools=[other, WEATHER], tool_choice=ALLOWED | {"mode": mode})
+    assert [tool.name for tool in request.tools] == ["weather"]
+    assert request.tool_choice == ToolChoice(mode=mode)
+
+
 def test_log_probabilities_can_be_asked_for_by_inclusion() -> None:
     assert read(include=["message.output_text.logprobs"]).options.top_logprobs == 0
     assert read(include=["reasoning.encrypted_content"]).options.top_logprobs is None
@@ -152,7 +161,12 @@ def test_images_stay_where_they_stand_in_a_turn() -> None:
         ({"tools": [{"type": "web_search"}]}, r"tools\[0\] is of type web_search"),
         ({"tools": [{"type": "function"}]}, r"tools\[0\] has no name"),
         ({"tool_choice": "required"}, "no tools"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "allowed_tools"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "has no tools"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "is of type web_search"),
+        (
+            {"tools": [WEATHER], "tool_choice": ALLOWED | {"tools": [{"type": "mcp"}]}},
+            "is of type mcp",
+        ),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "names 'x'"),
         ({"text": {"format": {"type": "json_schema"}}}, "has no schema"),
         ({"input": [{"role": "system", "content": "x"}]}, "nothing to answer"),

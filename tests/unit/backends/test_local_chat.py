@@ -122,6 +122,19 @@ def test_a_call_of_a_tool_is_read_out_of_the_text() -> None:
     assert [chunk.finish for chunk in pieces if chunk.finish] == ["tool_calls"]
 
 
+def test_an_answer_that_may_have_one_call_ends_where_a_second_begins() -> None:
+    call = '<tool_call>{"name": "area", "arguments": {"r": 2}}</tool_call>'
+    backend, engine = build(f"{call}\n{call}radius radius radius", template=HERMES)
+    pieces = chunks(ask(backend, chat(tools=(TOOL,), has_parallel_tool_calls=False)))
+    deltas = [delta for chunk in pieces for delta in chunk.tool_calls]
+    assert [delta.name for delta in deltas if delta.name] == ["area"]
+    assert "".join(delta.arguments for delta in deltas) == '{"r": 2}'
+    assert [chunk.finish for chunk in pieces if chunk.finish] == ["tool_calls"]
+    assert engine.was_cut == [(engine.requests[0].id, 0)]
+    both = chunks(ask(backend, chat(tools=(TOOL,))))
+    assert sum(bool(delta.name) for chunk in both for delta in chunk.tool_calls) == 2
+
+
 @pytest.mark.parametrize(("content", "turn"), [(None, "<area>"), ("", "<area>"), ("a", "[a]")])
 def test_calls_of_an_earlier_turn_reach_a_template_that_tells_them_by_null(
     content: str | None, turn: str
