@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from starlette.types import Message
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from moestro.errors import ConfigError
@@ -59,6 +60,25 @@ _MARKS = 4
 _LINGER_S = 2.0
 
 
+def _end_by_closing(cycle: Any) -> None:  # noqa: ANN401 (uvicorn's own, of whichever parser)
+    """Send what has no length as it is, to the connection's end: HTTP/1.0 knows no chunks."""
+    send_framed, has_length = cycle.send, False
+
+    async def send(message: Message) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            has_length = b"content-length" in names
+            # Whether there are chunks uvicorn decides only where nobody has.
+            cycle.chunked_encoding = None if has_length else False
+        elif not has_length:
+            # Else each piece would be too much to it.
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send_framed(message)
+
+    cycle.send = send
+
+
 class _HeadTooLarge(Exception):
     """Ends the parser's work on a head."""
 
@@ -102,6 +122,8 @@ class _ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().on_headers_complete()
         if is_first:
             self._answering = self.cycle
+        if self.cycle is not None and self.cycle.scope["http_version"] == "1.0":
+            _end_by_closing(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = 0

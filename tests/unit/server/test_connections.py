@@ -122,6 +122,30 @@ def test_a_slow_reader_that_goes_on_reading_gets_everything() -> None:
     run(drip, client)
 
 
+@pytest.mark.parametrize(("length", "pieces"), [(None, [b"a", b"", b"bc"]), (3, [b"abc"])])
+def test_old_clients_get_a_body_without_chunks_to_the_connections_end(
+    length: int | None, pieces: list[bytes]
+) -> None:
+    async def speak(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [] if length is None else [(b"Content-Length", b"%d" % length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def client(port: int) -> None:
+        for method, body in ((b"GET", b"abc"), (b"HEAD", b"")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(method + b" / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+            head, _, found = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            assert b"transfer-encoding" not in head
+            assert b"connection: close" in head
+            assert found == body
+
+    run(speak, client)
+
+
 def test_who_uploads_too_much_still_reads_why() -> None:
     async def client(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
