@@ -1,4 +1,4 @@
-"""Request bodies: not too large and not too slow, else a 413 or a 408 without reading the rest.
+"""Request bodies: as they are, not too large and not too slow, else a 415, 413 or 408 at once.
 
 Knows nothing of what bodies say. Next: connections.py for what comes before a body.
 """
@@ -51,6 +51,10 @@ class BodyGuard:
         if _declared_bytes(scope) > self._config.max_bytes:
             await upload.refuse_size()
             return
+        coding = _find_coding(scope)
+        if coding:
+            await upload.refuse_coding(coding)
+            return
         await self._app(scope, upload.receive, upload.send)
 
 
@@ -99,6 +103,15 @@ class _Upload:
         problem = Problem(status=413, message=message, code="request_too_large")
         return await self._refuse(refuse_and_drain(problem, self._scope, self._receive, self._send))
 
+    async def refuse_coding(self, coding: str) -> Message:
+        """Answer 415: a small packed body can be one without end."""
+        message = f"content-encoding is {coding[:60]}: send the body as it is"
+        problem = Problem(status=415, message=message, code="unsupported_media_type")
+        refusal = refuse_and_drain(
+            problem, self._scope, self._receive, self._send, [(b"accept-encoding", b"identity")]
+        )
+        return await self._refuse(refusal)
+
     async def _refuse_slowness(self) -> Message:
         message = f"the body did not come in time, {self._num_bytes} bytes so far: send it faster"
         problem = Problem(status=408, message=message, code="request_timeout")
@@ -112,6 +125,12 @@ class _Upload:
         else:
             await answer
         return _DISCONNECT
+
+
+def _find_coding(scope: Scope) -> str:
+    values = (value for name, value in scope["headers"] if name == b"content-encoding")
+    coding = b", ".join(values).decode("latin-1").strip()
+    return "" if coding.lower() == "identity" else coding
 
 
 def _declared_bytes(scope: Scope) -> int:

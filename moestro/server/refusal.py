@@ -33,13 +33,15 @@ async def refuse(problem: Problem, scope: Scope, send: Send, headers: Headers = 
     await _send_problem(problem, scope, send, headers, more_body=False)
 
 
-async def refuse_and_drain(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse_and_drain(
+    problem: Problem, scope: Scope, receive: Receive, send: Send, headers: Headers = ()
+) -> None:
     """Answer while the body is still on its way, then close the connection.
 
     What comes for a moment more is thrown away: a connection that is closed with bytes unread is
     reset, and many a client would never read its answer.
     """
-    await _send_problem(problem, scope, send, [CLOSE], more_body=True)
+    await _send_problem(problem, scope, send, [CLOSE, *headers], more_body=True)
     try:
         async with asyncio.timeout(_LINGER_S):
             while (await receive()).get("more_body", False):

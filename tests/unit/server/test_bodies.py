@@ -1,6 +1,7 @@
 """Bodies: too large or too slow is refused without reading to the end, whatever the app does."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,6 +33,18 @@ def test_a_declared_size_over_the_limit_is_refused_unread() -> None:
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert answer.headers["connection"] == "close"
+
+
+def test_a_packed_body_is_refused_before_it_is_read_and_named() -> None:
+    packed = gzip.compress(b"{}")
+    answer = ask(guard(), "POST", PATH, content=packed, headers={"content-encoding": "GZIP"})
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "identity"
+    error = answer.json()["error"]
+    assert error["message"] == "content-encoding is GZIP: send the body as it is"
+    assert error["code"] == "unsupported_media_type"
+    plain = {"content-encoding": "identity"}
+    assert ask(guard(), "POST", PATH, content=b"{}", headers=plain).text == "2"
 
 
 @pytest.mark.parametrize("declared", [b"9" * 5000, b"99999999999999999999"])
