@@ -65,6 +65,9 @@ class TokenCount(BaseModel):
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: answer | {"model": AnthropicError} for status, answer in ANSWERS.items()
+} | {
+    # Whoever refuses a head has not read for whom it is.
+    431: ANSWERS[431]
 }
 
 

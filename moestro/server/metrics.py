@@ -8,10 +8,11 @@ from collections.abc import Callable
 from functools import cache
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import choose_encoder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moestro.server.openapi import ERRORS
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # One label for all that is nobody's path or method, so that scanners cannot fill the memory.
@@ -23,7 +24,12 @@ def routes(registry: CollectorRegistry) -> APIRouter:
     """Build the route that shows everything in a registry."""
     paths = APIRouter()
 
-    @paths.get("/metrics", tags=["server"], response_class=PlainTextResponse)
+    @paths.get(
+        "/metrics",
+        tags=["server"],
+        response_class=Response,
+        responses=ERRORS | {200: {"content": {"text/plain": {}}}},
+    )
     async def show_metrics(request: Request) -> Response:
         """Show counters, gauges and histograms in Prometheus's text format."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -15,11 +15,13 @@ from moestro.api.stats import State
 _STATUSES = {
     400: "The request is wrong: its message says where.",
     401: "No API key, or an unknown one.",
+    403: "The key does not allow this.",
     404: "No such model.",
     408: "The body came too slowly.",
     413: "The body is too large.",
-    415: "The body is not sent as JSON.",
+    415: "The body is not sent as JSON, or packed.",
     429: "Too much at once: `Retry-After` says when to come again.",
+    431: "The headers are too long.",
     500: "A fault of the server.",
     503: "The model is loading, restarting or gone.",
 }
@@ -187,8 +189,10 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 # Where there is no body, nothing can be wrong with one.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: ANSWERS[status] for status in (401, 404, 429, 500)
+    status: ANSWERS[status] for status in (401, 429, 431, 500)
 }
+# Of what anybody may ask without a limit.
+OPEN_ERRORS: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (431, 500)}
 
 
 def stream_of(answer: type[BaseModel]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from moestro.api.outcome import OutcomeBook, PostedOutcome
 from moestro.errors import StorageError
 from moestro.server.json_route import JsonRoute
 from moestro.server.keys import KEY_NAME
-from moestro.server.openapi import ERRORS
+from moestro.server.openapi import ANSWERS
 from moestro.server.sse import JsonResponse
 
 Score = Annotated[Number, Field(ge=0, le=1)]
@@ -35,7 +35,7 @@ def routes(book: OutcomeBook) -> APIRouter:
     """Build the route."""
     paths = APIRouter(route_class=JsonRoute)
 
-    @paths.post("/v1/outcomes", tags=["gateway"], response_class=Response, responses=ERRORS)
+    @paths.post("/v1/outcomes", tags=["gateway"], response_class=Response, responses=ANSWERS)
     async def add_outcome(body: OutcomeBody, request: Request) -> Response:
         """Keep how good an answer was."""
         outcome = PostedOutcome(

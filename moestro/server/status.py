@@ -13,7 +13,9 @@ from moestro.api.cards import ModelCard
 from moestro.api.stats import State, Stats
 from moestro.errors import UnknownModelError
 from moestro.server.openapi import (
+    ANSWERS,
     ERRORS,
+    OPEN_ERRORS,
     HealthAnswer,
     ModelAnswer,
     ModelsAnswer,
@@ -41,7 +43,7 @@ def routes(backend: Backend) -> APIRouter:
     @paths.get(
         "/v1/models/{model_id:path}",
         tags=["models"],
-        responses=ERRORS | {200: {"model": ModelAnswer}},
+        responses=ERRORS | {200: {"model": ModelAnswer}, 404: ANSWERS[404]},
     )
     async def show_model(model_id: str) -> Response:
         """Show one model."""
@@ -53,7 +55,7 @@ def routes(backend: Backend) -> APIRouter:
 
     # Many a monitor asks for the head only.
     @paths.head("/health", include_in_schema=False)
-    @paths.get("/health", tags=["server"], responses={200: {"model": HealthAnswer}})
+    @paths.get("/health", tags=["server"], responses=OPEN_ERRORS | {200: {"model": HealthAnswer}})
     async def show_health() -> Response:
         """Say that the server is alive, whether or not a model is ready."""
         return JsonResponse({"status": "ok"})
@@ -62,7 +64,7 @@ def routes(backend: Backend) -> APIRouter:
     @paths.get(
         "/ready",
         tags=["server"],
-        responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}},
+        responses=OPEN_ERRORS | {200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}},
     )
     async def show_readiness() -> Response:
         """Say whether requests are taken: once no model here is loading any more, and from then on
@@ -79,7 +81,7 @@ def routes(backend: Backend) -> APIRouter:
             return JsonResponse(body)
         return JsonResponse(body, 503, {"retry-after": str(_RETRY_S)})
 
-    @paths.get("/version", tags=["server"], responses={200: {"model": VersionAnswer}})
+    @paths.get("/version", tags=["server"], responses=ERRORS | {200: {"model": VersionAnswer}})
     async def show_version(request: Request) -> Response:
         """Say which version of Moestro this is."""
         return JsonResponse({"version": request.app.version})

@@ -98,3 +98,11 @@ def test_what_the_book_refuses_is_the_callers_to_change() -> None:
     answer = post(ScriptedBook(DataError("score is odd")), SCORED)
     assert answer.status_code == 400
     assert "score is odd" in answer.json()["error"]["message"]
+
+
+def test_the_document_names_each_status_that_an_outcome_may_get() -> None:
+    app = build_app(ScriptedBackend())
+    app.include_router(outcomes.routes(ScriptedBook()))
+    document = ask(app, "GET", "/openapi.json").json()
+    named = document["paths"]["/v1/outcomes"]["post"]["responses"].keys()
+    assert named >= {"200", "400", "401", "403", "408", "413", "415", "429", "431", "503"}
