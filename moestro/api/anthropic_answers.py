@@ -93,7 +93,8 @@ class MessageAnswer:
         for delta in chunk.tool_calls:
             events += self._write_call(delta)
         self._finish = chunk.finish or self._finish
-        self._stop = chunk.stop or self._stop
+        # Nobody can name a stop token here.
+        self._stop = chunk.stop if isinstance(chunk.stop, str) else self._stop
         self._usage = chunk.usage or self._usage
         return events
 

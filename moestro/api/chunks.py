@@ -97,8 +97,8 @@ class Chunk:
     """The next piece of choice `index`.
 
     `text` is certain: no stop string can take it back. `finish` ends a choice, `stop` names the
-    stop string that did it. `is_echo`: it is of the prompt. `usage` and `timing` come with the last
-    chunk of the request.
+    stop string, or of the request's own stop tokens the id, that did it. `is_echo`: it is of the
+    prompt. `usage` and `timing` come with the last chunk of the request.
     """
 
     index: int = 0
@@ -108,6 +108,6 @@ class Chunk:
     tokens: tuple[Token, ...] = ()
     is_echo: bool = False
     finish: Finish | None = None
-    stop: str | None = None
+    stop: str | int | None = None
     usage: Usage | None = None
     timing: Timing | None = None

@@ -23,7 +23,7 @@ class Gathered:
         choice.tokens += chunk.tokens
         choice.calls += chunk.tool_calls
         choice.finish = chunk.finish or choice.finish
-        choice.stop = chunk.stop or choice.stop
+        choice.stop = choice.stop if chunk.stop is None else chunk.stop
 
     def choices(self) -> list[Chunk]:
         """Return one chunk per choice, in order, with each tool call in one piece."""
@@ -63,7 +63,7 @@ class _Choice:
     tokens: list[Token] = field(default_factory=list)
     calls: list[ToolCallDelta] = field(default_factory=list)
     finish: Finish | None = None
-    stop: str | None = None
+    stop: str | int | None = None
 
 
 def _join(index: int, choice: _Choice) -> Chunk:

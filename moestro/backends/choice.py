@@ -3,6 +3,8 @@
 Knows one choice; the request as a whole is answers.py's. Next: speech.py, reading.py.
 """
 
+from collections.abc import Collection
+
 from moestro.api.chunks import Chunk, Finish, Token
 from moestro.backends.reading import Passage, Reading
 from moestro.backends.speech import Released, Speech
@@ -12,8 +14,15 @@ class Choice:
     """Takes tokens, gives chunks. Ended once `finish` is set, by the engine or by the text."""
 
     def __init__(
-        self, index: int, speech: Speech, reading: Reading, *, keeps_stop_token: bool = False
+        self,
+        index: int,
+        speech: Speech,
+        reading: Reading,
+        *,
+        stop_token_ids: Collection[int] = (),
+        keeps_stop_token: bool = False,
     ) -> None:
+        """`stop_token_ids`: of all that end an answer, those that are told to have done it."""
         self.finish: Finish | None = None
         self.num_tokens = 0
         self.num_reasoning = 0
@@ -22,7 +31,9 @@ class Choice:
         self._index = index
         self._speech = speech
         self._reading = reading
+        self._stop_token_ids = frozenset(stop_token_ids)
         self._keeps_stop_token = keeps_stop_token
+        self._stop: str | int | None = None
         self._passage = Passage()
         self._tokens: list[Token] = []
 
@@ -40,6 +51,8 @@ class Choice:
         """End the answer; the token that ended it is counted, and mostly no part of the text."""
         if stop_token is not None:
             self._count(stop_token)
+            if stop_token.token_id in self._stop_token_ids:
+                self._stop = stop_token.token_id
             if self._keeps_stop_token:
                 self._take(self._speech.push(stop_token))
         self._take(self._speech.finish())
@@ -59,7 +72,7 @@ class Choice:
             tool_calls=tuple(passage.tool_calls),
             tokens=tokens,
             finish=self.finish,
-            stop=self._speech.stop,
+            stop=self._stop if self._speech.stop is None else self._speech.stop,
         )
 
     def _count(self, token: Token) -> None:

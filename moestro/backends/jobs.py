@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from moestro.api.chat import ChatRequest, CompletionRequest, Experts, Request, overlong
@@ -127,9 +128,14 @@ class Jobs:
         tokenizer, stops = self._checkpoint.tokenizer, request.options.stops
         keeps_stop = request.options.keeps_stop
         kept = stops if keeps_stop else ()
+        make = partial(
+            Choice,
+            index,
+            stop_token_ids=request.options.stop_token_ids,
+            keeps_stop_token=keeps_stop,
+        )
         if not isinstance(request, ChatRequest):
-            speech = Speech(tokenizer, stops, kept=kept)
-            return Choice(index, speech, Reading(None, None), keeps_stop_token=keeps_stop)
+            return make(Speech(tokenizer, stops, kept=kept), Reading(None, None))
         marks: list[str] = []
         tools: ToolStream | ForcedStream | None = None
         reasoning = None
@@ -146,7 +152,7 @@ class Jobs:
         stops = (*stops, *self._checkpoint.template.stops)
         speech = Speech(tokenizer, stops, marks, kept)
         reading = Reading(reasoning, tools, is_one_all=not request.has_parallel_tool_calls)
-        return Choice(index, speech, reading, keeps_stop_token=keeps_stop)
+        return make(speech, reading)
 
     def _spell(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the ways to write words in tokens, each at the beginning and behind a space."""

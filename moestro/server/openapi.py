@@ -74,7 +74,7 @@ class ChoiceAnswer(BaseModel):
     index: int
     logprobs: dict[str, Any] | None
     finish_reason: Literal["stop", "length", "tool_calls"] | None
-    stop_reason: str | None
+    stop_reason: str | int | None
     xray: list[XrayToken] | None = None
 
 

@@ -66,6 +66,12 @@ def test_a_completion_has_its_envelope_and_its_usage() -> None:
     }
 
 
+def test_the_stop_token_that_ended_an_answer_is_told_by_its_number_even_if_that_is_0() -> None:
+    pieces = (STARTED, Chunk(text="a", finish="stop", stop=0), Chunk(usage=USAGE))
+    for choices in (CompletionChoices(View()), ChatChoices(View())):
+        assert whole(choices, *pieces)["choices"][0]["stop_reason"] == 0
+
+
 def test_choices_come_in_order_whatever_ended_first() -> None:
     answer = HttpAnswer(HEAD, CompletionChoices(View()), choices_per_prompt=2)
     for prompt, index, text in ((1, 1, "d"), (0, 1, "b"), (1, 0, "c"), (0, 0, "a")):
