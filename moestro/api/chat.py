@@ -160,7 +160,7 @@ class CompletionRequest:
 
     `suffix` is the text after a gap to fill. `echo` returns the prompt's own tokens first, with
     their log-probabilities if those are asked for. `has_special_tokens`: a text gets the token that
-    texts begin with.
+    texts begin with. `splits_special_tokens`: their names in a text are text like any other.
     """
 
     model: str
@@ -168,6 +168,7 @@ class CompletionRequest:
     suffix: str | None = None
     echo: bool = False
     has_special_tokens: bool = True
+    splits_special_tokens: bool = True
     options: Options = field(default_factory=Options)
 
 

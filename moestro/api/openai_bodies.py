@@ -171,6 +171,9 @@ class CompletionBody(OptionsBody):
     add_special_tokens: StrictBool | None = Field(
         None, description="False leaves out the token that texts begin with."
     )
+    split_special_tokens: StrictBool | None = Field(
+        None, description="False reads names of special tokens in the prompt as these tokens."
+    )
     best_of: Whole | None = Field(None, description="Must equal `n`.")
 
 
@@ -338,6 +341,9 @@ class TokenizeTextBody(_Body):
     model: StrictStr | None = None
     prompt: StrictStr
     add_special_tokens: StrictBool | None = None
+    split_special_tokens: StrictBool | None = Field(
+        None, description="False reads names of special tokens in the prompt as these tokens."
+    )
     return_token_strs: StrictBool | None = None
 
 

@@ -68,6 +68,7 @@ def read_completions(body: CompletionBody, model: str) -> list[CompletionRequest
             suffix=body.suffix,
             echo=bool(body.echo),
             has_special_tokens=_or(body.add_special_tokens, True),
+            splits_special_tokens=_or(body.split_special_tokens, True),
             options=replace(options, turn=number * num_choices),
         )
         for number, prompt in enumerate(prompts)

@@ -118,7 +118,9 @@ class Prompts:
     def _build_text(self, request: CompletionRequest) -> Prompt:
         assert isinstance(request.prompt, str)
         lead = self._lead(request)
-        ids = self._tokenizer.encode(request.prompt)
+        splits = request.splits_special_tokens
+        encode = self._tokenizer.encode if splits else self._tokenizer.encode_trusted
+        ids = encode(request.prompt)
         if request.suffix is None:
             kept = self._cut(request, ids, len(lead))
             return Prompt(ids=(*lead, *kept), num_lead=len(lead))
@@ -128,7 +130,7 @@ class Prompts:
                 "this model's tokenizer has no fill-in-the-middle tokens: leave out suffix",
                 param="suffix",
             )
-        ids = fim.prompt(ids, self._tokenizer.encode(request.suffix))
+        ids = fim.prompt(ids, encode(request.suffix))
         return Prompt(ids=(*lead, *ids), num_lead=len(lead))
 
     def _take_ids(self, request: CompletionRequest, ids: tuple[int, ...]) -> Prompt:

@@ -44,6 +44,7 @@ def write_request(request: Request) -> dict[str, Any]:
             "suffix": request.suffix,
             "echo": request.echo or None,
             "add_special_tokens": None if request.has_special_tokens else False,
+            "split_special_tokens": None if request.splits_special_tokens else False,
         }
         body |= {"logprobs": request.options.top_logprobs}
     else:

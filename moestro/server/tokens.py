@@ -27,9 +27,11 @@ def routes(backend: Backend) -> APIRouter:
         model = pick_model(backend, body.model)
         asked: Request
         if isinstance(body, TokenizeTextBody):
-            has_special = body.add_special_tokens is not False
             asked = CompletionRequest(
-                model=model, prompt=body.prompt, has_special_tokens=has_special
+                model=model,
+                prompt=body.prompt,
+                has_special_tokens=body.add_special_tokens is not False,
+                splits_special_tokens=body.split_special_tokens is not False,
             )
         else:
             asked = read_conversation(body, model)

@@ -144,7 +144,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def encode_trusted(self, text: str) -> list[int]:
-        """Turn text into ids with special tokens' names as special ids: never a user's own text."""
+        """Turn text into ids with special tokens' names as special ids: for who wrote all of it."""
         _check_unicode(text)
         # A batch of one, as only batches let other threads run meanwhile.
         return self._trusting.encode_batch_fast([text], add_special_tokens=False)[0].ids

@@ -96,6 +96,53 @@ def test_a_stop_string_across_tokens_ends_the_answer_before_it(real_client: open
     assert cut.to_dict()["stop_reason"] == stop
 
 
+def test_a_stop_string_is_kept_where_that_is_asked_for(real_client: openai.OpenAI) -> None:
+    whole = ask(real_client, extra_body=WORDS).text
+    stop = whole[4:7]
+    kept = ask(real_client, stop=stop, extra_body=WORDS | {"include_stop_str_in_output": True})
+    assert kept.text == whole.partition(stop)[0] + stop
+
+
+def test_bad_words_never_come_and_nothing_changes_before_one_would(
+    real_client: openai.OpenAI,
+) -> None:
+    def tokens(**more: Any) -> list[str]:
+        logprobs = ask(real_client, logprobs=0, extra_body=WORDS | more).logprobs
+        assert logprobs is not None
+        assert logprobs.tokens is not None
+        return logprobs.tokens
+
+    free = tokens()
+    place = next(place for place in range(3, 24) if free[place] not in free[:place])
+    answer = tokens(bad_words=[free[place]])
+    assert answer[:place] == free[:place]
+    assert free[place] not in answer
+    assert len(answer) > 10
+    assert tokens(bad_words=["0"]) == free
+
+
+def test_special_tokens_are_shown_where_that_is_asked_for(
+    real_client: openai.OpenAI, real_lm: LanguageModel
+) -> None:
+    (special,) = real_lm.tokenizer.encode_trusted("<|im_start|>")
+    bias = {str(special): 100}
+    assert ask(real_client, logit_bias=bias, max_tokens=2).text == ""
+    shown = {"skip_special_tokens": False}
+    named = ask(real_client, logit_bias=bias, max_tokens=2, extra_body=shown).text
+    assert named == "<|im_start|>" * 2
+
+
+def test_of_an_overlong_prompt_the_last_tokens_are_read(
+    real_client: openai.OpenAI, real_lm: LanguageModel
+) -> None:
+    ids = real_lm.tokenizer.encode("area " * 600)
+    cut = create(real_client, prompt=ids, extra_body={"truncate_prompt_tokens": -1})
+    assert cut.usage is not None
+    assert cut.usage.prompt_tokens == 512 - 24
+    expected = ask(real_client, prompt=ids[-(512 - 24) :])
+    assert cut.choices[0].text == expected.text
+
+
 def test_a_bias_forces_a_token_and_forbids_another(
     real_client: openai.OpenAI, real_lm: LanguageModel
 ) -> None:
@@ -193,6 +240,7 @@ def test_the_budget_is_the_requests_own(
         ({"model": "gpt-9"}, openai.NotFoundError, "'gpt-9' is not served here: choose tiny"),
         ({"prompt": [1, 10**6]}, openai.BadRequestError, "outside the vocabulary"),
         ({"extra_body": {"guided_regex": "("}}, openai.BadRequestError, "regular expression"),
+        ({"extra_body": {"prompt_logprobs": 1}}, openai.BadRequestError, "with echo true"),
         ({"logit_bias": {"9999": 1}}, openai.BadRequestError, "logit_bias names token 9999"),
         (
             {"extra_body": {"guided_json": {"type": "strange"}}},

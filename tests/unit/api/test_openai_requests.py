@@ -50,6 +50,8 @@ def test_an_answer_need_not_be_begun() -> None:
     assert not asked().has_special_tokens
     body = CompletionBody.model_validate({"prompt": "x", "add_special_tokens": False})
     assert not read_completions(body, "m")[0].has_special_tokens
+    body = CompletionBody.model_validate({"prompt": "x", "split_special_tokens": False})
+    assert not read_completions(body, "m")[0].splits_special_tokens
 
 
 def test_an_echo_is_of_the_assistants_last_message_only() -> None:

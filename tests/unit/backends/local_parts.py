@@ -195,7 +195,7 @@ def completion(prompt: str | tuple[int, ...] = "def", **changes: Any) -> Complet
     """Ask for a text to be gone on from; options are given flat."""
     own = {
         key: changes.pop(key)
-        for key in ("suffix", "echo", "model", "has_special_tokens")
+        for key in ("suffix", "echo", "model", "has_special_tokens", "splits_special_tokens")
         if key in changes
     }
     return CompletionRequest(

@@ -41,9 +41,15 @@ def test_a_stop_token_can_be_the_answers_last_part() -> None:
         pieces = ask(backend, asked)
         assert text_of(pieces) == tokenizer().decode(expected)
         assert shown(pieces).decode() == text_of(pieces)
+        assert [chunk.stop for chunk in chunks(pieces) if chunk.finish] == [ids[-1]]
         usage = chunks(pieces)[-1].usage
         assert usage is not None
         assert usage.completion_tokens == len(ids)
+
+
+def test_a_models_own_end_is_no_stop_that_is_told() -> None:
+    backend, _ = build("area")
+    assert [chunk.stop for chunk in chunks(ask(backend, completion())) if chunk.finish] == [None]
 
 
 @pytest.mark.parametrize("ask_for", [completion, chat])
@@ -60,6 +66,19 @@ def test_a_stop_string_can_be_a_special_tokens_name_where_names_are_shown() -> N
     backend, _ = build(f"area{NAME}radius", names=[NAME])
     pieces = ask(backend, completion(max_tokens=40, shows_special=True, stops=(f"a{NAME}r",)))
     assert text_of(pieces) == "are"
+
+
+def test_a_special_tokens_name_in_a_prompt_is_text_unless_the_request_says_otherwise() -> None:
+    backend, engine = build(names=[NAME])
+    text = f"def{NAME}area"
+    ask(backend, completion(text))
+    assert engine.requests[-1].prompt == (WORDS.bos_id, *WORDS.encode(text))
+    ask(backend, completion(text, splits_special_tokens=False))
+    (special,) = WORDS.encode_trusted(NAME)
+    expected = (*WORDS.encode("def"), special, *WORDS.encode("area"))
+    assert engine.requests[-1].prompt == (WORDS.bos_id, *expected)
+    ask(backend, completion("def", suffix=NAME, splits_special_tokens=False))
+    assert special in engine.requests[-1].prompt
 
 
 def test_an_echo_shows_special_tokens_too() -> None:
