@@ -128,10 +128,12 @@ class Told:
         """
         if not self._is_single or not self._is_plain or asked.is_constrained:
             return False
+        # They are of the prompt alone, and the next one's prompt is longer.
+        if asked.has("echo") or asked.has("truncate_prompt_tokens"):
+            return False
         if asked.kind == "completion":
-            # Offsets and an echo are counted from the prompt's beginning.
-            has_offsets = asked.has("echo") or asked.look("logprobs") is not None
-            return isinstance(asked.look("prompt"), str) and not has_offsets
+            # Offsets are counted from the prompt's beginning.
+            return isinstance(asked.look("prompt"), str) and asked.look("logprobs") is None
         return True
 
     def _take_unreadable(self, error: Exception) -> None:

@@ -121,10 +121,15 @@ def test_a_chat_is_written_as_it_is_read() -> None:
         has_parallel_tool_calls=False,
         template_variables={"thinking": True},
         continues_final=True,
+        has_special_tokens=True,
         options=Options(
             max_tokens=5,
             num_choices=2,
             stops=("x",),
+            keeps_stop=True,
+            shows_special=True,
+            bad_words=("y",),
+            truncate_prompt_tokens=-1,
             sampling=SamplingWish(temperature=0, top_p=1, logit_bias={3: 1.0}, seed=4),
             constraint=Constraint(kind="json_object"),
             top_logprobs=2,
@@ -148,7 +153,15 @@ def test_a_chat_is_written_as_it_is_read() -> None:
 )
 def test_a_completion_is_written_as_it_is_read(constraint: Constraint) -> None:
     options = Options(max_tokens=5, constraint=constraint, top_logprobs=1)
-    asked = CompletionRequest(model="m", prompt="a", suffix="b", echo=True, options=options)
+    asked = CompletionRequest(
+        model="m",
+        prompt="a",
+        suffix="b",
+        echo=True,
+        has_special_tokens=False,
+        splits_special_tokens=False,
+        options=options,
+    )
     body = json.loads(msgspec.json.encode(write_request(asked)))
     assert read_completions(CompletionBody.model_validate(body), "m") == [asked]
 

@@ -187,6 +187,8 @@ def test_an_answer_that_was_whole_only_lacks_its_end() -> None:
         {"store": True},
         {"prompt": "a", "logprobs": 0},
         {"prompt": "a", "echo": True},
+        {"echo": True},
+        {"truncate_prompt_tokens": 9},
         {"prompt": ["a", "b"]},
     ],
 )

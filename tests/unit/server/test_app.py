@@ -184,6 +184,15 @@ def test_a_page_of_another_origin_may_read_every_header_of_an_answer() -> None:
     assert said <= set(readable)
 
 
+def test_an_echo_that_is_streamed_counts_as_no_generated_token() -> None:
+    limits = LimitsConfig(each=ClientLimits(tokens_per_minute=1000))
+    app = build_app(ScriptedBackend("yes"), ServerConfig(limits=limits))
+    body = {"prompt": "many words " * 40, "echo": True, "max_tokens": 2, "stream": True}
+    ask(app, "POST", TEXT, json=body)
+    left = ask(app, "POST", TEXT, json=body).headers["x-ratelimit-remaining-tokens"]
+    assert int(left) >= 997
+
+
 def test_a_key_guards_all_but_what_tells_nothing() -> None:
     config = ServerConfig(keys=KeysConfig(allowed={"me": KEY_HASH}))
     app = build_app(ScriptedBackend("yes"), config, open_paths=("/page",))
