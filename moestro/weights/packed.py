@@ -18,7 +18,7 @@ from moestro.ops.kernels import Kernels
 from moestro.ops.packing import PanelWriter, pack_expansion
 from moestro.ops.panels import Layout, Panels, WeightKind
 from moestro.ops.quantize import Quantized
-from moestro.weights.load import find_pieces, open_weights, own_dtype, prove_exact
+from moestro.weights.load import build_empty, find_pieces, open_weights, own_dtype, prove_exact
 from moestro.weights.mapped import MappedFiles
 from moestro.weights.names import Piece
 from moestro.weights.stored import Stored, Weights
@@ -36,8 +36,7 @@ def load_packed(
     that is read.
     """
     config, weights = open_weights(folder)
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = build_empty(config, weights)
     table = find_pieces(config, weights)
     prove_exact(weights, table, model)
     if kind is None:
@@ -54,8 +53,7 @@ def load_packed(
 def holds_codes(folder: Path) -> bool:
     """Say whether a checkpoint stores any matrix in codes that the kernels take as they are."""
     config, weights = open_weights(folder)
-    with torch.device("meta"):
-        state = Transformer(config).state_dict()
+    state = build_empty(config, weights).state_dict()
     names = set(weights.names())
     return any(
         weights.stored(piece.hf_name, piece.shape(state[piece.key])).kind in ("int8", "int4")

@@ -2,6 +2,9 @@
 
 import ctypes
 import gc
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.request import EngineRequest, TokensEvent
+from moestro.errors import CheckpointError
 from moestro.model.attention import Attention
 from moestro.model.experts import Experts
 from moestro.model.feedforward import FeedForward
@@ -25,7 +29,7 @@ from moestro.ops.panels import unpack, unpack_gate_up
 from moestro.weights.export import save_model
 from moestro.weights.gguf_export import save_gguf
 from moestro.weights.load import load_model, open_weights
-from moestro.weights.packed import load_packed
+from moestro.weights.packed import holds_codes, load_packed
 from moestro.weights.quantize import Reader, save_quantized
 from tests.builders import random_model, random_tokens, tiny_config
 
@@ -125,6 +129,18 @@ def test_a_checkpoint_can_be_rounded_as_it_is_read(tmp_path: Path) -> None:
     }
     assert kinds["layers.0.self_attn.o_proj"] == "int4"
     assert kinds["mtp.0.block.self_attn.o_proj"] == kinds["mtp.0.eh_proj"] == "int8"
+
+
+@pytest.mark.parametrize("read", [holds_codes, partial(load_packed, kernels=KERNELS)])
+def test_a_shape_that_no_memory_can_hold_is_named(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    save_model(random_model(tiny_config()), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(files.read_json(config) | {"hidden_size": 2**62}))
+    with pytest.raises(CheckpointError, match="no model has such a shape") as caught:
+        read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.skipif(not CLEAR.exists(), reason="only Linux tells a process its peak")
