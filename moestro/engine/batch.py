@@ -50,11 +50,11 @@ class Batch:
     block_size: int
     _groups: list[Group] | None = field(default=None, init=False)
 
-    def groups(self) -> list[Group]:
-        """Return the sequences as torch attends: those alike together."""
+    def groups(self, device: torch.device) -> list[Group]:
+        """Return the sequences as torch attends on a device: those alike together."""
         # Kept: when the MTP modules ask, some may have ended and lost their blocks.
         if self._groups is None:
-            self._groups = _groups(self.works, self.starts, self.block_size)
+            self._groups = _groups(self.works, self.starts, self.block_size, device)
         return self._groups
 
     def go_on(self, works: abc.Sequence[Work]) -> None:
@@ -229,19 +229,21 @@ def _shape(work: Work, block_size: int) -> tuple[int, int, int]:
     return work.num_rows, span, id(work) if work.num_rows > _MOST_SHARED_TOKENS else 0
 
 
-def _groups(works: abc.Sequence[Work], starts: abc.Sequence[int], block_size: int) -> list[Group]:
+def _groups(
+    works: abc.Sequence[Work], starts: abc.Sequence[int], block_size: int, device: torch.device
+) -> list[Group]:
     groups, first = [], 0
     while first < len(works):
         shape = _shape(works[first], block_size)
         last = first
         while last < len(works) and _shape(works[last], block_size) == shape:
             last += 1
-        groups.append(_group(works[first:last], starts[first], block_size))
+        groups.append(_group(works[first:last], starts[first], block_size, device))
         first = last
     return groups
 
 
-def _group(works: abc.Sequence[Work], start: int, block_size: int) -> Group:
+def _group(works: abc.Sequence[Work], start: int, block_size: int, device: torch.device) -> Group:
     sizes = [-(-work.end // block_size) for work in works]
     longest = max(sizes)
     table = [
@@ -249,4 +251,4 @@ def _group(works: abc.Sequence[Work], start: int, block_size: int) -> Group:
         for work, size in zip(works, sizes, strict=True)
     ]
     lengths = [list(range(work.start + 1, work.end + 1)) for work in works]
-    return Group(start, torch.tensor(table), torch.tensor(lengths))
+    return Group(start, torch.tensor(table, device=device), torch.tensor(lengths, device=device))

@@ -173,7 +173,7 @@ class Runner:
             self.pages,
             batch.positions_T.to(self.device),
             batch.slots_T.to(self.device),
-            batch.groups(),
+            batch.groups(self.device),
             self._query_multiple,
         )
 

@@ -10,6 +10,7 @@ from moestro.engine.request import Sequence, Work
 from tests.unit.engine.sequences import build_sequence
 
 SIZE = 4
+CPU = torch.device("cpu")
 
 
 def build_layout() -> Layout:
@@ -106,9 +107,9 @@ def test_a_step_behind_a_burst_equals_one_laid_out_anew() -> None:
 def test_groups_follow_a_step_that_goes_on() -> None:
     layout, sequence = build_layout(), build_sequence([1] * 7)
     before = layout.gather([work(sequence)])
-    assert before.groups()[0].lengths_GS.tolist() == [[7]]
+    assert before.groups(CPU)[0].lengths_GS.tolist() == [[7]]
     sequence.tokens.append(1)
     after = layout.gather([work(sequence)])
     assert after is before
-    assert after.groups()[0].lengths_GS.tolist() == [[8]]
-    assert torch.equal(after.groups()[0].table_GM[0], torch.tensor(sequence.blocks))
+    assert after.groups(CPU)[0].lengths_GS.tolist() == [[8]]
+    assert torch.equal(after.groups(CPU)[0].table_GM[0], torch.tensor(sequence.blocks))
