@@ -24,7 +24,7 @@ from torch import Tensor
 from moestro import settings
 from moestro.data.corpus import Document
 from moestro.model.presets import dense_twin
-from moestro.ops.machine import keep_freed_memory
+from moestro.ops.memory import keep_freed_memory
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.config import RunConfig, build_run_config
 from moestro.train.evaluate import Evaluation, TokenDocument, evaluate

@@ -36,7 +36,8 @@ from moestro.model.count import training_flops_per_token
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
 from moestro.model.presets import dense_twin, preset_tables
-from moestro.ops.machine import fastest_dtype, keep_freed_memory, measure_flops
+from moestro.ops.machine import fastest_dtype, measure_flops
+from moestro.ops.memory import keep_freed_memory
 from moestro.train.config import OptimizerConfig, TrainConfig, build_run_config
 from moestro.train.run import settle_machine
 from moestro.train.step import Stepper

@@ -57,14 +57,14 @@ class Engine:
     ) -> None:
         """Share a model; `multiples` are measured unless somebody has done so already."""
         shape, block_size = model.config, config.cache.block_size
-        num_blocks = cache_blocks(config, shape, model.cache_dtype)
+        device = model.embed_tokens.weight.device
+        num_blocks = cache_blocks(config, shape, model.cache_dtype, device)
         self.model = model.eval()
         self.max_length = length_limit(config, shape)
         self._clock = clock
         self._pool = BlockPool(num_blocks, block_size, config.cache.has_prefix_reuse)
         self._intake = Intake(shape, min(self.max_length, self._pool.num_tokens), grammars)
         self._scheduler = Scheduler(config, self._pool, self._grant)
-        device = model.embed_tokens.weight.device
         pages = Pages(shape, num_blocks, block_size, model.cache_dtype, device)
         if multiples is None:
             is_needed = config.is_batch_invariant

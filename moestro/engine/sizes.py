@@ -1,12 +1,11 @@
 """How long a sequence may be, and how many blocks the cache gets. Next: engine.py, pages.py."""
 
-import os
-
 import torch
 
 from moestro.engine.config import EngineConfig
 from moestro.errors import ConfigError
 from moestro.model.config import ModelConfig
+from moestro.ops.memory import free_bytes
 from moestro.ops.rows import round_up
 
 _SHARE_OF_MEMORY = 0.25
@@ -24,7 +23,9 @@ def length_limit(config: EngineConfig, shape: ModelConfig) -> int:
     return config.max_length
 
 
-def cache_blocks(config: EngineConfig, shape: ModelConfig, dtype: torch.dtype) -> int:
+def cache_blocks(
+    config: EngineConfig, shape: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> int:
     """Return the number of blocks: as configured, or what the batch can use and memory allows."""
     size = config.cache.block_size
     if config.cache.num_tokens is not None:
@@ -34,10 +35,6 @@ def cache_blocks(config: EngineConfig, shape: ModelConfig, dtype: torch.dtype) -
     layers = shape.num_hidden_layers + shape.num_nextn_predict_layers
     width = shape.kv_lora_rank + shape.qk_rope_head_dim
     bytes_per_token = layers * width * torch.finfo(dtype).bits // 8
-    affordable = int(_free_memory() * _SHARE_OF_MEMORY) // bytes_per_token
-    # At least one sequence of full length, whatever memory says: it may be reclaimable.
+    affordable = int(free_bytes(device) * _SHARE_OF_MEMORY) // bytes_per_token
+    # At least one sequence of full length, whatever memory says: few requests are as long.
     return max(min(wanted, affordable), longest) // size
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,7 +16,7 @@ from moestro.lm import held_out
 from moestro.lm.language_model import load
 from moestro.model.config import ModelConfig
 from moestro.model.count import count_parameters
-from moestro.ops.machine import physical_bytes
+from moestro.ops.memory import physical_bytes
 
 # A hundred seconds of a model of 2 G parameters on two cores, a few of the demo's.
 _MAX_BYTES = 100_000

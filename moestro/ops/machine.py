@@ -1,10 +1,8 @@
 """What this machine's arithmetic can do, measured: MFU's yardstick and the judge between dtypes.
 
-Also what a training process asks of its memory. Next: train/run.py.
+Next: memory.py, train/run.py.
 """
 
-import ctypes
-import os
 import statistics
 import time
 from typing import NamedTuple
@@ -13,8 +11,6 @@ import torch
 
 _SIZE = {"cpu": 1024, "cuda": 8192}
 _REPEATS = 5
-# From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Peak(NamedTuple):
@@ -27,22 +23,6 @@ class Peak(NamedTuple):
 def default_device() -> str:
     """Return "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def physical_bytes() -> int:
-    """Return how much memory this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees: a step frees and takes the same arrays again and again.
-
-    Fresh pages cost a quarter of a step. Only glibc has these settings; elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def measure_flops(dtype: torch.dtype, device: str) -> float:

@@ -19,7 +19,8 @@ from moestro.model.count import training_flops_per_token
 from moestro.model.induction import plant_induction
 from moestro.model.initialize import initialize
 from moestro.model.model import Transformer
-from moestro.ops.machine import keep_freed_memory, measure_peak
+from moestro.ops.machine import measure_peak
+from moestro.ops.memory import keep_freed_memory
 from moestro.train.config import RunConfig
 from moestro.train.evaluate import evaluate
 from moestro.train.metrics import MetricsLog, Observer, StepMetrics

@@ -28,7 +28,8 @@ from moestro.errors import ConfigError
 from moestro.model.count import count_parameters
 from moestro.ops.causal import MOST_TOKENS
 from moestro.ops.choose import chosen_kernels
-from moestro.ops.machine import default_device, fastest_dtype, physical_bytes
+from moestro.ops.machine import default_device, fastest_dtype
+from moestro.ops.memory import physical_bytes
 from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
 from moestro.ops.panels import PANEL
 from moestro.text.tokenizer import Tokenizer
