@@ -6,24 +6,20 @@ Next: local.py.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from moestro import files
 from moestro.api.cards import ModelCard
-from moestro.api.sampling import Sampling, SamplingWish
-from moestro.errors import CheckpointError, ConfigError
+from moestro.api.sampling import Sampling
 from moestro.gguf_file import GgufFile, is_gguf
 from moestro.model.config import ModelConfig
 from moestro.model.count import active_parameters, count_parameters
 from moestro.text.template import ChatTemplate
 from moestro.text.tokenizer import Tokenizer
+from moestro.weights.generation import RECOMMENDED, read_sampling, read_stop_ids
 from moestro.weights.gguf_config import read_config
 from moestro.weights.hf_config import build_config
 
 _CONFIG_FILE = "config.json"
-_GENERATION_FILE = "generation_config.json"
-# What vLLM and SGLang read of it; they pass over do_sample, which old base models have at false.
-_RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _NEUTRAL = Sampling()
 
 
@@ -64,7 +60,7 @@ class Checkpoint:
             num_active_parameters=round(active_parameters(shape, shape.num_experts_per_tok)),
             default_sampling={
                 name: value
-                for name in _RECOMMENDED
+                for name in RECOMMENDED
                 if (value := getattr(self.sampling, name)) != getattr(_NEUTRAL, name)
             },
         )
@@ -72,7 +68,7 @@ class Checkpoint:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load what is not weights; CheckpointError names a file that is missing or damaged."""
-    path, shape, ends, sampling = _read_shape(folder)
+    path, shape = _read_shape(folder)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(shape.vocab_size)
     own = ChatTemplate.load(folder)
@@ -83,40 +79,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tokenizer=tokenizer,
         template=own or ChatTemplate.plain(folder),
         has_own_template=own is not None,
-        stop_ids=frozenset(
-            token for token in {tokenizer.eos_id} | ends if 0 <= token < shape.vocab_size
-        ),
-        sampling=sampling,
+        stop_ids=read_stop_ids(folder, tokenizer.eos_id, shape.vocab_size),
+        sampling=read_sampling(folder),
     )
 
 
-def _read_shape(folder: Path) -> tuple[Path, ModelConfig, set[int], Sampling]:
-    """Return the file that says what the model is, its shape, the ids that it ends texts by, and
-    how its makers would sample."""
+def _read_shape(folder: Path) -> tuple[Path, ModelConfig]:
+    """Return the file that says what the model is, and its shape."""
     if is_gguf(folder):
-        return folder, read_config(GgufFile(folder)), set(), _NEUTRAL
-    path, generation = folder / _CONFIG_FILE, folder / _GENERATION_FILE
-    raw = files.read_json(path)
-    shape = build_config(path, raw)
-    beside = files.read_json(generation) if generation.is_file() else {}
-    ends = {token for table in (raw, beside) for token in _end_ids(table)}
-    return path, shape, ends, _read_sampling(generation, beside)
-
-
-def _read_sampling(path: Path, table: dict[str, Any]) -> Sampling:
-    given = {name: table[name] for name in _RECOMMENDED if table.get(name) is not None}
-    for name, value in given.items():
-        if type(value) not in ((int,) if name == "top_k" else (int, float)):
-            raise CheckpointError(f"{path}: {name} is {value!r:.80}: it must be a number")
-    if "top_k" in given:
-        given["top_k"] = max(0, given["top_k"])
-    try:
-        return SamplingWish(**given).fill(_NEUTRAL)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _end_ids(table: dict[str, Any]) -> list[int]:
-    named = table.get("eos_token_id")
-    ids = named if isinstance(named, list) else [named]
-    return [token for token in ids if type(token) is int]
+        return folder, read_config(GgufFile(folder))
+    path = folder / _CONFIG_FILE
+    return path, build_config(path, files.read_json(path))

@@ -17,6 +17,10 @@ def generate(
     temperature: Annotated[
         float, typer.Option("--temperature", help="0 takes the likeliest token.")
     ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option("--top-p", help="Draw from the likeliest tokens that reach this share."),
+    ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Repeats a sampled answer.")] = 0,
     experts: options.Experts = None,
     as_json: options.Json = False,
@@ -33,6 +37,7 @@ def generate(
     wishes = {
         "max_tokens": max_tokens,
         "temperature": temperature,
+        "top_p": top_p,
         "seed": seed,
         "experts": experts,
     }

@@ -6,7 +6,7 @@ server. Next: engine/engine.py, xray.py.
 Shapes: T tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from moestro.ops.rows import RowMultiples
 from moestro.text.tokenizer import Tokenizer
 from moestro.train.evaluate import Evaluation, TokenDocument, check_finite, evaluate
 from moestro.weights.find import find_checkpoint
+from moestro.weights.generation import read_stop_ids
 from moestro.weights.load import load_model
 from moestro.weights.packed import holds_codes, load_packed
 
@@ -51,11 +52,14 @@ class Completion:
 
 
 class LanguageModel:
-    """A model and its tokenizer."""
+    """A model and its tokenizer; `stop_ids` end a text as well as the tokenizer's own end does."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, stop_ids: Collection[int] = ()
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids) | {tokenizer.eos_id}
 
     @property
     def config(self) -> ModelConfig:
@@ -73,7 +77,7 @@ class LanguageModel:
             raise DataError(
                 f"token {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
             )
-        self._check_length(len(ids), "the tokens")
+        self._check_length(len(ids), "the text")
         tokens_BS = torch.tensor([ids], device=self.model.embed_tokens.weight.device)
         hidden_BSD = self.model(tokens_BS, budget=self.check_experts(experts))
         return self.model.logits(hidden_BSD[0]).cpu().numpy()
@@ -85,6 +89,7 @@ class LanguageModel:
         suffix: str | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
         experts: float | None = None,
     ) -> Completion:
@@ -95,6 +100,7 @@ class LanguageModel:
                 suffix=suffix,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                top_p=top_p,
                 seed=seed,
                 experts=experts,
             )
@@ -111,23 +117,24 @@ class LanguageModel:
         suffix: str | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
         experts: float | None = None,
     ) -> Iterator[Generated]:
-        """Return tokens one by one, up to the end-of-text token or the end of the model's context.
+        """Return tokens one by one, up to one that ends a text or the end of the model's context.
 
         Whatever is wrong with the wishes is said at once, before the first token is asked for.
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}: ask for at least 1")
         ids = self._prompt_ids(prompt, suffix)
-        self._check_length(len(ids) + 1, "the prompt")
+        self._check_length(len(ids) + 1, "the prompt with room for an answer")
         request = EngineRequest(
             id="",
             prompt=tuple(ids),
             max_tokens=min(max_tokens, self.config.max_position_embeddings - len(ids)),
-            sampling=Sampling(temperature=temperature, seed=seed),
-            stop_token_ids=frozenset({self.tokenizer.eos_id}),
+            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+            stop_token_ids=self.stop_ids,
             experts=self.check_experts(experts),
         )
         return self._follow(request)
@@ -194,10 +201,7 @@ class LanguageModel:
     def _check_length(self, num_tokens: int, what: str) -> None:
         limit = self.config.max_position_embeddings
         if num_tokens > limit:
-            raise DataError(
-                f"{what} with room for an answer need {num_tokens} tokens, limit {limit}:"
-                " shorten the text"
-            )
+            raise DataError(f"{what} takes {num_tokens} tokens, limit {limit}: shorten it")
 
 
 def load(
@@ -227,5 +231,7 @@ def load(
     else:
         plain = fastest_dtype(place) if dtype == "auto" else kinds[dtype]
         model = load_model(folder, plain, place)
-    tokenizer.check_fits(model.config.vocab_size)
-    return LanguageModel(model, tokenizer)
+    vocab_size = model.config.vocab_size
+    tokenizer.check_fits(vocab_size)
+    stop_ids = read_stop_ids(folder, tokenizer.eos_id, vocab_size)
+    return LanguageModel(model, tokenizer, stop_ids)

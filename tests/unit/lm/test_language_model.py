@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moestro.errors import CheckpointError, ConfigError, DataError
+from moestro.files import read_json, write_json
 from moestro.lm.language_model import LanguageModel, load
 from moestro.text.learn import learn
 from moestro.text.tokenizer import Tokenizer
@@ -61,7 +62,7 @@ def test_logits_are_one_float32_row_for_each_token(language_model: LanguageModel
         ("no tokens given", []),
         ("token 300 is outside the vocabulary of 300", [1, 300]),
         ("token -1 is outside", [-1]),
-        ("need 65 tokens, limit 64", [1] * 65),
+        ("the text takes 65 tokens, limit 64", [1] * 65),
     ],
 )
 def test_tokens_that_the_model_cannot_take_are_refused(
@@ -117,6 +118,29 @@ def test_a_completion_stops_before_the_end_of_the_text(
     assert made.tokens == [100 + i for i in range(1, num_tokens + 1)]
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_a_completion_stops_at_each_token_that_ends_a_text_by_its_folder(
+    tokenizer: Tokenizer, tmp_path: Path, file: str
+) -> None:
+    model = ending_model(tokenizer, 7)
+    save_model(model.model, tmp_path)
+    tokenizer.save(tmp_path)
+    assert len(load(tmp_path, device="cpu").generate("a", max_tokens=20).tokens) == 7
+    named = read_json(tmp_path / file) | {"eos_token_id": [tokenizer.eos_id, 104]}
+    write_json(tmp_path / file, named)
+    made = load(tmp_path, device="cpu").generate("a", max_tokens=20)
+    assert made.tokens == [101, 102, 103]
+
+
+def test_the_smallest_share_leaves_the_likeliest_token_alone(language_model: LanguageModel) -> None:
+    wishes = [{"top_p": 1e-6}, {"top_p": 1.0}, {"temperature": 0.0}]
+    drawn, free, greedy = (
+        language_model.generate("def", max_tokens=12, **({"temperature": 1.0} | wish)).tokens  # type: ignore[arg-type]
+        for wish in wishes
+    )
+    assert drawn == greedy != free
+
+
 def test_a_completion_ends_with_the_context(tokenizer: Tokenizer) -> None:
     model = ending_model(tokenizer, 150)
     num_prompt = 1 + len(tokenizer.encode(TEXT[:60]))
@@ -125,7 +149,7 @@ def test_a_completion_ends_with_the_context(tokenizer: Tokenizer) -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused(language_model: LanguageModel) -> None:
-    with pytest.raises(DataError, match=r"the prompt with room for an answer need .* limit 64"):
+    with pytest.raises(DataError, match=r"the prompt with room for an answer takes .* limit 64"):
         language_model.generate(TEXT * 5)
 
 
@@ -166,6 +190,7 @@ def test_without_a_table_only_all_experts_can_be_had(tokenizer: Tokenizer) -> No
         ("temperature is -1", {"temperature": -1.0}),
         ("temperature is nan", {"temperature": float("nan")}),
         ("temperature is inf", {"temperature": float("inf")}),
+        ("top_p is 0", {"top_p": 0.0}),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(
