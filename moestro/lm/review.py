@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,11 +110,6 @@ def limits_for(device: str) -> Limits:
     if device.startswith("cuda"):
         return Limits(max_bytes=20_000_000, curve_bytes=500_000)
     return Limits()
-
-
-def read_review(folder: Path) -> dict[str, Any]:
-    """Read the review that `review_run` left in a run folder."""
-    return files.read_json(folder / REVIEW_FILE)
 
 
 def review(
