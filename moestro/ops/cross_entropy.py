@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
-from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels, plain
 from moestro.ops.products import linear
 
 CHUNK_TOKENS = 512
@@ -48,7 +48,9 @@ def find_fault(kernels: NativeKernels) -> str | None:
     targets_T, weights_T = torch.arange(T) * 7 % V, draw(T, dtype=torch.float32)
 
     def native(x_TD: Tensor, head_VD: Tensor) -> tuple[Tensor, ...]:
-        return kernels.differentiate_loss(x_TD.detach(), head_VD.detach(), targets_T, weights_T)
+        return differentiate_natively(
+            kernels, x_TD.detach(), head_VD.detach(), targets_T, weights_T
+        )
 
     def twin(x_TD: Tensor, head_VD: Tensor) -> tuple[Tensor, ...]:
         return _differentiate(x_TD.detach(), head_VD.detach(), targets_T, weights_T)
@@ -63,8 +65,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kernels = native_for(x_TD, torch.bfloat16, find_fault)
         is_whole = all(number % WIDTH_MULTIPLE == 0 for number in head_VD.shape)
-        differentiate = kernels.differentiate_loss if kernels and is_whole else _differentiate
-        nats_T, dx_TD, dhead_VD = differentiate(x_TD, head_VD, targets_T, weights_T)
+        rows = x_TD, head_VD, targets_T, weights_T
+        if kernels is not None and is_whole:
+            nats_T, dx_TD, dhead_VD = differentiate_natively(kernels, *rows)
+        else:
+            nats_T, dx_TD, dhead_VD = _differentiate(*rows)
         ctx.save_for_backward(dx_TD, dhead_VD)
         ctx.mark_non_differentiable(nats_T)
         return (nats_T * weights_T).sum(), nats_T
@@ -76,6 +81,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grads[0] != 1:
             dx_TD, dhead_VD = dx_TD * grads[0].to(dx_TD.dtype), dhead_VD * grads[0]
         return dx_TD, dhead_VD.to(dx_TD.dtype), None, None
+
+
+def differentiate_natively(
+    kernels: NativeKernels, x_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return nats_T and the gradients of sum(weights * nats): dx_TD, and dhead_VD in float32.
+
+    Rows and head are bfloat16; IndexError tells of a target beyond the vocabulary.
+    """
+    x_TD, head_VD = plain(x_TD, torch.bfloat16), plain(head_VD, torch.bfloat16)
+    targets_T, weights_T = plain(targets_T, torch.int64), plain(weights_T, torch.float32)
+    (T, D), V = x_TD.shape, len(head_VD)
+    assert head_VD.shape == (V, D)
+    assert targets_T.shape == weights_T.shape == (T,)
+    assert D % WIDTH_MULTIPLE == 0 == V % WIDTH_MULTIPLE
+    nats_T, dx_TD, dhead_VD = torch.empty(T), torch.empty_like(x_TD), torch.empty(V, D)
+    work = kernels.native.LossRows(
+        x=x_TD.data_ptr(),
+        head=head_VD.data_ptr(),
+        targets=targets_T.data_ptr(),
+        weights=weights_T.data_ptr(),
+        num_rows=T,
+        width=D,
+        vocabulary=V,
+        nats=nats_T.data_ptr(),
+        dx=dx_TD.data_ptr(),
+        dhead=dhead_VD.data_ptr(),
+    )
+    kernels.library.differentiate_loss(work, torch.get_num_threads())
+    return nats_T, dx_TD, dhead_VD
 
 
 def _differentiate(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
-from moestro.ops.native import NativeKernels
+from moestro.ops.native import NativeKernels, plain
 
 
 def linear(x: Tensor, weight_ND: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def find_fault(kernels: NativeKernels) -> str | None:
 def forward(kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor) -> Tensor:
     """Return y_TN, natively where the kernels take the matrix."""
     if kernels.takes_product(weight_ND):
-        return kernels.forward_product(x_TD, weight_ND)
+        return _forward(kernels, x_TD, weight_ND)
     return x_TD @ weight_ND.T
 
 
@@ -53,7 +53,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of rows and matrix likewise."""
     if kernels.takes_product(weight_ND):
-        return kernels.backward_product(x_TD, weight_ND, dy_TN)
+        return _backward(kernels, x_TD, weight_ND, dy_TN)
     return dy_TN @ weight_ND, dy_TN.T @ x_TD
 
 
@@ -63,11 +63,47 @@ class _Product(torch.autograd.Function):
         x_TD = x.reshape(-1, x.shape[-1]).contiguous()
         ctx.kernels, ctx.shape = kernels, x.shape
         ctx.save_for_backward(x_TD, weight_ND)
-        return kernels.forward_product(x_TD, weight_ND).view(*x.shape[:-1], len(weight_ND))
+        return _forward(kernels, x_TD, weight_ND).view(*x.shape[:-1], len(weight_ND))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_ND = ctx.saved_tensors
         dy_TN = grads[0].reshape(-1, len(weight_ND)).contiguous()
-        dx_TD, dweight_ND = ctx.kernels.backward_product(x_TD, weight_ND, dy_TN)
+        dx_TD, dweight_ND = _backward(ctx.kernels, x_TD, weight_ND, dy_TN)
         return None, dx_TD.view(ctx.shape), dweight_ND
+
+
+def _forward(kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor) -> Tensor:
+    x_TD, weight_ND = plain(x_TD, torch.bfloat16), plain(weight_ND, torch.bfloat16)
+    y_TN = x_TD.new_empty(len(x_TD), len(weight_ND))
+    work = kernels.native.ProductForward(
+        product=_describe(kernels, x_TD, weight_ND), y=y_TN.data_ptr()
+    )
+    kernels.library.forward_product(work, torch.get_num_threads())
+    return y_TN
+
+
+def _backward(
+    kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor, dy_TN: Tensor
+) -> tuple[Tensor, Tensor]:
+    x_TD, weight_ND = plain(x_TD, torch.bfloat16), plain(weight_ND, torch.bfloat16)
+    dy_TN = plain(dy_TN, torch.bfloat16)
+    assert dy_TN.shape == (len(x_TD), len(weight_ND))
+    dx_TD, dweight_ND = torch.empty_like(x_TD), torch.empty_like(weight_ND)
+    work = kernels.native.ProductBackward(
+        product=_describe(kernels, x_TD, weight_ND),
+        dy=dy_TN.data_ptr(),
+        dx=dx_TD.data_ptr(),
+        dweight=dweight_ND.data_ptr(),
+    )
+    kernels.library.backward_product(work, torch.get_num_threads())
+    return dx_TD, dweight_ND
+
+
+def _describe(kernels: NativeKernels, x_TD: Tensor, weight_ND: Tensor) -> Any:
+    (T, D), N = x_TD.shape, len(weight_ND)
+    assert weight_ND.shape == (N, D)
+    assert kernels.takes_product(weight_ND)
+    return kernels.native.TrainedProduct(
+        x=x_TD.data_ptr(), weight=weight_ND.data_ptr(), num_rows=T, width=D, num_outputs=N
+    )

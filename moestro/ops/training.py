@@ -20,7 +20,7 @@ from moestro.ops.choose import native_for
 from moestro.ops.compare import compare, draw
 from moestro.ops.grouped import apply_experts, sort_pairs
 from moestro.ops.kernels import Visits
-from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels
+from moestro.ops.native import WIDTH_MULTIPLE, NativeKernels, address_of, plain
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ class _Experts(torch.autograd.Function):
         for index in reversed(range(number)):
             before = [stream_TD, *sums] if index == 0 else sums
             gate_up_EGD, down_EDF = matrices[2 * index : 2 * index + 2]
-            out_TD, hidden_PG = kernels.forward_experts(
-                x_TD, visits[index], gate_up_EGD, down_EDF, before
-            )
+            experts = _TrainedExperts(kernels, visits[index], gate_up_EGD, down_EDF)
+            out_TD, hidden_PG = experts.forward(x_TD, before)
             sums = [out_TD]
             hidden.insert(0, hidden_PG)
         ctx.kernels, ctx.visits = kernels, visits
@@ -157,9 +156,98 @@ class _Experts(torch.autograd.Function):
         dx_TD, dweights, dmatrices = None, [], []
         for index in range(number):
             gate_up_EGD, down_EDF = matrices[2 * index : 2 * index + 2]
-            dx_TD, dweights_TK, *both = ctx.kernels.backward_experts(
-                grads[0], x_TD, hidden[index], ctx.visits[index], gate_up_EGD, down_EDF, dx_TD
-            )
+            experts = _TrainedExperts(ctx.kernels, ctx.visits[index], gate_up_EGD, down_EDF)
+            dx_TD, dweights_TK, *both = experts.backward(grads[0], x_TD, hidden[index], dx_TD)
             dweights.append(dweights_TK)
             dmatrices += both
         return None, None, dx_TD, grads[0], *dweights, *dmatrices
+
+
+class _TrainedExperts:
+    """One set of experts as C++ takes it; keeps alive what the addresses point to."""
+
+    def __init__(
+        self, kernels: NativeKernels, visits: Visits, gate_up_EGD: Tensor, down_EDF: Tensor
+    ) -> None:
+        E, D, F = down_EDF.shape
+        T, K = visits.experts_TK.shape
+        self.kernels = kernels
+        self.shape = T, D
+        self.experts_TK = plain(visits.experts_TK, torch.int64)
+        self.weights_TK = plain(visits.weights_TK, torch.float32)
+        self.is_used_TK = plain(visits.is_used_TK, torch.bool)
+        self.gate_up_EGD = plain(gate_up_EGD, torch.bfloat16)
+        self.down_EDF = plain(down_EDF, torch.bfloat16)
+        assert self.weights_TK.shape == self.is_used_TK.shape == (T, K)
+        assert gate_up_EGD.shape == (E, 2 * F, D)
+        assert D % WIDTH_MULTIPLE == 0 == F % WIDTH_MULTIPLE
+        self.visits = kernels.native.Visits(
+            experts=self.experts_TK.data_ptr(),
+            weights=self.weights_TK.data_ptr(),
+            is_used=self.is_used_TK.data_ptr(),
+            num_rows=T,
+            num_slots=K,
+        )
+        self.experts = kernels.native.TrainedExperts(
+            gate_up=self.gate_up_EGD.data_ptr(),
+            down=self.down_EDF.data_ptr(),
+            num_experts=E,
+            width=D,
+            hidden_width=F,
+        )
+
+    def forward(self, x_TD: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return out_TD, and hidden_PG for the way back; bfloat16.
+
+        To `out_TD` are added up to two others, before it is rounded.
+        """
+        x_TD, before = self._rows(x_TD), [self._rows(each) for each in before]
+        out_TD = torch.empty_like(x_TD)
+        # Room for all slots: counting those in use would cost more than leaving some untouched.
+        hidden_PG = x_TD.new_empty(self.is_used_TK.numel(), self.gate_up_EGD.shape[1])
+        assert len(before) <= 2
+        first_TD, second_TD = (*before, None, None)[:2]
+        work = self.kernels.native.ExpertsForward(
+            x=x_TD.data_ptr(),
+            before=address_of(first_TD),
+            also_before=address_of(second_TD),
+            visits=self.visits,
+            experts=self.experts,
+            hidden=hidden_PG.data_ptr(),
+            out=out_TD.data_ptr(),
+        )
+        self.kernels.library.forward_experts(work, torch.get_num_threads())
+        return out_TD, hidden_PG
+
+    def backward(
+        self, dout_TD: Tensor, x_TD: Tensor, hidden_PG: Tensor, before_TD: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of inputs, visits' weights (float32) and both matrices.
+
+        To the inputs' are added others, if there are any.
+        """
+        x_TD, dout_TD = self._rows(x_TD), self._rows(dout_TD)
+        before_TD = None if before_TD is None else self._rows(before_TD)
+        dx_TD, dweights_TK = torch.empty_like(x_TD), torch.empty_like(self.weights_TK)
+        dgate_up_EGD, ddown_EDF = (torch.empty_like(m) for m in (self.gate_up_EGD, self.down_EDF))
+        assert hidden_PG.dtype == torch.bfloat16
+        assert hidden_PG.shape == (self.is_used_TK.numel(), self.gate_up_EGD.shape[1])
+        assert hidden_PG.is_contiguous()
+        work = self.kernels.native.ExpertsBackward(
+            x=x_TD.data_ptr(),
+            before=address_of(before_TD),
+            hidden=hidden_PG.data_ptr(),
+            dout=dout_TD.data_ptr(),
+            visits=self.visits,
+            experts=self.experts,
+            dx=dx_TD.data_ptr(),
+            dweights=dweights_TK.data_ptr(),
+            dgate_up=dgate_up_EGD.data_ptr(),
+            ddown=ddown_EDF.data_ptr(),
+        )
+        self.kernels.library.backward_experts(work, torch.get_num_threads())
+        return dx_TD, dweights_TK, dgate_up_EGD, ddown_EDF
+
+    def _rows(self, tensor_TD: Tensor) -> Tensor:
+        assert tensor_TD.shape == self.shape
+        return plain(tensor_TD, torch.bfloat16)
