@@ -141,7 +141,7 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> bool:
         """End a choice and free its blocks; return whether it was its request's last."""
         self._wake_followers(sequence)
-        (self._running if sequence.blocks else self._waiting).remove(sequence)
+        self._leave(sequence)
         self._pool.release(sequence)
         sequence.is_finished = True
         request_id = sequence.request.id
@@ -154,6 +154,17 @@ class Scheduler:
         """End all choices of a request; one that is unknown or has ended is ignored."""
         for sequence in list(self._requests.get(request_id, [])):
             self.finish(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a sequence from where it is: the batch, the queue, or behind its leader."""
+        behind = self._followers.get(sequence.leader, []) if sequence.leader else []
+        if sequence.blocks:
+            self._running.remove(sequence)
+        elif sequence in behind:
+            behind.remove(sequence)
+            self._num_followers -= 1
+        else:
+            self._waiting.remove(sequence)
 
     def _secure_decodes(self) -> list[Sequence]:
         decodes = []

@@ -245,6 +245,18 @@ def test_choices_wait_for_the_prompt_of_the_first_and_share_it() -> None:
     assert len({tuple(each.tokens) for each in engine.ended}) > 1
 
 
+def test_a_choice_that_is_ended_before_its_leader_has_run_is_not_run() -> None:
+    engine = build_engine()
+    leader, first, second = engine.submit([1] * 6, num_choices=3)
+    assert not engine.scheduler.finish(first)
+    engine.live.remove(first)
+    assert engine.scheduler.num_waiting == 2
+    engine.drain(20)
+    assert leader.is_finished
+    assert second.is_finished
+    assert not first.has_started
+
+
 def test_choices_of_a_leader_that_ended_are_not_forgotten() -> None:
     engine = build_engine()
     leader, follower = engine.submit([1] * 6, num_choices=2, max_tokens=1)
