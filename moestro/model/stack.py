@@ -17,7 +17,7 @@ from moestro.model.model import Transformer, attention_factor
 from moestro.model.moe import MoE
 from moestro.model.mtp import MTPModule
 from moestro.ops.kernels import PackedExperts
-from moestro.ops.layer_parts import GateParts, LayerParts, Matrix, MtpParts, Norm
+from moestro.ops.layer_parts import GateParts, LayerParts, Matrix, MtpParts, Norm, StackParts
 from moestro.ops.native import NativeKernels
 from moestro.ops.stack import NativeStack
 
@@ -30,8 +30,7 @@ def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
     modules = [module for module in model.mtp if isinstance(module, MTPModule)]
     parts += [_layer(module.block, _mtp(module)) for module in modules]
     assert model.packed_head is not None
-    return NativeStack(
-        kernels=kernels,
+    whole = StackParts(
         shape=_shape(config, model),
         layers=parts,
         final_norm=_norm(model.norm),
@@ -39,8 +38,8 @@ def build_stack(model: Transformer, kernels: NativeKernels) -> NativeStack:
         head=model.packed_head.weights,
         frequencies_P=model.frequencies_P,
         fractions_N=gates[0].fractions_N if gates and config.has_budget else None,
-        cache_dtype=_cache_dtype(parts[0]),
     )
+    return NativeStack(kernels, whole, _cache_dtype(parts[0]))
 
 
 def _cache_dtype(parts: LayerParts) -> torch.dtype:

@@ -2,16 +2,19 @@
 
 Knows no steps and no model; model/stack.py takes one apart. Next: stack.py, native/stack.h.
 
-Shapes: D width, N grid points of the budget, E experts; a matrix has N outputs.
+Shapes: D width, N grid points of the budget, E experts, V vocabulary, P rotary pairs; a matrix has
+N outputs.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moestro.ops.kernels import PackedExperts
-from moestro.ops.native import NativeKernels, address_of
+from moestro.ops.native import FORMATS, NativeKernels, address_of
 from moestro.ops.panels import Panels
 
 
@@ -74,6 +77,19 @@ class LayerParts:
     mtp: MtpParts | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class StackParts:
+    """A whole model; `shape` gives native.Shape's numbers, MTP modules' layers come last."""
+
+    shape: Mapping[str, Any]
+    layers: Sequence[LayerParts]
+    final_norm: Norm
+    embeddings_VD: Tensor
+    head: Panels
+    frequencies_P: Tensor
+    fractions_N: Tensor | None
+
+
 def bytes_read(parts: LayerParts, num_slots: int) -> int:
     """Return how many bytes of weights one row needs that visits all its slots' experts."""
     matrices = [parts.query_a, parts.query, parts.latent, parts.out]
@@ -97,6 +113,33 @@ class Describer:
     def __init__(self, kernels: NativeKernels) -> None:
         self.kept: list[Tensor] = []
         self._kernels = kernels
+
+    def shape(self, parts: StackParts) -> Any:
+        """Describe what all layers have in common."""
+        fractions_N = parts.fractions_N
+        return self._kernels.native.Shape(
+            **parts.shape,
+            frequencies=self.address(parts.frequencies_P),
+            num_fractions=0 if fractions_N is None else len(fractions_N),
+            fractions=self.address(fractions_N),
+        )
+
+    def ends(self, parts: StackParts) -> Any:
+        """Describe what stands before the layers and behind them."""
+        embeddings_VD = parts.embeddings_VD
+        # C++ finds a token's row in the one by the number of the other's outputs.
+        assert embeddings_VD.shape == (parts.head.num_outputs, parts.shape["hidden"])
+        # As they are: a copy of a large vocabulary would be most of a small model.
+        is_bfloat16 = embeddings_VD.dtype == torch.bfloat16
+        plain_VD = embeddings_VD.detach().contiguous()
+        if not is_bfloat16:
+            plain_VD = plain_VD.float()
+        self.kept.append(plain_VD)
+        return self._kernels.native.Ends(
+            embeddings=plain_VD.data_ptr(),
+            format=FORMATS["bfloat16" if is_bfloat16 else "float32"],
+            head=self._kernels.matrices(parts.head),
+        )
 
     def layer(self, parts: LayerParts) -> Any:
         """Describe a layer."""

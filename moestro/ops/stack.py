@@ -10,14 +10,14 @@ width, S sequences, M layers, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moestro.ops.layer_parts import Describer, LayerParts, Norm, bytes_read
+from moestro.ops.layer_parts import Describer, LayerParts, StackParts, bytes_read
 from moestro.ops.native import FORMATS, NativeKernels, address_of
 from moestro.ops.packing import pack
 from moestro.ops.panels import Panels, WeightKind, unpack
@@ -71,41 +71,24 @@ class Decoded:
     hidden_ND: Tensor
 
 
-@dataclass
 class NativeStack:
-    """Layers ready to run. `shape` gives native.Shape's numbers; MTP modules' layers come last."""
+    """Layers ready to run, MTP modules' last; `can_expand` once `expand_prompts` was called."""
 
-    kernels: NativeKernels
-    shape: dict[str, Any]
-    layers: Sequence[LayerParts]
-    final_norm: Norm
-    embeddings_VD: Tensor
-    head: Panels
-    frequencies_P: Tensor
-    fractions_N: Tensor | None
-    cache_dtype: torch.dtype
-    can_expand: bool = field(init=False, default=False)
-    _native: Any = field(init=False)
-    # How many sparse layers there are before each.
-    _num_sparse: list[int] = field(init=False)
-    _describer: Describer = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, kernels: NativeKernels, parts: StackParts, cache_dtype: torch.dtype) -> None:
         """Describe everything to C++."""
-        native = self.kernels.native
-        self._describer = describer = Describer(self.kernels)
-        is_sparse = (parts.gate is not None for parts in self.layers)
+        self.kernels = kernels
+        self.layers = parts.layers
+        self.cache_dtype = cache_dtype
+        self.can_expand = False
+        self._shape, self._head = parts.shape, parts.head
+        is_sparse = (layer.gate is not None for layer in parts.layers)
+        # How many sparse layers there are before each.
         self._num_sparse = list(accumulate(is_sparse, initial=0))
-        shape = native.Shape(
-            **self.shape,
-            frequencies=describer.address(self.frequencies_P),
-            num_fractions=0 if self.fractions_N is None else len(self.fractions_N),
-            fractions=describer.address(self.fractions_N),
-        )
-        layers = [describer.layer(parts) for parts in self.layers]
-        self._native = native.Stack(self.kernels.library, shape, layers)
-        self._native.set_final_norm(describer.norm(self.final_norm))
-        self._native.set_ends(self._ends())
+        self._describer = describer = Describer(kernels)
+        layers = [describer.layer(layer) for layer in parts.layers]
+        self._native = kernels.native.Stack(kernels.library, describer.shape(parts), layers)
+        self._native.set_final_norm(describer.norm(parts.final_norm))
+        self._native.set_ends(describer.ends(parts))
 
     def expand_prompts(self) -> None:
         """Hold what expands latents to keys and values beside what is there already."""
@@ -129,7 +112,7 @@ class NativeStack:
 
     def bytes_read(self, layers: range) -> int:
         """Return how many bytes of weights one row needs that visits all its slots' experts."""
-        return sum(bytes_read(self.layers[index], self.shape["num_slots"]) for index in layers)
+        return sum(bytes_read(self.layers[index], self._shape["num_slots"]) for index in layers)
 
     def draft(self, embedded_TD: Tensor, hidden_TD: Tensor, layer: int, step: StackStep) -> None:
         """Run an MTP module in place of the tokens' embeddings, behind the states before them."""
@@ -177,12 +160,12 @@ class NativeStack:
         and slots stay where the last step left them. All stop behind a step in which a row picks
         one of its `stops`, or cannot pick, or in which `wake_file` (a descriptor) can be read.
         """
-        T, V = tokens_T.shape[0], self.head.num_outputs
+        T, V = tokens_T.shape[0], self._head.num_outputs
         assert T == len(rows) == len(stops) == step.sequences_S3.shape[0]
         assert tokens_T.dtype == torch.int64
         assert tokens_T.is_contiguous()
         assert layers.start == 0
-        x_TD, logits_TV = torch.empty(T, self.shape["hidden"]), torch.empty(T, V)
+        x_TD, logits_TV = torch.empty(T, self._shape["hidden"]), torch.empty(T, V)
         chosen = self._choices(layers, num_steps * T)
         first, stride = logits_TV.data_ptr(), V * logits_TV.element_size()
         picked: list[Picked] = self._native.decode(
@@ -206,7 +189,7 @@ class NativeStack:
 
     def _choices(self, layers: range, num_rows: int) -> Choices:
         L = self._num_sparse[layers.stop] - self._num_sparse[layers.start]
-        size = (L, num_rows, self.shape["num_slots"])
+        size = (L, num_rows, self._shape["num_slots"])
         return Choices(
             experts_LTK=torch.empty(size, dtype=torch.int64),
             weights_LTK=torch.empty(size),
@@ -247,21 +230,6 @@ class NativeStack:
                 is_used=chosen.is_used_LTK.data_ptr(),
                 layer_rows=chosen.experts_LTK.shape[1],
             ),
-        )
-
-    def _ends(self) -> Any:
-        # C++ finds a token's row in the one by the number of the other's outputs.
-        assert self.embeddings_VD.shape == (self.head.num_outputs, self.shape["hidden"])
-        # As they are: a copy of a large vocabulary would be most of a small model.
-        is_bfloat16 = self.embeddings_VD.dtype == torch.bfloat16
-        plain_VD = self.embeddings_VD.detach().contiguous()
-        if not is_bfloat16:
-            plain_VD = plain_VD.float()
-        self._describer.kept.append(plain_VD)
-        return self.kernels.native.Ends(
-            embeddings=plain_VD.data_ptr(),
-            format=FORMATS["bfloat16" if is_bfloat16 else "float32"],
-            head=self.kernels.matrices(self.head),
         )
 
 
