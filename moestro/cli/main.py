@@ -12,9 +12,10 @@ import traceback
 from typing import Annotated
 
 import typer
+import typer.completion
 import typer.main
 
-from moestro import __version__, logs
+from moestro import __version__, logs, settings
 from moestro.cli import (
     bench,
     calibrate,
@@ -31,13 +32,14 @@ from moestro.cli import (
 )
 from moestro.errors import MoestroError
 
+# How the script of a shell, written by --install-completion, asks what may come next.
+_COMPLETE = "_MOESTRO_COMPLETE"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="moestro",
     help="Train, run and look into sparse Mixture-of-Experts language models on your own hardware.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -101,6 +103,9 @@ def _run() -> None:
     # Not `app()`, which ends the process itself: its complaints fill a box of several lines, and
     # Ctrl-C is 130 to it.
     command = typer.main.get_command(app)
+    asked = settings.variable(_COMPLETE, "")
+    if asked:
+        sys.exit(typer.completion.shell_complete(command, {}, "moestro", _COMPLETE, asked))
     with command.make_context("moestro", sys.argv[1:]) as context:
         command.invoke(context)
     sys.stdout.flush()

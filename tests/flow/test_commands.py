@@ -79,6 +79,20 @@ def test_set_overrides_the_file(workplace: Path, tmp_path: Path) -> None:
     assert config["seq_len"] == SIZES["seq_len"]
 
 
+@pytest.mark.parametrize(
+    ("words", "ways"),
+    [("moestro gen", "generate"), ("moestro generate --t", "--temperature\n--top-p")],
+)
+def test_a_shell_is_told_what_may_come_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, ways: str
+) -> None:
+    # As the script does that `moestro --install-completion` gives to bash.
+    monkeypatch.setenv("_MOESTRO_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert run(cwd=tmp_path) == Ended(0, f"{ways}\n", "")
+
+
 def test_generate_prints_a_text_and_repeats_it(workplace: Path, model: Path) -> None:
     first = generate(workplace, "--temperature", 1, "--seed", 5, "--max-tokens", 20, whole=True)
     assert {"text", "tokens", "mean_experts"} <= first.keys()
