@@ -33,7 +33,8 @@ class ExpertStats:
 class Stats:
     """One model's engine at one moment; rates are over its recent window.
 
-    `experts_level` is the budget that requests with `experts` "auto" are granted now.
+    `experts_level` is the budget that requests with `experts` "auto" are granted now;
+    `engine_hangs` counts those of `engine_restarts` that came because the engine was stuck.
     """
 
     model: str
@@ -56,4 +57,5 @@ class Stats:
     accepted_draft_tokens: int = 0
     is_drafting: bool = False
     engine_restarts: int = 0
+    engine_hangs: int = 0
     experts: ExpertStats = field(default_factory=ExpertStats)

@@ -21,7 +21,7 @@ from moestro.backends.jobs import Job, Jobs
 from moestro.backends.prompts import Prompts
 from moestro.backends.tally import Tally
 from moestro.engine.config import EngineConfig
-from moestro.engine.process import EngineProcess
+from moestro.engine.process import EngineProcess, RestartConfig
 from moestro.engine.stats import EngineStats
 from moestro.engine.worker import STATS_EVERY_S
 from moestro.errors import BackendError, UnknownModelError
@@ -50,7 +50,8 @@ class LocalBackend:
             "config": config,
             "stop_ids": sorted(checkpoint.stop_ids),
         }
-        self.engine = engine or EngineProcess(FACTORY, arguments)
+        restart = RestartConfig(watchdog_s=config.watchdog_s)
+        self.engine = engine or EngineProcess(FACTORY, arguments, restart)
         self._checkpoint = checkpoint
         longest = checkpoint.shape.max_position_embeddings
         limits = (longest, config.max_length, config.cache.num_tokens)
@@ -107,6 +108,7 @@ class LocalBackend:
                 state=self._state(),
                 progress=self.engine.progress,
                 engine_restarts=self.engine.restarts,
+                engine_hangs=self.engine.hangs,
                 **known,
             ),
         )

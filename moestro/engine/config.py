@@ -111,6 +111,11 @@ class EngineConfig:
     torch does faster."""
     num_threads: int | None = None
     """Threads of the arithmetic; none takes all cores. Limits: 1 or more."""
+    watchdog_s: float | None = 300.0
+    """Seconds without a sign of the engine after which it counts as stuck: its requests fail, and
+    it is started again. It has to be longer than the longest step, reading `max_batch_tokens` of a
+    prompt. Without it a stuck engine stays as it is.
+    Limits: 1 or more."""
     cache: CacheConfig = field(default_factory=CacheConfig)
     draft: DraftConfig = field(default_factory=DraftConfig)
     pressure: PressureConfig = field(default_factory=PressureConfig)
@@ -130,7 +135,7 @@ class EngineConfig:
             raise ConfigError(
                 f"burst_s is {self.burst_s}: it must be from 0 to {_MOST_BURST_S} seconds"
             )
-        for name in ("max_length", "num_threads"):
+        for name in ("max_length", "num_threads", "watchdog_s"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be 1 or more, or none")

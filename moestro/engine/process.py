@@ -1,7 +1,7 @@
 """READ FIRST: an engine in a process of its own, as an asyncio program sees it.
 
-Starts it, hands it requests, deals out what it reports; when it dies, fails the requests under way
-at once and starts another. Knows no text. Next: child.py, worker.py for the other side.
+Starts it, hands it requests, deals out what it reports; when it dies or hangs, fails the requests
+under way at once and starts another. Knows no text. Next: child.py, worker.py for the other side.
 """
 
 import asyncio
@@ -31,23 +31,27 @@ log = logging.getLogger(__name__)
 
 # When to ask again whoever is not ready: a gateway takes it for time asked for, not for a failure.
 _RETRY_S = 1.0
+# An engine is asked for a sign of life in so many parts of `watchdog_s`, and must leave all out.
+_NUM_ASKED = 8
 
 ProcessState = Literal["loading", "ready", "restarting", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestartConfig:
-    """How often a dead engine is started again.
+    """How often a dead engine is started again, and when one that lives counts as dead.
 
     A death is quick if the engine was ready for less than `quick_s`; after `max_quick` of them in
     a row nothing more is tried. The pause before a try doubles from `first_pause_s` on. A request
-    that comes meanwhile waits up to `patience_s`.
+    that comes meanwhile waits up to `patience_s`. An engine that was ready and gives no sign for
+    `watchdog_s`, which has to be longer than a step, is stuck and is killed; None lets it hang.
     """
 
     quick_s: float = 10.0
     max_quick: int = 5
     first_pause_s: float = 0.1
     patience_s: float = 30.0
+    watchdog_s: float | None = None
 
 
 class Feed:
@@ -72,7 +76,8 @@ class EngineProcess:
     """One engine, whatever happens to its process.
 
     `progress` and `stage` say how far loading is, `restarts` how often it was started again,
-    `fault` why it stopped for good, `stats` what it counted last since its latest start.
+    `hangs` how often because it was stuck, `fault` why it stopped for good, `stats` what it counted
+    last since its latest start.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class EngineProcess:
         self.stage = "starting"
         self.progress = 0.0
         self.restarts = 0
+        self.hangs = 0
         self.fault: BackendError | None = None
         self.stats: EngineStats | None = None
         self._factory = factory
@@ -99,6 +105,7 @@ class EngineProcess:
         self._load_s = 0.0
         self._ready_at: float | None = None
         self._last_fault: Fault | None = None
+        self._gave_sign = False
 
     async def start(self) -> None:
         """Begin to load; a second call changes nothing."""
@@ -191,13 +198,39 @@ class EngineProcess:
 
         child = self._child = Child(self._factory, self._arguments, on_report, on_end)
         child.start()
+        watchdog = asyncio.create_task(self._watch(child))
         try:
             return await ended
         finally:
+            watchdog.cancel()
             # Gone already, unless the event loop itself is being shut down.
             child.kill()
 
+    async def _watch(self, child: Child) -> None:
+        """Kill an engine that is stuck; what follows is what follows any death."""
+        limit_s = self._restart.watchdog_s
+        if limit_s is None:
+            return
+        # Times asked and not seconds: while this program or the whole machine was suspended, the
+        # engine was not asked, whatever the clock says.
+        num_silent = 0
+        while num_silent < _NUM_ASKED:
+            self._gave_sign = False
+            self.ask_stats()
+            await asyncio.sleep(limit_s / _NUM_ASKED)
+            is_silent = self.state == "ready" and not self._gave_sign
+            num_silent = num_silent + 1 if is_silent else 0
+        reason = f"no sign of life for {limit_s:g} s"
+        log.error("the engine is stuck (%s): killing it", reason)
+        self.hangs += 1
+        self._last_fault = Fault(reason, is_lasting=False)
+        # Before it is gone: a driver can hold a killed process for long.
+        self._enter("restarting")
+        self._fail_all(f"the engine was stuck ({reason}): send the request again")
+        child.kill()
+
     def _receive(self, report: Report, began: float) -> None:
+        self._gave_sign = True
         match report:
             case StepEvents(events, stats):
                 self._deal_out(events)

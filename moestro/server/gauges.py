@@ -42,6 +42,7 @@ _COUNTERS: tuple[tuple[str, str, Read], ...] = (
         lambda each: each.accepted_draft_tokens,
     ),
     ("engine_restarts", "Times that the engine was restarted.", lambda each: each.engine_restarts),
+    ("engine_hangs", "Times that the engine was stuck and killed.", lambda each: each.engine_hangs),
 )
 _MODEL = "model_name"
 

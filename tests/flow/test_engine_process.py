@@ -1,4 +1,4 @@
-"""An engine in a real process of its own: order, abort, death, restart, stop, and no process left.
+"""An engine in a real process: order, abort, death, hang, restart, stop, and no process left.
 
 The engine in it is a fake without a model, so that each start takes a fraction of a second.
 """
@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from moestro.engine.process import EngineProcess, Feed, RestartConfig
 from moestro.engine.request import EndEvent, EngineRequest, Event, FailEvent, TokensEvent
 from moestro.errors import BackendError
 from tests.flow.processes import children_of
-from tests.unit.engine.fake_engine import DEADLY, REFUSED
+from tests.unit.engine.fake_engine import DEADLY, ENDLESS, REFUSED
 
 FACTORY = "tests.unit.engine.fake_engine:build"
 QUICK = RestartConfig(first_pause_s=0.01, max_quick=4)
+# Counts are told every quarter of a second at most, which is a sign of life early enough.
+WATCHED = replace(QUICK, watchdog_s=1.0)
 TIMEOUT_S = 60
 
 
@@ -75,9 +78,13 @@ def children() -> list[int]:
     return found
 
 
-def kill_engine() -> None:
+def signal_engine(number: signal.Signals) -> None:
     (pid,) = children()
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, number)
+
+
+def kill_engine() -> None:
+    signal_engine(signal.SIGKILL)
 
 
 def test_requests_are_answered_and_the_process_is_gone_after_stop() -> None:
@@ -116,6 +123,95 @@ def test_a_killed_engine_fails_its_requests_at_once_and_serves_the_next() -> Non
             await engine.wait_ready()
             assert engine.restarts == 1
             assert isinstance((await read(engine.submit(request(9))))[-1], EndEvent)
+
+    run(claim)
+
+
+def test_a_stopped_engine_fails_its_requests_and_serves_the_next() -> None:
+    async def claim() -> None:
+        async with running(restart=WATCHED, step_s=0.01) as engine:
+            await ready(engine)
+            feeds = [engine.submit(request(number, max_tokens=10_000)) for number in range(3)]
+            for feed in feeds:
+                await feed.next()
+            signal_engine(signal.SIGSTOP)
+            began = time.monotonic()
+            for feed in feeds:
+                with pytest.raises(
+                    BackendError, match=r"engine was stuck \(no sign of life for 1 s\)"
+                ):
+                    await read(feed)
+            assert 0.7 < time.monotonic() - began < 10
+            assert engine.state == "restarting"
+            await engine.wait_ready()
+            assert (engine.restarts, engine.hangs) == (1, 1)
+            assert isinstance((await read(engine.submit(request(9))))[-1], EndEvent)
+
+    run(claim)
+
+
+def test_a_step_that_never_ends_is_noticed() -> None:
+    async def claim() -> None:
+        async with running(restart=WATCHED) as engine:
+            await ready(engine)
+            with pytest.raises(BackendError, match="engine was stuck"):
+                await read(engine.submit(request(last=ENDLESS)))
+            await engine.wait_ready()
+            assert isinstance((await read(engine.submit(request(1))))[-1], EndEvent)
+
+    run(claim)
+
+
+def test_an_idle_engine_that_is_stopped_is_noticed() -> None:
+    async def claim() -> None:
+        async with running(restart=WATCHED) as engine:
+            await ready(engine)
+            signal_engine(signal.SIGSTOP)
+            await until(lambda: engine.state == "restarting")
+            await engine.wait_ready()
+            assert (engine.restarts, engine.hangs) == (1, 1)
+
+    run(claim)
+
+
+def test_without_a_watchdog_a_stopped_engine_may_go_on() -> None:
+    async def claim() -> None:
+        async with running() as engine:
+            await ready(engine)
+            signal_engine(signal.SIGSTOP)
+            feed = engine.submit(request())
+            await asyncio.sleep(1.5)
+            signal_engine(signal.SIGCONT)
+            assert isinstance((await read(feed))[-1], EndEvent)
+            assert engine.restarts == 0
+
+    run(claim)
+
+
+@pytest.mark.parametrize("slow", [{"load_s": 2.0}, {"step_s": 0.6}])
+def test_neither_a_long_load_nor_a_long_step_counts_as_stuck(slow: dict[str, float]) -> None:
+    async def claim() -> None:
+        async with running(restart=WATCHED, **slow) as engine:
+            await ready(engine)
+            assert isinstance((await read(engine.submit(request())))[-1], EndEvent)
+            assert engine.restarts == 0
+
+    run(claim)
+
+
+def test_time_in_which_everything_was_suspended_does_not_count() -> None:
+    async def claim() -> None:
+        async with running(restart=WATCHED, step_s=0.01) as engine:
+            await ready(engine)
+            feed = engine.submit(request(max_tokens=10_000))
+            await feed.next()
+            signal_engine(signal.SIGSTOP)
+            # This program too: its event loop does nothing meanwhile.
+            time.sleep(3)
+            signal_engine(signal.SIGCONT)
+            await asyncio.sleep(0.5)
+            assert engine.restarts == 0
+            engine.abort("r0")
 
     run(claim)
 

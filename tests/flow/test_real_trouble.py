@@ -1,4 +1,4 @@
-"""A real server in trouble: clients that leave, an engine that is killed, more to do than it can.
+"""A real server in trouble: clients that leave, an engine that is killed or hangs, too much to do.
 
 Next: test_real_drafts.py.
 """
@@ -30,6 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         max_batch=2,
         pressure={"steps": len(LEVELS), "dwell_s": 0.3},
         draft={"mode": "off"},
+        watchdog_s=3.0,
     ) as server:
         yield server
 
@@ -87,6 +88,26 @@ def test_a_killed_engine_ends_its_streams_at_once_and_comes_back(
     assert answer.usage.completion_tokens == 4
     assert server.get("/ready").status_code == 200
     assert server.metric("engine_restarts_total") == restarts + 1
+    assert engines(server.process.pid) != [engine]
+
+
+def test_an_engine_that_hangs_ends_its_streams_and_comes_back(
+    server: Served, client: openai.OpenAI
+) -> None:
+    restarts, hangs = server.metric("engine_restarts_total"), server.metric("engine_hangs_total")
+    stream = begin(client)
+    (engine,) = engines(server.process.pid)
+    os.kill(engine, signal.SIGSTOP)
+    with pytest.raises(openai.APIError, match=r"engine was stuck \(no sign of life for 3 s\)"):
+        list(stream)
+    assert server.get("/ready").status_code == 503
+    assert "the engine is stuck (no sign of life for 3 s): killing it" in server.log.read_text()
+    answer = client.completions.create(model=NAME, prompt="def", max_tokens=4, temperature=0)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4
+    assert server.get("/ready").status_code == 200
+    assert server.metric("engine_restarts_total") == restarts + 1
+    assert server.metric("engine_hangs_total") == hangs + 1
     assert engines(server.process.pid) != [engine]
 
 

@@ -1,4 +1,4 @@
-"""An engine without a model: counts up from the prompt's last token, can be slow, crash or refuse.
+"""An engine without a model: counts on from the prompt, can be slow, hang, crash or refuse.
 
 Importable by name, because it runs in a process of its own. Next: test_worker.py.
 """
@@ -6,7 +6,9 @@ Importable by name, because it runs in a process of its own. Next: test_worker.p
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 
 from moestro.api.stats import ExpertStats
 from moestro.engine.request import (
@@ -23,7 +25,7 @@ from moestro.errors import CheckpointError, ConfigError
 
 VOCAB_SIZE = 320
 # As prompts, these ask for trouble.
-REFUSED, BROKEN, DEADLY = 301, 302, 303
+REFUSED, BROKEN, DEADLY, ENDLESS = 301, 302, 303, 304
 
 
 class FakeEngine:
@@ -68,6 +70,9 @@ class FakeEngine:
         for request, counts in list(self._running.values()):
             if request.prompt[-1] == DEADLY:
                 raise RuntimeError("a step failed")
+            if request.prompt[-1] == ENDLESS:
+                # As a native call that never returns does, it keeps Python from everything else.
+                deque(repeat(None), maxlen=0)
             for choice in range(request.num_choices):
                 events += self._advance(request, choice, counts)
             if all(count >= request.max_tokens for count in counts):

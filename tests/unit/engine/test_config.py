@@ -21,6 +21,7 @@ from moestro.errors import ConfigError
         ({"burst_s": -0.01}, "burst_s is -0.01"),
         ({"max_length": 0}, "max_length is 0"),
         ({"num_threads": 0}, "num_threads is 0"),
+        ({"watchdog_s": 0.5}, "watchdog_s is 0.5"),
         ({"queue": {"max_requests": -1}}, "engine.queue.max_requests is -1"),
         ({"queue": {"max_tokens": -1}}, "engine.queue.max_tokens is -1"),
         ({"cache": {"block_size": 24}}, "block_size is 24"),
@@ -41,6 +42,7 @@ def test_the_bounds_themselves_are_taken() -> None:
         "max_batch": 1,
         "max_batch_tokens": 1,
         "burst_s": 0.1,
+        "watchdog_s": 1.0,
         "cache": {"block_size": 16, "num_tokens": 16},
         "pressure": {"steps": 2, "low": 0.0, "dwell_s": 0.0},
     }
