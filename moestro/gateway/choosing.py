@@ -1,11 +1,12 @@
 """Which model answers a request, and why: the one it names, or for `auto` what the policy says.
 
-A conversation keeps its model, unless that cannot answer or the policy is not trusted any more.
+A conversation keeps its model, unless the policy is not trusted any more. While that model cannot
+answer another stands in for it, and it is asked again as soon as it can.
 Knows policies by what they can do only. Next: asked.py, attempts.py.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from moestro.api.cards import AUTO
@@ -104,11 +105,15 @@ class Permits(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelChoice:
-    """Who answers: the first of `models`, or if it cannot another, in this order; and why."""
+    """Who answers: the first of `models`, or if it cannot another, in this order; and why.
+
+    `is_stand_in` says that it answers for a model that cannot be asked now.
+    """
 
     models: tuple[str, ...]
     reason: str
     is_auto: bool = False
+    is_stand_in: bool = False
     digest: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     threshold: float | None = None
@@ -189,7 +194,8 @@ class Chooser:
         if known in mine and self._is_up(known):
             others = [name for name in reversed(mine) if name != known]
             return ModelChoice(models=(known, *others), reason="conversation", is_auto=True)
-        return self._decide(asked, mine, may_cascade=may_cascade)
+        choice = self._decide(asked, mine, may_cascade=may_cascade)
+        return replace(choice, is_stand_in=True) if known in mine else choice
 
     def may_name(self, name: str, caller: str | None) -> bool:
         """Tell whether a caller may ask for a name: of `auto`, if it has anything to choose."""
@@ -198,15 +204,23 @@ class Chooser:
             return any(_may_choose(model, allowed) for model in self.auto_models)
         return allowed is None or name in allowed
 
-    def settle(self, asked: Asked, choice: ModelChoice, model: str) -> None:
+    def settle(
+        self, asked: Asked, choice: ModelChoice, model: str, *, is_stand_in: bool = False
+    ) -> None:
         """Remember which model answered, so that the conversation stays with it.
 
+        Not one that answered because another could not: the conversation stays with that one, or
+        if it is new is decided anew. Its cheaper model may be back at the next turn.
         Only what was answered counts as traffic: who is refused may ask for the same ever again.
         """
         if self._trust is not None and choice.signs:
             self._trust.note(choice.signs)
-        if choice.is_auto and asked.conversation:
-            self._conversations.keep(asked.conversation, model)
+        if not (choice.is_auto and asked.conversation):
+            return
+        is_moved = is_stand_in or choice.is_stand_in
+        stays = self._conversations.find(asked.conversation) if is_moved else model
+        if stays is not None:
+            self._conversations.keep(asked.conversation, stays)
 
     def _choose_named(self, name: str, allowed: Collection[str] | None) -> ModelChoice:
         if name not in self._fleet.names:
@@ -234,6 +248,9 @@ class Chooser:
         # Those that cannot answer now are not asked, unless none can.
         up = [name for name in mine if self._is_up(name)] or mine
         decision = self._policy.decide(asked.opening, [self._theirs[name] for name in up])
+        wanted = decision
+        if len(up) < len(mine):
+            wanted = self._policy.decide(asked.opening, [self._theirs[name] for name in mine])
         fallbacks = [self._ours[name] for name in decision.fallbacks]
         rest = [name for name in reversed(mine) if name not in fallbacks]
         model = self._ours[decision.model]
@@ -247,6 +264,7 @@ class Chooser:
             models=(model, *others),
             reason=reason,
             is_auto=True,
+            is_stand_in=wanted.model != decision.model,
             digest=decision.digest,
             scores={self._ours[name]: score for name, score in decision.scores.items()},
             threshold=decision.threshold,

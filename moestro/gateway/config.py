@@ -104,7 +104,8 @@ class GatewayConfig:
     """Ask a second backend when the first is silent for so many seconds; none never does.
     Limits: above 0."""
     sticky_s: float = 3600.0
-    """Seconds for which a conversation stays with its model after its last turn.
+    """Seconds for which a conversation stays with its model after its last turn; another one that
+    answers while that one cannot only stands in for it.
     Limits: 0 or more."""
     continues_across_models: bool = False
     """Let another model go on with a stream that its own cannot end."""

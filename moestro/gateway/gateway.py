@@ -183,7 +183,7 @@ class Gateway:
             return self._refuse(trace, leg)
         trace.experts = leg.incoming.experts
         if asked.is_written:
-            self._chooser.settle(asked, choice, trace.model)
+            self._chooser.settle(asked, choice, trace.model, is_stand_in=trace.is_stand_in)
         if asked.is_stream:
             return await self._pass_stream(trace, outgoing, leg)
         return self._pass_whole(trace, leg)

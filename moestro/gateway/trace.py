@@ -48,6 +48,7 @@ Settle = Callable[[Record], None]
 class Trace:
     """What is known of a request so far; `model` and `member` are whoever answers it.
 
+    `is_stand_in` says that a model before it was asked in vain, for no fault of the request's.
     `settle` is there once the request was let in, if it holds anything. `extra_usd` was spent
     beside what its tokens cost at the answering model's price.
     """
@@ -60,6 +61,7 @@ class Trace:
     reason: str = ""
     model: str = ""
     member: Member | None = None
+    is_stand_in: bool = False
     experts: float | None = None
     usage: Usage | None = None
     num_events: int = 0

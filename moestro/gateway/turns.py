@@ -51,7 +51,8 @@ class Turns:
         trace.choice = replace(choice, models=tuple(rest))
         try:
             leg = await self._attempts.open(small, sieve.outgoing(rule), trace)
-        except (BackendError, CapacityError, ConfigError):
+        except (BackendError, CapacityError, ConfigError) as error:
+            trace.is_stand_in = _may_pass(error)
             trace.reason = f"cascade; {small} did not answer"
             return None
         if leg.status != 200:
@@ -84,6 +85,7 @@ class Turns:
                 leg = await self._attempts.open(model, outgoing, trace)
             except (BackendError, CapacityError, ConfigError) as found:
                 error = error or found
+                trace.is_stand_in |= _may_pass(found)
                 trace.reason = f"{trace.reason}; {model} did not answer"
                 continue
             if leg.status == 200:
@@ -97,6 +99,12 @@ class Turns:
             raise _explain(error, trace)
         trace.model, trace.member = refused.line.model, refused.member
         return refused
+
+
+def _may_pass(error: BackendError | CapacityError | ConfigError) -> bool:
+    """Tell whether the same request may be answered at another time."""
+    is_of_request = isinstance(error, Fault) and error.is_of_request
+    return not (is_of_request or isinstance(error, ConfigError))
 
 
 def _explain(

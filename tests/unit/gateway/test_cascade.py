@@ -236,6 +236,25 @@ def test_what_cannot_be_looked_at_first_goes_to_the_strongest(fields: Any) -> No
     assert not running.servers["weak"][0].asked
 
 
+@pytest.mark.parametrize(
+    ("first", "models"),
+    [(replies(500), ["strong", "weak"]), (says(-3.0), ["strong", "strong"])],
+    ids=["fault", "not sure"],
+)
+def test_a_conversation_leaves_a_small_model_for_its_answers_and_not_for_its_faults(
+    first: Behavior, models: list[str]
+) -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [[first, says(-0.1)]], "strong": [well]}
+        policy = ScriptedPolicy(cascade=Above())
+        async with gateway_over(behaviors, replace(QUICK, retries=0), policy=policy) as running:
+            for _ in range(2):
+                await running.ask(model="auto")
+            return [record.model for record in running.records]
+
+    assert run(work()) == models
+
+
 def test_a_refusal_of_the_small_model_is_told_where_the_others_say_nothing() -> None:
     async def work() -> Any:
         behaviors: Any = {"weak": [replies(400, {"error": {"message": "no"}})], "strong": [reset]}

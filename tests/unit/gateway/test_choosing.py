@@ -88,15 +88,22 @@ class World:
         )
 
     def ask(
-        self, *texts: str, model: str = "auto", settle: bool = True, **fields: Any
+        self,
+        *texts: str,
+        model: str = "auto",
+        settle: bool = True,
+        answered_by: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
     ) -> ModelChoice:
         roles = ["user", "assistant"] * len(texts)
         turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
         body = json.dumps({"model": model, "messages": turns} | fields).encode()
-        asked = read_call(Call(path="/v1/chat/completions", body=body, request_id="r"))
+        call = Call(path="/v1/chat/completions", body=body, request_id="r", headers=headers or {})
+        asked = read_call(call)
         choice = self.chooser.choose(asked, None)
         if settle:
-            self.chooser.settle(asked, choice, choice.models[0])
+            self.chooser.settle(asked, choice, answered_by or choice.models[0])
         return choice
 
 
@@ -143,6 +150,45 @@ def test_a_conversation_leaves_a_model_that_does_not_answer() -> None:
     world.ask("easy")
     world.down = {"weak"}
     assert world.ask("easy", "yes", "more").models == ("strong", "weak")
+
+
+def test_a_conversation_goes_back_as_soon_as_its_model_answers_again() -> None:
+    world = World()
+    world.ask("easy")
+    world.down = {"weak"}
+    for now in (5, 10, 15):
+        world.now = now
+        assert world.ask("easy", "yes", "more").models[0] == "strong"
+    world.down = set()
+    choice = world.ask("easy", "yes", "more", "yes", "now a hard one")
+    assert (choice.models[0], choice.reason) == ("weak", "conversation")
+
+
+def test_a_conversation_begun_while_the_model_that_it_needs_was_away_is_decided_anew() -> None:
+    world = World()
+    world.down = {"weak"}
+    assert world.ask("easy").models[0] == "strong"
+    assert world.ask("easy", "yes", "more").models[0] == "strong"
+    world.down = set()
+    choice = world.ask("easy", "yes", "more", "yes", "even more")
+    assert (choice.models[0], choice.reason) == ("weak", "gain 0.1 < 0.2")
+
+
+def test_a_model_that_is_away_moves_no_conversation_that_does_not_need_it() -> None:
+    world = World()
+    name = {"x-moestro-conversation": "c"}
+    world.down = {"weak"}
+    assert world.ask("hard", headers=name).models[0] == "strong"
+    world.down = set()
+    choice = world.ask("easy", headers=name)
+    assert (choice.models[0], choice.reason) == ("strong", "conversation")
+
+
+def test_a_conversation_that_was_escalated_for_good_stays_there() -> None:
+    world = World()
+    world.ask("easy", answered_by="strong")
+    choice = world.ask("easy", "yes", "more")
+    assert (choice.models[0], choice.reason) == ("strong", "conversation")
 
 
 def test_a_named_conversation_is_told_apart_from_one_that_begins_alike() -> None:

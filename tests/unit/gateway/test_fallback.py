@@ -3,6 +3,7 @@
 Next: test_failover.py.
 """
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from moestro.errors import BackendError
+from moestro.gateway.config import BreakerConfig
 from moestro.gateway.metrics import GatewayMetrics
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
@@ -74,13 +76,59 @@ def test_unless_it_may_and_then_it_says_so() -> None:
     assert (record.model, record.num_failovers, record.outcome) == ("strong", 1, "answered")
 
 
-def test_a_conversation_moves_to_the_model_that_answered() -> None:
+def test_a_conversation_goes_back_to_the_model_whose_fault_it_was() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [[well, replies(500), replies(500), well]], "strong": [well]}
+        config = replace(QUICK, retries=1)
+        async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
+            for _ in range(3):
+                await running.ask(model="auto")
+            return [(record.model, record.reason) for record in running.records]
+
+    assert run(work()) == [
+        ("weak", "gain 0.1 < 0.2"),
+        ("strong", "conversation; weak did not answer"),
+        ("weak", "conversation"),
+    ]
+
+
+def test_a_conversation_leaves_a_model_alone_whose_breaker_is_open_and_then_goes_back() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [[well, replies(500), well]], "strong": [well]}
+        breaker = BreakerConfig(failures=1, open_s=1.0)
+        config = replace(QUICK, retries=0, breaker=breaker)
+        async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
+            for wait_s in (0, 0, 0, 1.1):
+                await asyncio.sleep(wait_s)
+                await running.ask(model="auto")
+            return [record.model for record in running.records], running
+
+    models, running = run(work())
+    assert models == ["weak", "strong", "strong", "weak"]
+    assert len(running.servers["weak"][0].asked) == 3
+
+
+def test_a_conversation_that_began_with_a_fault_is_decided_anew() -> None:
     async def work() -> Any:
         behaviors: Any = {"weak": [[replies(500), replies(500), well]], "strong": [well]}
         config = replace(QUICK, retries=1)
         async with gateway_over(behaviors, config, policy=ScriptedPolicy()) as running:
-            await running.ask(model="auto")
-            await running.ask(model="auto")
+            for _ in range(2):
+                await running.ask(model="auto")
+            return [(record.model, record.reason) for record in running.records]
+
+    assert run(work()) == [
+        ("strong", "gain 0.1 < 0.2; weak did not answer"),
+        ("weak", "gain 0.1 < 0.2"),
+    ]
+
+
+def test_a_conversation_stays_away_from_a_model_that_has_no_such_path() -> None:
+    async def work() -> Any:
+        behaviors: Any = {"weak": [replies(404)], "strong": [well]}
+        async with gateway_over(behaviors, policy=ScriptedPolicy()) as running:
+            for _ in range(2):
+                await running.ask(model="auto")
             return [(record.model, record.reason) for record in running.records]
 
     seen = run(work())
