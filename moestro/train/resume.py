@@ -4,8 +4,11 @@ A checkpoint appears whole or not at all, and `latest` names the newest whole on
 Next: weights/export.py.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,32 +84,45 @@ def resume(path: Path, stepper: Stepper) -> Progress:
 def _write(draft: Path, stepper: Stepper, tokenizer: Tokenizer, progress: Progress) -> None:
     model = stepper.model
     model.config = model.config.with_budget(table_of(stepper.gates))
-    save_model(model, draft)
-    tokenizer.save(draft)
     (draft / "trainer").mkdir()
     state = stepper.optimizers.state()
     save_file(draft / _OPTIMIZER, [outgoing(name, tensor) for name, tensor in state.items()])
+    # Training waits, and this is as large as the weights or larger: hashed while they are written.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(files.hash_file, draft / _OPTIMIZER)
+        save_model(model, draft)
+        tokenizer.save(draft)
+        digests = {**_weight_digests(draft), _OPTIMIZER: digest.result()}
     record = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-    files.write_json(draft / _STATE, record | {_DIGESTS: _digests(draft)})
+    digests[_STATE] = _record_digest(record)
+    files.write_json(draft / _STATE, record | {_DIGESTS: digests})
 
 
-def _digests(path: Path) -> dict[str, str]:
-    """Return the hashes of a checkpoint's weights, by their files' names.
-
-    Not of the optimizer's state, which is as large or larger: training waits for this.
-    """
+def _weight_digests(path: Path) -> dict[str, str]:
+    """Return the hashes of a checkpoint's weights, by their files' names."""
     return {each.name: files.hash_file(each) for each in sorted(path.glob("*.safetensors"))}
 
 
+def _record_digest(state: Mapping[str, Any]) -> str:
+    """Return the hash of all that a state says but for hashes: a file cannot hold its own."""
+    said = {key: value for key, value in state.items() if key != _DIGESTS}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _check_whole(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for weights other than those written: they would train on unnoticed."""
+    """Raise CheckpointError for files other than those written: they would train on unnoticed."""
     known = state.get(_DIGESTS)
     if known is None:
         # Written before digests were.
         return
     if not isinstance(known, dict):
         raise CheckpointError(f"{path / _STATE}: {_DIGESTS} is {known!r}: {_ADVICE}")
-    found = _digests(path)
+    found = _weight_digests(path)
+    # Until there were more of them, the digests were those of the weights.
+    if _STATE in known:
+        found[_STATE] = _record_digest(state)
+        if (path / _OPTIMIZER).exists():
+            found[_OPTIMIZER] = files.hash_file(path / _OPTIMIZER)
     for name in sorted(known.keys() | found.keys()):
         if known.get(name) != found.get(name):
             raise CheckpointError(f"{path / name}: is not as it was written: {_ADVICE}")

@@ -151,12 +151,16 @@ def test_a_damaged_checkpoint_is_refused(
         resume(path, build_stepper())
 
 
-def test_weights_with_another_end_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", OPTIMIZER])
+def test_weights_and_optimizer_states_with_another_end_are_refused(
+    tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
     stepper = build_stepper()
     train(stepper, 0, 1)
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
-    overwrite_the_end(path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not as it was written"):
+    overwrite_the_end(path / name)
+    message = rf"{name}: is not as it was written: write an older step's name into `latest`"
+    with pytest.raises(CheckpointError, match=message):
         resume(path, build_stepper())
     # They can be read all the same, and nothing else would tell.
     forget_digests(path)
@@ -176,8 +180,35 @@ def test_a_checkpoint_of_before_there_were_digests_still_resumes(
     stepper = build_stepper()
     train(stepper, 0, 1)
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
-    assert forget_digests(path).keys() == {"model.safetensors"}
+    assert forget_digests(path).keys() == {"model.safetensors", OPTIMIZER, STATE}
     assert resume(path, build_stepper()) == progress(1)
+
+
+def test_a_checkpoint_with_digests_of_its_weights_alone_still_resumes(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    stepper = build_stepper()
+    train(stepper, 0, 1)
+    path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
+    state = files.read_json(path / STATE)
+    del state["sha256"][OPTIMIZER], state["sha256"][STATE]
+    files.write_json(path / STATE, state)
+    assert resume(path, build_stepper()) == progress(1)
+    overwrite_the_end(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not as it was written"):
+        resume(path, build_stepper())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tokens", 31), ("seconds", 2.5), ("sha256", {}), ("more", 1)]
+)
+def test_a_record_of_progress_that_says_something_else_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, key: str, value: object
+) -> None:
+    path = save_checkpoint(tmp_path, build_stepper(), tokenizer, progress(1), keep=1)
+    files.write_json(path / STATE, files.read_json(path / STATE) | {key: value})
+    with pytest.raises(CheckpointError, match="is not as it was written"):
+        resume(path, build_stepper())
 
 
 @pytest.mark.parametrize(
@@ -220,5 +251,6 @@ def test_the_optimizer_state_of_another_model_is_refused(
     train(stepper, 0, 1)
     path = save_checkpoint(tmp_path, stepper, tokenizer, progress(1), keep=1)
     save_file({"layers.9.norm.weight|momentum": torch.zeros(2)}, path / OPTIMIZER)
+    forget_digests(path)
     with pytest.raises(CheckpointError, match=r"trainer: cannot be resumed .*on one side only"):
         resume(path, build_stepper())
