@@ -34,7 +34,9 @@ _MEANINGS = {
     "pool": (
         "accuracy: the mean score of the models chosen; best_single: of the best one alone; oracle:"
         " of the best one for each row; cost: US dollars a request; p_value: the chance of so large"
-        " a gain if there were none."
+        " a gain if there were none; cost_share_at_best_single: the least cost on the curve with"
+        " best_single's score, as a share of its cost; picked in hindsight on these very rows, it"
+        " is an optimistic figure."
     ),
 }
 

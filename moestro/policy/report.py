@@ -115,7 +115,10 @@ def _report_pool(policy: Policy, outcomes: Outcomes, seed: int) -> dict[str, Any
 
 
 def _cost_share(curve: list[dict[str, Any]], best_N: Floats, costs_N: Floats) -> float | None:
-    """Return the least cost on the curve with the best model's score, as a share of its cost."""
+    """Return the least cost on the curve with the best model's score, as a share of its cost.
+
+    The point is picked on the rows that it is measured on: an optimistic figure.
+    """
     good = [point["cost_usd"] for point in curve if point["score"] >= best_N.mean()]
     cost_usd = float(costs_N.mean())
     return min(good) / cost_usd if good and cost_usd > 0 else None
