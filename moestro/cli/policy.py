@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from moestro import settings
 from moestro.cli import options
+from moestro.cli.policy_findings import show
 from moestro.errors import ConfigError
 from moestro.policy.build import build_pair, build_pool, join
 from moestro.policy.learn import LearnConfig
@@ -24,21 +24,6 @@ from moestro.policy.report import report as measure
 from moestro.policy.store import is_calibrated, load_policy, save_policy
 
 log = logging.getLogger(__name__)
-
-_MEANINGS = {
-    "pair": (
-        "apgr: the part of the gap between the two scores that is recovered, averaged over all"
-        " shares of requests to the strong model; cpt50 and cpt80: the share that recovers half and"
-        " four fifths of it; strong_share_at_95: the share with 95 % of the strong model's score."
-    ),
-    "pool": (
-        "accuracy: the mean score of the models chosen; best_single: of the best one alone; oracle:"
-        " of the best one for each row; cost: US dollars a request; p_value: the chance of so large"
-        " a gain if there were none; cost_share_at_best_single: the least cost on the curve with"
-        " best_single's score, as a share of its cost; picked in hindsight on these very rows, it"
-        " is an optimistic figure."
-    ),
-}
 
 app = typer.Typer(help="Learn which model a request needs, and how good that is.")
 
@@ -89,11 +74,15 @@ def fit(
     config = settings.build(LearnConfig, tables.pop("learn", {}), "learn.")
     if tables:
         raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: learn, prices")
-    if weak is not None and strong is not None:
-        pair = read_outcomes(outcomes, (weak, strong))
-        policy = build_pair(pair, weak, strong, listed, config)
+    pair = (weak, strong) if weak is not None and strong is not None else ()
+    recorded = read_outcomes(outcomes, pair)
+    # A pool of many rows takes a minute.
+    people = Console(stderr=True, highlight=False)
+    people.print(f"learning from {len(recorded.prompts):,} rows", style="dim")
+    if pair:
+        policy = build_pair(recorded, *pair, listed, config)
     else:
-        policy = build_pool(read_outcomes(outcomes), listed, config)
+        policy = build_pool(recorded, listed, config)
     had_floor = is_calibrated(out)
     save_policy(policy, out)
     if had_floor:
@@ -116,17 +105,8 @@ def report(policy: Folder, outcomes: Recorded, as_json: options.Json = False) ->
     warn_of_seen(result)
     if as_json:
         options.print_json(result)
-        return
-    table = Table("figure", "value", "95 % interval", box=None)
-    for name, value in _figures(result):
-        if isinstance(value, dict):
-            limits = f"{_number(value['low'])} to {_number(value['high'])}"
-            table.add_row(name, _number(value["value"]), limits)
-        else:
-            table.add_row(name, _number(value), "")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(_MEANINGS[loaded.kind], style="dim")
+    else:
+        show(result)
 
 
 @app.command("join")
@@ -215,19 +195,6 @@ def _show_fitted(policy: Policy, folder: Path) -> None:
     for name, score in training["mean_scores"].items():
         people.print(f"  {score:.3f}  {name}", markup=False)
     people.print(
-        f"next: moestro policy calibrate {folder} with rows that are not among these", markup=False
+        f"next, with rows that are not among these: moestro policy calibrate {folder} LATER.csv",
+        markup=False,
     )
-
-
-def _figures(result: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows = []
-    for name, value in result.items():
-        if isinstance(value, dict) and "low" not in value:
-            rows += [(f"{name} {below}", item) for below, item in _figures(value)]
-        elif isinstance(value, int | float | dict):
-            rows.append((name, value))
-    return rows
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

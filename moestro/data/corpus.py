@@ -4,6 +4,7 @@ A document is UTF-8, not empty, and not there twice, white space aside. Knows by
 tokens. Next: sources.py, then split.py, shards.py, loader.py.
 """
 
+import codecs
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -100,9 +101,12 @@ def read_corpus(config: DataConfig) -> Corpus:
         stats.num_cut += len(parts) > 1
         documents += parts
     if not documents:
+        why = (
+            f"left out: {stats.describe_left_out()}" if any(stats.left_out.values()) else "no files"
+        )
         raise DataError(
-            f"{', '.join(config.paths)}: no readable text; left out: {stats.describe_left_out()}:"
-            " name a folder or a file of UTF-8 text"
+            f"{', '.join(config.paths)}: no readable text; {why}: name a folder or a file of UTF-8"
+            f" text, of {config.min_bytes} bytes or more"
         )
     kept = tuple(documents) if config.max_bytes is None else _sample(documents, config)
     stats.num_unused = len(documents) - len(kept)
@@ -153,7 +157,7 @@ def _clean(found: Found, config: DataConfig, seen: set[bytes]) -> Document | Lef
     try:
         text = found.data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return LeftOut(name=found.name, reason="binary")
+        return LeftOut(name=found.name, reason="not UTF-8" if _is_text(found.data) else "binary")
     if "\0" in text:
         return LeftOut(name=found.name, reason="binary")
     if not text.strip():
@@ -167,6 +171,11 @@ def _clean(found: Found, config: DataConfig, seen: set[bytes]) -> Document | Lef
         return LeftOut(name=found.name, reason="duplicate")
     seen.add(digest)
     return Document(text=text, name=found.name, domain=found.domain)
+
+
+def _is_text(data: bytes) -> bool:
+    # UTF-16 is full of zeros, but begins with a mark.
+    return b"\0" not in data or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def _cut(document: Document, max_bytes: int) -> list[Document]:

@@ -29,7 +29,9 @@ _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 _HEAD_BYTES = 8192
 _BATCH_RECORDS = 1024
 
-Reason = Literal["binary", "duplicate", "empty", "short", "no text field", "unreadable"]
+Reason = Literal[
+    "binary", "not UTF-8", "duplicate", "empty", "short", "no text field", "unreadable"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

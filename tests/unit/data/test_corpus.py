@@ -38,6 +38,7 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(TEXT)
     (tmp_path / "b.py").write_text(TEXT)
     (tmp_path / "latin.py").write_bytes(TEXT.encode() + b"# \xe9\n")
+    (tmp_path / "utf16.py").write_bytes(TEXT.encode("utf-16"))
     (tmp_path / "nul.py").write_bytes(TEXT.encode() + b"\0")
     (tmp_path / "late_nul.py").write_bytes(TEXT.encode() * 1000 + b"\0")
     (tmp_path / "blank.py").write_text("\n" * 50)
@@ -47,7 +48,8 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     corpus = read(tmp_path)
     assert [each.text for each in corpus.documents] == [TEXT]
     assert corpus.stats.left_out == {
-        "binary": 3,
+        "binary": 2,
+        "not UTF-8": 2,
         "duplicate": 1,
         "empty": 1,
         "short": 1,
@@ -92,13 +94,14 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
 def test_no_readable_text_is_an_error_with_path_and_counts(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"\0\1")
     (tmp_path / "b.bin").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"no readable text; left out: 2 binary .*UTF-8 text") as no:
+    said = r"no readable text; left out: 1 binary .*; 1 not UTF-8 .*UTF-8 text, of 32 bytes or more"
+    with pytest.raises(DataError, match=said) as no:
         read(tmp_path)
     assert str(tmp_path) in str(no.value)
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="left out: nothing"):
+    with pytest.raises(DataError, match="no readable text; no files: name"):
         read(tmp_path)
 
 

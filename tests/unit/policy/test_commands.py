@@ -31,11 +31,6 @@ def test_a_pair_is_fitted_and_reported_as_one_document(
     assert json.loads(capsys.readouterr().out)["kind"] == "pair"
     assert run(monkeypatch, "report", out, recorded, "--json") == 0
     assert json.loads(capsys.readouterr().out)["apgr"]["value"] > 0.5
-    assert run(monkeypatch, "report", out, recorded) == 0
-    shown = capsys.readouterr().out
-    assert "baselines length cpt50" in shown
-    # Nobody is born with the words of one paper.
-    assert "apgr: the part of the gap" in shown
 
 
 def test_a_pool_is_fitted_and_joined(
@@ -73,6 +68,45 @@ def test_no_calibration_is_lost_in_silence(
         assert "holds no more" not in caplog.text
     (out / "policy.json").write_text("{")
     assert run(monkeypatch, *fit) == 0
+
+
+def test_a_pair_is_shown_beside_its_baselines_in_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    recorded, out = write_csv(make_outcomes(), tmp_path / "a.csv"), tmp_path / "mine"
+    names = ["--weak", "small", "--strong", "large"]
+    assert run(monkeypatch, "fit", recorded, *names, "--out", out, *QUICK) == 0
+    assert "learning from" in capsys.readouterr().err
+    assert run(monkeypatch, "report", out, recorded) == 0
+    shown = capsys.readouterr().out
+    assert "apgr            cpt50           cpt80           strong_share_at_95" in shown
+    begins = [line.split("  ")[0] for line in shown.splitlines()]
+    assert begins[2:10:2] == ["this policy", "length", "random", "oracle"]
+    # Nobody is born with the words of one paper.
+    assert "apgr: the part of the gap" in shown
+    assert "as calibrated" not in shown
+    assert run(monkeypatch, "calibrate", out, recorded, "--floor", 0.5) == 0
+    assert run(monkeypatch, "report", out, recorded) == 0
+    assert "as calibrated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("prices", "is_priced"), [([], False), (["--set", "prices.m0=2"], True)])
+def test_a_pool_is_shown_model_by_model_with_costs_where_there_are_prices(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prices: list[str],
+    is_priced: bool,
+) -> None:
+    recorded, out = write_json_lines(make_outcomes(80, 3), tmp_path / "a.jsonl"), tmp_path / "mine"
+    assert run(monkeypatch, "fit", recorded, "--out", out, *QUICK, *prices) == 0
+    assert run(monkeypatch, "report", out, recorded) == 0
+    shown = capsys.readouterr().out
+    models = json.loads((out / "policy.json").read_text())["models"]
+    begins = [line.split(" ")[0] for line in shown.splitlines()]
+    assert set(models) <= set(begins)
+    assert ("1,000 requests" in shown) == is_priced
 
 
 @pytest.mark.parametrize(
