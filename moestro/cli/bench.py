@@ -23,15 +23,10 @@ def bench(model: options.Model, as_json: options.Json = False) -> None:
     # One stream, no prefix kept: each repeat reads its whole prompt.
     cache = CacheConfig(num_tokens=2048, has_prefix_reuse=False)
     config = EngineConfig(max_batch=1, cache=cache, draft=DraftConfig(mode="off"))
-    people = Console(stderr=True, highlight=False)
-
-    def say(stage: str) -> None:
-        people.print(stage, style="dim", markup=False)
-
     checkpoint = find_checkpoint(model)
-    say("loading")
+    options.say("loading")
     engine = load_engine(checkpoint, config, (), lambda stage, share: None)
-    speed = measure_speed(engine, say)
+    speed = measure_speed(engine, options.say)
     if as_json:
         options.print_json(speed.to_dict())
         return

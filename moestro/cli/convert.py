@@ -164,6 +164,7 @@ def _write_plain(wish: Wish) -> dict[str, Any]:
     lm = load(wish.model, dtype=None, device="cpu", is_packed=False)
     if wish.calibrate:
         _calibrate(lm, wish)
+    options.say(f"writing {wish.dest}")
     with files.folder_atomic(wish.dest) as draft:
         copy_companions(find_checkpoint(wish.model), draft)
         save_model(lm.model, draft, dtype=wish.dtype, fp8=wish.quantize is Quantization.FP8)
@@ -188,12 +189,14 @@ def _stream(wish: Wish, text: list[Path]) -> dict[str, Any]:
         config = lm.config
     # Before the work: text that cannot be read must not be found out after it.
     name, texts = rounding.sample_text(wish.model, text) if wish.codes else ("", [])
+    options.say(f"writing {wish.dest}")
     write = _write_gguf if wish.to is Format.GGUF else _write_folder
     write(wish, source, Reader(config, weights))
     if wish.codes is None:
         return {}
     if not rounding.fits_in_memory(config):
         return {"loss": None}
+    options.say(f"measuring what it costs, on {name}")
     return {"loss": {"text": name} | rounding.measure(source, wish.dest, texts)}
 
 
@@ -254,6 +257,7 @@ def _calibrate(lm: "LanguageModel", wish: Wish) -> None:
     from moestro.data.corpus import read_corpus
     from moestro.train.calibrate import calibrate
 
+    options.say("learning a budget table")
     corpus = read_corpus(DataConfig(paths=tuple(map(str, wish.calibrate)), min_bytes=1))
     ids = [lm.tokenizer.bos_id]
     for tokens in lm.tokenizer.encode_batch([document.text for document in corpus.documents]):

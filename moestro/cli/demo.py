@@ -3,6 +3,7 @@
 Next: train.py, which does the same for text of one's own.
 """
 
+import logging
 import math
 import time
 from dataclasses import replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from moestro.train.config import RunConfig
     from moestro.train.run import Run
 
+log = logging.getLogger(__name__)
+
 _TABLES: dict[str, Any] = {
     "preset": "demo",
     "data": {"paths": ["python"], "held_out": 0.05, "fim_rate": 0.2},
@@ -31,6 +34,8 @@ _TABLES: dict[str, Any] = {
 _TRIAL_STEPS = 4
 _TRIAL_S = 3.0
 _FEWEST_STEPS = 20
+# As many as configs/demo.toml takes.
+_ENOUGH_STEPS = 500
 
 
 def demo(
@@ -79,8 +84,22 @@ def _make_run(
         progress.on_stage("measuring this machine")
         seconds = _seconds_per_step(settle_machine(config))
         steps = max(_FEWEST_STEPS, round(60 * minutes / seconds))
+        if steps < _ENOUGH_STEPS:
+            _warn_of_few(steps, minutes, seconds)
         config = replace(config, train=replace(config.train, steps=steps))
     return open_run(config, out, [progress])
+
+
+def _warn_of_few(steps: int, minutes: float, seconds_per_step: float) -> None:
+    enough = math.ceil(_ENOUGH_STEPS * seconds_per_step / 60)
+    log.warning(
+        "this machine is slow or busy: it takes %d steps in %g min, which teach a model little;"
+        " for %d: moestro demo --minutes %d --out runs/longer",
+        steps,
+        minutes,
+        _ENOUGH_STEPS,
+        enough,
+    )
 
 
 def _reopen(out: Path, assignments: list[str]) -> "Run":

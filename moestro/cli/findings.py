@@ -15,6 +15,7 @@ from rich.text import Text
 
 from moestro.cli.progress import duration
 
+_OURS = "this model"
 _NAMES = {
     "gzip": "gzip -9, all of it as one stream",
     "xz": "xz -9e, all of it as one stream",
@@ -44,14 +45,14 @@ def _predictions(review: dict[str, Any]) -> Table:
     held_out = review["held_out"]
     title = f"Bits per byte of {held_out['bytes']:,} held-out bytes (lower is better)"
     table = Table(title=title, title_justify="left", show_header=False, box=None)
-    rows = {"this model, each document by itself": held_out["bits_per_byte"]}
+    rows = {f"{_OURS}, each document by itself": held_out["bits_per_byte"]}
     if review["budget"] is not None:
-        name = f"the same at {review['budget']:g} experts per token"
+        name = f"{_OURS} at {review['budget']:g} experts per token"
         rows[name] = review["at_budget"]["held_out"]["bits_per_byte"]
     rows |= {_NAMES[name]: value for name, value in review["baselines"].items()}
     longest = max(rows.values())
     for name, value in sorted(rows.items(), key=lambda row: row[1]):
-        is_ours = name not in _NAMES.values()
+        is_ours = name.startswith(_OURS)
         bar = _BLOCKS[-1] * max(1, round(_BAR_WIDTH * value / longest))
         style = "bold green" if is_ours else ""
         table.add_row(Text(name, style), Text(f"{value:.3f}", style), Text(bar, style or "dim"))
@@ -75,7 +76,12 @@ def _experts(shown: dict[str, Any], review: dict[str, Any]) -> Group:
         mean = sum(load) / len(load)
         bars = "".join(_BLOCKS[min(8, round(4 * value / mean))] for value in load)
         table.add_row(str(layer), bars, f"{violation:.2f}", str(len(idle)))
-    return Group(table, _budget(review), Text())
+    meanings = Text(
+        "violation: the busiest expert's load over the mean, less 1; starved: experts under a tenth"
+        " of the mean",
+        "dim",
+    )
+    return Group(table, meanings, _budget(review), Text())
 
 
 def _budget(review: dict[str, Any]) -> Text:

@@ -30,8 +30,10 @@ def inspect(model: options.Model, as_json: options.Json = False) -> None:
         options.print_json(result)
         return
     table = Table(show_header=False, box=None)
+    budgets = result["active_parameters"].items()
+    shown = {"active_parameters": "  ".join(f"{n:,} at {k} experts" for k, n in budgets)}
     for name, value in result.items():
-        table.add_row(name, _readable(value))
+        table.add_row(name, _readable(shown.get(name, value)))
     Console().print(table)
 
 

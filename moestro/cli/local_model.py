@@ -24,7 +24,7 @@ def main(pipe: Connection, listener: socket.socket, config: wiring.ServeConfig) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The workers' log tells of each request already.
-    logs.apply("warning")
+    logs.apply("warning", is_beside_progress=True)
     try:
         backend = wiring.build_backend(config)
         app, watched = wiring.build_server(backend, config.server)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 Model = Annotated[
     Path,
@@ -35,6 +36,11 @@ def settings_like(example: str) -> Any:  # noqa: ANN401 (typer has no public typ
         help=f"Override a setting, like {example}.",
         show_default=False,
     )
+
+
+def say(stage: str) -> None:
+    """Say on standard error what is being done: seconds without a sign look like a fault."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(stage, style="dim", markup=False)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -76,9 +76,7 @@ def fit(
         raise ConfigError(f"--set {next(iter(tables))}: unknown setting. known: learn, prices")
     pair = (weak, strong) if weak is not None and strong is not None else ()
     recorded = read_outcomes(outcomes, pair)
-    # A pool of many rows takes a minute.
-    people = Console(stderr=True, highlight=False)
-    people.print(f"learning from {len(recorded.prompts):,} rows", style="dim")
+    options.say(f"learning from {len(recorded.prompts):,} rows")
     if pair:
         policy = build_pair(recorded, *pair, listed, config)
     else:

@@ -27,6 +27,7 @@ def score(
     from moestro.lm.language_model import load
 
     corpus = read_corpus(DataConfig(paths=tuple(map(str, paths)), min_bytes=1))
+    options.say(f"scoring {sum(corpus.stats.num_bytes.values()):,} bytes")
     result = load(model).score([document.text for document in corpus.documents], experts).to_dict()
     if as_json:
         options.print_json(result)
@@ -47,6 +48,4 @@ def score(
     assert isinstance(violations, list)
     table.add_row("max_violation", "  ".join(f"{value:.2f}" for value in violations))
     Console().print(table)
-    Console(stderr=True).print(
-        f"left out: {corpus.stats.describe_left_out()}", style="dim", markup=False
-    )
+    options.say(f"left out: {corpus.stats.describe_left_out()}")

@@ -72,7 +72,7 @@ def main(pipe: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
     # when to end is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logs.apply()
+    logs.apply(is_beside_progress=True)
     try:
         worker = Worker(_build(pipe, factory, arguments), pipe)
         # The other end closed. A loader's own end of file is no such thing.

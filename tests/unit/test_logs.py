@@ -35,6 +35,16 @@ def test_log_lines_go_to_standard_error_and_nothing_to_standard_output(
     assert capsys.readouterr() == ("", "INFO: step 3\n")
 
 
+def test_a_line_does_not_go_on_where_another_process_shows_its_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for is_terminal, before in ((True, "\r\x1b[K"), (False, "")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        logs.apply(is_beside_progress=True)
+        ours.info("ready")
+        assert capsys.readouterr().err == f"{before}INFO: ready\n"
+
+
 def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     logs.apply("warning")
     ours.info("small")
