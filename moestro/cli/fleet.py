@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from moestro.gateway.config import GatewayConfig, TelemetryConfig
 from moestro.gateway.fleet import Fleet, FleetModel, LocalServer, PolicyConfig
 from moestro.records.config import RecordsConfig
 from moestro.records.counts import LedgerCounts, bury_ledger
-from moestro.records.database import check_database
+from moestro.records.database import Database
+from moestro.records.keys import list_keys
 from moestro.records.scribe import listen_for_workers
 from moestro.records.shared import SharedFile, create_shared
 from moestro.server.config import ServerConfig
@@ -74,7 +75,7 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
     config = load(read)
     serving.check_tls(config.server)
     # Once for all workers: one line, where each would say it again and again.
-    check_database(config.records)
+    has_users = _has_users(config.records)
     with ExitStack() as stack:
         listener = stack.enter_context(serving.listen(config.server))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moestro-")))
@@ -87,10 +88,19 @@ def serve_fleet(read: Callable[[], Mapping[str, Any]]) -> None:
         sharing = Sharing(shared=shared, ledger=ledger, metrics=metrics)
         running = Running(config, read, listener, sharing)
         also = () if config.policy is None else (AUTO,)
-        announce(config.server, listener.getsockname()[1], [*config.fleet().names, *also])
+        names = [*config.fleet().names, *also]
+        announce(config.server, listener.getsockname()[1], names, has_users=has_users)
         status = running.run()
     if status:
         sys.exit(status)
+
+
+def _has_users(config: RecordsConfig) -> bool:
+    """Raise StorageError where records cannot be kept; leave the schema up to date."""
+    with closing(Database(config)) as database:
+        database.open()
+        with database.read() as connection:
+            return bool(list_keys(connection))
 
 
 def load(read: Callable[[], Mapping[str, Any]]) -> FleetConfig:

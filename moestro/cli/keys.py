@@ -67,12 +67,15 @@ def add(
     terms = _build_terms(name, assignments or [], days)
     _check_models(config, terms)
     with closing(_open(config)) as database, database.write() as connection:
+        is_first = not keys.list_keys(connection)
         key = keys.add_key(connection, terms)
     if as_json:
         options.print_json({"name": name, "key": key, **asdict(terms)})
         return
     print(key)
-    Console(stderr=True).print(f"the key of {name}: keep it now, it is not shown again")
+    options.say(f"the key of {name}: keep it now, it is not shown again")
+    if is_first:
+        options.say(_what_the_first_changes(config, terms))
 
 
 @app.command("list")
@@ -135,6 +138,13 @@ def revoke(config: Config, name: Name, as_json: options.Json = False) -> None:
         keys.revoke_key(connection, name)
     if as_json:
         options.print_json({"name": name, "revoked": True})
+
+
+def _what_the_first_changes(config: Path, terms: KeyTerms) -> str:
+    text = "from now on the server asks everybody for a key"
+    if terms.is_admin:
+        return text
+    return f"{text}; one that may make others: moestro keys add {config} NAME --set is_admin=true"
 
 
 def _build_terms(name: str, assignments: list[str], days: float | None) -> KeyTerms:

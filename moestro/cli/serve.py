@@ -61,7 +61,9 @@ def load_tables(
     given = {key: value for key, value in flags.items() if value is not None}
     tables = settings.merge(tables, {"server": given})
     if "model" not in tables and "models" not in tables:
-        raise ConfigError(f"{source}: names none: give one model, or several under [[models]]")
+        raise ConfigError(
+            f"{source}: names no model to serve: give one model, or several under [[models]]"
+        )
     if "model" in tables and "models" in tables:
         raise ConfigError("model: give one model, or several under [[models]], but not both")
     return tables
@@ -84,14 +86,20 @@ def _serve_model(tables: Mapping[str, Any]) -> None:
         raise CheckpointError(str(loading.fault))
 
 
-def announce(server: "ServerConfig", port: int, names: list[str]) -> None:
-    """Tell a person where to go, and warn if everybody can."""
+def announce(
+    server: "ServerConfig", port: int, names: list[str], *, has_users: bool = False
+) -> None:
+    """Tell a person where to go, and warn if everybody can.
+
+    `has_users` says that keys were made with `moestro keys add`.
+    """
     from moestro.cli.serving import is_private
 
     scheme = "http" if server.tls_cert is None else "https"
     host = {"0.0.0.0": "localhost", "::": "localhost"}.get(server.host, server.host)
     root = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    key = " -H 'authorization: Bearer KEY'" if server.keys.allowed else ""
+    asks_for_key = bool(server.keys.allowed) or has_users
+    key = " -H 'authorization: Bearer KEY'" if asks_for_key else ""
     question = f'{{"model": "{names[0]}", "prompt": "def ", "max_tokens": 32}}'
     lines = [
         f"serving {', '.join(names)} at {root}/v1",
@@ -99,7 +107,7 @@ def announce(server: "ServerConfig", port: int, names: list[str]) -> None:
         f"or try  curl {root}/v1/completions{key} -H 'content-type: application/json'"
         f" -d '{question}'",
     ]
-    if not (is_private(server.host) or server.keys.allowed):
+    if not (is_private(server.host) or asks_for_key):
         lines.append(
             f"warning: anybody who can reach {server.host} can use it: set server.keys.allowed,"
             " or listen on 127.0.0.1"

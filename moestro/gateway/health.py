@@ -84,13 +84,18 @@ class Health:
         self._clock = clock
         self._rests_until = 0.0
         self._is_full = False
-        self._is_lost = False
+        self._found: str | None = None
         self._has_answered = False
 
     @property
     def name(self) -> str:
         """The backend's name."""
         return self._upstream.name
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the last probe failed, and nothing was heard since."""
+        return self._found is not None
 
     @property
     def num_in_flight(self) -> int:
@@ -120,7 +125,7 @@ class Health:
         """Know what was known of the same server in an earlier configuration."""
         self.trouble = earlier.trouble
         self._is_full, self._rests_until = earlier._is_full, earlier._rests_until
-        self._is_lost = earlier._is_lost
+        self._found = earlier._found
         self._has_answered = earlier._has_answered
 
     def may_ask(self) -> bool:
@@ -149,8 +154,7 @@ class Health:
             self.latency.first.add(first_s)
         if whole_s is not None:
             self.latency.whole.add(whole_s)
-        self.trouble = None
-        self._is_lost = False
+        self.trouble = self._found = None
         self._has_answered = True
         now = self._clock()
         if breakers.is_calm(self._shared.read_breaker(self._row), now, self._config):
@@ -186,9 +190,11 @@ class Health:
 
     def note_probe(self, trouble: str | None) -> None:
         """Take what a probe found; one that failed says so, but only requests open the breaker."""
-        self._is_lost = trouble is not None
+        if trouble is not None or self.trouble == self._found:
+            # What a request told of stays until another one is answered.
+            self.trouble = trouble
+        self._found = trouble
         self._has_answered = self._has_answered or not self._is_lost
-        self.trouble = trouble if trouble is not None else self.trouble
 
     def view(self, num_waiting: int) -> BackendView:
         """Return all of it; `num_waiting` wait for a place at it or at one like it."""

@@ -113,15 +113,6 @@ class Database:
             raise StorageError(f"database {self.name}: {type(error).__name__}: {error}") from error
 
 
-def check_database(config: RecordsConfig) -> None:
-    """Raise StorageError, saying why, where records cannot be kept; leave the schema up to date."""
-    database = Database(config)
-    try:
-        database.open()
-    finally:
-        database.close()
-
-
 def _read_url(config: RecordsConfig) -> URL:
     try:
         url = make_url(config.url)

@@ -19,7 +19,7 @@ import pytest
 import tomli_w
 
 from moestro.records.config import RecordsConfig
-from moestro.records.database import check_database
+from moestro.records.database import Database
 from tests.flow.processes import children_of
 from tests.flow.program import TIMEOUT_S, fork, start
 
@@ -150,7 +150,8 @@ KEYED = {"url": "http://a/v1", "key": "env:NOT_SET_1"}
 
 def test_a_database_of_a_newer_program_gets_one_line_and_no_worker(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
-    check_database(RecordsConfig(url=f"sqlite:///{path}"))
+    with closing(Database(RecordsConfig(url=f"sqlite:///{path}"))) as database:
+        database.open()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE moestro_schema SET version = 99")
         connection.commit()

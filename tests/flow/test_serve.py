@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from moestro import settings
-from moestro.cli.serve import load_tables
+from moestro.cli.serve import announce, load_tables
 from moestro.cli.wiring import ServeConfig
 from moestro.errors import ConfigError
+from moestro.server.config import ServerConfig
 from tests.flow.processes import children_of
 from tests.flow.program import TIMEOUT_S, fork, run, start
 
@@ -145,8 +146,20 @@ def test_a_file_names_one_model_or_several(tmp_path: Path, text: str) -> None:
 def test_a_file_without_a_model_is_named_for_what_it_lacks(tmp_path: Path) -> None:
     file = tmp_path / "own-text.toml"
     file.write_text('preset = "demo"\n')
-    with pytest.raises(ConfigError, match=r"own-text\.toml: names none: give one model"):
+    with pytest.raises(
+        ConfigError, match=r"own-text\.toml: names no model to serve: give one model"
+    ):
         load_tables(file, [], host=None, port=None)
+
+
+@pytest.mark.parametrize("has_users", [False, True])
+def test_what_to_try_has_a_key_where_users_have_keys(
+    capsys: pytest.CaptureFixture[str], has_users: bool
+) -> None:
+    announce(ServerConfig(host="0.0.0.0"), 8000, ["a"], has_users=has_users)
+    said = capsys.readouterr().err
+    assert ("Bearer KEY" in said) == has_users
+    assert ("anybody who can reach" in said) != has_users
 
 
 def test_the_example_configuration_is_valid() -> None:

@@ -41,6 +41,10 @@ def test_a_key_is_shown_once_and_never_again(keys: Any, config: Path, tmp_path: 
     key = out.strip()
     assert key.startswith("mo-")
     assert "not shown again" in err
+    # What the first key changes for everybody, nobody should find out by a 401.
+    assert "asks everybody for a key" in err
+    assert "--set is_admin=true" in err
+    assert "asks everybody" not in keys("add", config, "bob")[2]
     assert key not in keys("list", config)[1]
     assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 

@@ -8,6 +8,7 @@ import pytest
 
 from moestro.errors import BackendError
 from moestro.gateway.config import BreakerConfig, ProbeConfig, TimeoutConfig
+from moestro.gateway.faults import Fault
 from moestro.gateway.fleet import BackendConfig
 from moestro.gateway.health import Health
 from moestro.gateway.probe import Probes
@@ -144,6 +145,20 @@ def test_a_probe_that_waits_in_vain_leaves_no_connection_open() -> None:
             await connections.close()
 
     run(work())
+
+
+def test_what_a_probe_said_ends_with_the_next_good_one_and_what_a_request_said_does_not() -> None:
+    upstream = build_upstream("m/0", "m", BackendConfig(url="http://127.0.0.1:9/v1"))
+    health = Health(upstream, Alone(), BreakerConfig())
+    health.note_probe("m/0 is not ready")
+    assert health.view(0).trouble == "m/0 is not ready"
+    health.note_probe(None)
+    assert health.view(0).trouble is None
+    health.note_fault(Fault("broken", "m/0 broke off", has_begun=False))
+    health.note_probe(None)
+    assert health.view(0).trouble == "m/0 broke off"
+    health.note_success()
+    assert health.view(0).trouble is None
 
 
 def test_probes_repeat_while_the_gateway_runs() -> None:
