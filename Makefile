@@ -66,18 +66,22 @@ clean: ## remove all that make and the tools made; runs/ stays
 		echo "Moestro needs Python 3.11 or newer with venv, but found" \
 			"$$("$(or $(PYTHON),python3)" --version 2>/dev/null || echo none): install one, or name it:" \
 			"make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Setting up .venv: once, a few minutes"
+	@echo "Setting up .venv, once: minutes on a quiet machine"
 	@"$(PYTHON)" -m venv .venv
 	@touch $@
 
 # torch before anything that asks for it: see constraints.txt.
 .venv/.runtime: .venv/.created pyproject.toml constraints.txt
+	@echo "  1 of 3: tools that build"
 	@$(INSTALL) cmake nanobind ninja scikit-build-core
+	@echo "  2 of 3: torch"
 	@$(INSTALL) $$(grep '^torch==' constraints.txt)
+	@echo "  3 of 3: all else, and the kernels, which are compiled: the longest part"
 	@$(INSTALL) --no-build-isolation -e '.[all]'
 	@touch $@
 
 .venv/.dev: .venv/.runtime
+	@echo "  tools for tests and checks"
 	@$(INSTALL) --no-build-isolation -e '.[dev]'
 	@touch $@
 
