@@ -10,7 +10,7 @@ from typing import cast
 from moestro.engine.guide import Guide
 from moestro.engine.request import EngineRequest, Finish, Sequence, TokenScore, Work
 from moestro.engine.sampler import Outcome, Penalties, Row
-from moestro.errors import MoestroError
+from moestro.errors import DataError, MoestroError
 from moestro.text.grammar import Grammar
 
 # A draft looks back with the MTP module's own latents. Those of steps without drafts are missing;
@@ -36,6 +36,8 @@ class Answer:
         self.forced: list[int] = []
         self._ends_forced = False
         self._guide: Guide | None = None
+        # Whether a burst went wrong at the token that comes next, which takes a step then.
+        self._is_stuck = False
         # What the model thinks before this token follows no grammar.
         self._awaited = None if grammar is None else sequence.request.grammar_after
         self.num_missing = 0
@@ -44,7 +46,7 @@ class Answer:
             Penalties(sampling, sequence.request.prompt) if sampling.has_penalties else None
         )
         is_edited = sampling.has_penalties or sampling.logit_bias or sequence.request.bad_words
-        self._is_plain = grammar is None and not is_edited
+        self._is_plain = not is_edited
         # Kept from step to step, as mostly nothing of it changes but the position.
         self._next = self._row(0)
         if self._awaited is None:
@@ -58,10 +60,21 @@ class Answer:
 
     @property
     def num_ahead(self) -> int:
-        """How many tokens can be picked with no look at those between: 1, or all that are left."""
+        """How many tokens can be picked with no look at those between, at least 1.
+
+        All that are left, or as many as are worth guessing where a grammar rules.
+        """
         request, num_generated = self.sequence.request, self.sequence.num_generated
         is_banned = bool(request.stop_token_ids) and num_generated < request.sampling.min_tokens
-        return request.max_tokens - num_generated if self._is_plain and not is_banned else 1
+        is_watched = self._is_stuck or self._awaited is not None
+        if not self._is_plain or is_banned or is_watched:
+            return 1
+        num_left = request.max_tokens - num_generated
+        if self._guide is None:
+            return num_left
+        num_guesses = min(num_left, self._guide.num_guesses(request.sampling))
+        # A step takes those forced and the one behind them, together.
+        return num_guesses if num_guesses > 1 + len(self.forced) else 1
 
     def rows(self, work: Work) -> list[Row]:
         """Return how to pick what follows a sampled work's last real token and each guess behind.
@@ -121,6 +134,7 @@ class Answer:
         Raises what made picking impossible, if anything did.
         """
         drafts = self.sequence.drafts
+        self._is_stuck = False
         verdict = Verdict([])
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, MoestroError):
@@ -137,12 +151,53 @@ class Answer:
         Raises what made picking impossible, unless there are picks before it: they stand, and the
         next step comes to it again.
         """
+        if self._guide is not None:
+            return self._judge_guesses(outcomes, self._guide)
         scores, last = cast("list[TokenScore]", outcomes), outcomes[-1]
         if isinstance(last, TokenScore):
             return Verdict(scores, self._accept(last.token_id, len(scores) - 1))
         if len(outcomes) == 1:
             raise last
         return Verdict(scores[:-1])
+
+    def _judge_guesses(self, outcomes: abc.Sequence[Outcome], guide: Guide) -> Verdict:
+        """Accept a burst's picks as far as the grammar would have led to the same.
+
+        There may be none: then the next step picks by the grammar's mask.
+        """
+        verdict = Verdict([])
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, MoestroError) or not self._is_right(outcome, guide):
+                self._is_stuck = True
+                error = outcome if isinstance(outcome, MoestroError) else guide.fault
+                if error is not None and index == 0:
+                    raise error
+                break
+            try:
+                verdict.finish = self._accept(outcome.token_id, index)
+            except DataError as error:
+                if index == 0:
+                    raise
+                # The grammar failed at what it forces; the next step ends the request by that.
+                guide.fault, self._is_stuck = error, True
+                break
+            if outcome.logprob is not None and self.sequence.request.top_logprobs is None:
+                outcome = TokenScore(outcome.token_id, None)
+            verdict.scores.append(outcome)
+            if verdict.finish:
+                break
+        return verdict
+
+    def _is_right(self, guess: TokenScore, guide: Guide) -> bool:
+        """Whether a guess is what would have been picked; the grammar then has taken it."""
+        if not self.forced:
+            sampling = self.sequence.request.sampling
+            is_taken = guide.offer(guess.token_id, sampling, guess.logprob)
+            return is_taken and guide.fault is None
+        is_right = guess.token_id == self.forced[0]
+        if not is_right:
+            guide.doubt()
+        return is_right
 
     def _accept(self, token_id: int, index: int) -> Finish | None:
         request: EngineRequest = self.sequence.request

@@ -196,13 +196,21 @@ class Engine:
         num = len(works)
         # Those who wait for a place do so until an answer ends, and a burst ends with it.
         is_held_back = num_prompts > 0 and not num_allowed
-        if is_held_back or not all(map(_is_next_token, works)) or self._drafter.is_drafting(num):
+        if is_held_back or not all(map(self._is_next, works)) or self._drafter.is_drafting(num):
             return works
         most = min((self._answers[work.sequence].num_ahead for work in works), default=1)
         num_steps = self._stride.steps(num, most)
         if num_steps > 1:
             scheduler.repeat(works, num_steps)
         return works
+
+    def _is_next(self, work: Work) -> bool:
+        """Whether a work is the next token of an answer that has begun, and at most forced ones."""
+        sequence = work.sequence
+        # An answer's first token is told of at once.
+        if not (work.is_decode and work.is_sampled and sequence.num_generated):
+            return False
+        return work.num_tokens == 1 or bool(self._answers[sequence].forced)
 
     def _note_queue(self) -> None:
         scheduler = self._scheduler
@@ -312,10 +320,13 @@ class Engine:
                 self._events += progress.score_prompt(
                     work, first_row, output.hidden_TD, self._runner
                 )
-                judge = answer.judge if work.num_steps == 1 else answer.judge_burst
+                judge = answer.judge_burst if output.is_burst else answer.judge
                 verdict = judge(picked)
             except MoestroError as error:
                 self._fail(request.id, error)
+                continue
+            if output.is_burst and not verdict.scores:
+                # A grammar took none of a burst's guesses: as if it had not been.
                 continue
             if sequence.drafts and answer.grammar is None:
                 self._count_drafts(progress, sequence, verdict)
@@ -355,8 +366,3 @@ class Engine:
             for work in batch.works
             if work.sequence in self._answers and work.sequence.num_pending == 1
         }
-
-
-def _is_next_token(work: Work) -> bool:
-    """Whether a work is one token of an answer that has begun; its first is told of at once."""
-    return work.num_tokens == 1 and work.is_sampled and work.sequence.num_generated > 0

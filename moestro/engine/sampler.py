@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moestro.api.sampling import Sampling
-from moestro.engine.guide import Guide
+from moestro.engine.guide import Guide, is_cut
 from moestro.engine.request import TokenScore
 from moestro.errors import CheckpointError, ConfigError, DataError
 from moestro.ops.picking import DAMAGED, EXHAUSTED, Picked, PickRow, pick_tokens
@@ -112,7 +112,7 @@ def pick(logits_NV: Tensor, rows: abc.Sequence[Row]) -> list[Outcome]:
     refused = [
         wish
         for wish, row, guess in zip(wishes, rows, picked, strict=True)
-        if row.guide is not None and _is_refused(row.guide, wish, guess)
+        if row.guide is not None and _is_refused(row, row.guide, wish, guess)
     ]
     if refused:
         for wish, again in zip(refused, pick_tokens(logits_NV, refused), strict=True):
@@ -121,12 +121,17 @@ def pick(logits_NV: Tensor, rows: abc.Sequence[Row]) -> list[Outcome]:
 
 
 def burst_pick_row(row: Row) -> PickRow:
-    """Return how a row picks in a burst, where nothing but noise tells one step from the next."""
-    assert row.guide is None
+    """Return how a row picks in a burst, where nothing but noise tells one step from the next.
+
+    What a guide would say is not asked: all picks are guesses.
+    """
     assert row.penalties is None
     assert not row.sampling.logit_bias
     assert not row.banned
-    return PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
+    wish = PickRow(0, row.sampling, row.seed, row.position, top=row.top_logprobs)
+    if row.guide is not None:
+        _make_guess(wish)
+    return wish
 
 
 def burst_outcomes(rows: abc.Sequence[Row], picked: abc.Sequence[Picked]) -> list[list[Outcome]]:
@@ -184,9 +189,21 @@ def _wish(logits_NV: Tensor, index: int, row: Row) -> PickRow:
     banned = [*row.banned, *row.stop_token_ids] if is_short else row.banned
     if row.sampling.logit_bias or row.penalties or banned:
         wish.edited_V = _edit(logits_NV[index], row, banned)
-    if row.guide is not None and not row.guide.can_guess(row.sampling):
+    if row.guide is None:
+        return wish
+    # Of edited logits nobody tells how likely a token is.
+    if row.guide.can_guess(row.sampling) and (wish.edited_V is None or not is_cut(row.sampling)):
+        _make_guess(wish)
+    else:
         wish.allowed = row.guide.mask()
     return wish
+
+
+def _make_guess(wish: PickRow) -> None:
+    """Let a wish be for the token that no cut keeps from winning, and for how likely it is."""
+    if isinstance(wish.knobs, Sampling) and is_cut(wish.knobs):
+        wish.knobs = Sampling(temperature=wish.knobs.temperature)
+        wish.top = wish.top or 0
 
 
 def _edit(logits_V: Tensor, row: Row, banned: abc.Sequence[int]) -> Tensor:
@@ -204,13 +221,13 @@ def _edit(logits_V: Tensor, row: Row, banned: abc.Sequence[int]) -> Tensor:
     return edited_V
 
 
-def _is_refused(guide: Guide, wish: PickRow, guess: Picked) -> bool:
+def _is_refused(row: Row, guide: Guide, wish: PickRow, guess: Picked) -> bool:
     """Whether a token was guessed that may not come; then the wish gets the mask that it lacks."""
     if wish.allowed is not None or guide.fault is not None or guess[0] < 0:
         return False
-    if guide.offer(guess[0]):
+    if guide.offer(guess[0], row.sampling, guess[1]):
         return False
-    wish.allowed = guide.mask()
+    wish.knobs, wish.top, wish.allowed = row.sampling, row.top_logprobs, guide.mask()
     return guide.fault is None
 
 
@@ -226,6 +243,9 @@ def _outcome(row: Row, picked: Picked) -> Outcome:
             f" min_tokens {row.sampling.min_tokens} rule out all of them: lower min_tokens or"
             " relax the grammar"
         )
+    if row.guide is not None and row.top_logprobs is None:
+        # A guess may have been asked how likely it is.
+        return TokenScore(picked[0], None)
     return _score(picked)
 
 

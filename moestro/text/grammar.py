@@ -87,7 +87,7 @@ class Grammar:
 
     def offer(self, token_id: int) -> bool:
         """Take the next token if it may come, and return whether: for less than a mask costs."""
-        if self.is_finished:
+        if self._has_ended or self._is_complete:
             self._check()
             is_taken = token_id in self._eos_ids
             self._has_ended |= is_taken
@@ -107,11 +107,12 @@ class Grammar:
 
         None from the first one on that is among `stop_ids`.
         """
-        if self.is_finished:
+        if self._has_ended or self._is_complete:
             return []
-        forced = []
         ahead = self._matcher.compute_ff_tokens()
-        self._check()
+        if not ahead:
+            self._check()
+        forced = []
         for token_id in ahead:
             if token_id in stop_ids or not self._take(token_id):
                 break

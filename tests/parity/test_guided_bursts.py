@@ -1,0 +1,191 @@
+"""Answers that follow grammars are, in bursts of guesses, to the bit what they are step by step."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from moestro.api.sampling import Sampling
+from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
+from moestro.engine.engine import Engine
+from moestro.engine.guide import Guide
+from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
+from moestro.errors import DataError
+from moestro.model.model import Transformer
+from moestro.model.prepare import prepare
+from moestro.ops.choose import chosen_kernels
+from moestro.ops.native import NativeKernels
+from moestro.text.grammar import Grammar, GrammarFactory, GrammarSpec
+from moestro.text.learn import learn
+from tests.builders import random_model, tiny_config
+from tests.parity.traffic import steps
+
+TOKENIZER = learn(["the quick brown fox jumps over the lazy dog, says he"] * 3, vocab_size=300)
+SHAPE = tiny_config(vocab_size=TOKENIZER.vocab_size, max_position_embeddings=256)
+KERNELS = chosen_kernels().kernels
+pytestmark = pytest.mark.skipif(not isinstance(KERNELS, NativeKernels), reason="no native kernels")
+
+# What the model below mostly wants may come; then what it is refused, and what it is forced to.
+LOOSE = "[^d]*"
+ENDING = "[^d]{12}(qu|[^d])*zy"
+FORCED = "([^d]{7}, says he [^d]{3})*"
+STRICT = r"the (quick|lazy)[ab]{3}, says he [0-9]{2} over the lazy dog[xyz]"
+SAMPLINGS = [
+    Sampling(temperature=0),
+    Sampling(seed=4),
+    Sampling(temperature=0.6, seed=2),
+    Sampling(top_p=0.8, top_k=9, min_p=0.02, seed=5),
+]
+
+Answers = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    """Build a model that writes tokens of plain letters."""
+    model = random_model(SHAPE)
+    assert model.lm_head is not None
+    with torch.no_grad():
+        for token_id in range(SHAPE.vocab_size):
+            is_plain = re.fullmatch(rb"[ -~]+", TOKENIZER.token_bytes(token_id))
+            model.lm_head.weight[token_id] *= 5 if is_plain else 0
+    prepare(model, KERNELS, "float32")
+    return model
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let guides guess nine tokens at once whenever they may, however wrong that goes."""
+
+    def num_guesses(guide: Guide, sampling: Sampling) -> int:
+        return 9 if guide.fault is None and guide.can_guess(sampling) else 0
+
+    monkeypatch.setattr(Guide, "num_guesses", num_guesses)
+
+
+def build(model: Transformer, burst_s: float, **changes: Any) -> Engine:
+    defaults: dict[str, Any] = {
+        "cache": CacheConfig(block_size=16, num_tokens=2048),
+        "draft": DraftConfig(mode="off"),
+    }
+    config = EngineConfig(burst_s=burst_s, **(defaults | changes))
+    return Engine(model, config, GrammarFactory(TOKENIZER))
+
+
+def ask(name: str, pattern: str | None, **changes: Any) -> EngineRequest:
+    grammar = None if pattern is None else GrammarSpec(kind="regex", source=pattern)
+    defaults: dict[str, Any] = {"max_tokens": 70, "top_logprobs": 2, "wants_xray": True}
+    prompt = tuple(range(5, 25))
+    return EngineRequest(id=name, prompt=prompt, grammar=grammar, **(defaults | changes))
+
+
+def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> tuple[Answers, int]:
+    """Return what each request got, bit by bit, and in how many steps."""
+    answers: Answers = {}
+    num_steps = 0
+    for events in steps(engine, requests, every):
+        num_steps += 1
+        for event in events:
+            own = answers.setdefault(event.request_id, [])
+            if isinstance(event, TokensEvent):
+                own.extend(event.tokens())
+            elif isinstance(event, FailEvent):
+                own.append(event.message)
+    return answers, num_steps
+
+
+def text(answer: list[Any]) -> str:
+    return TOKENIZER.decode([new.score.token_id for new in answer])
+
+
+def crowd(**changes: Any) -> list[EngineRequest]:
+    patterns = (LOOSE, None, STRICT, FORCED, ENDING, None)
+    return [
+        ask(f"r{index}", pattern, sampling=SAMPLINGS[index % 4], **changes)
+        for index, pattern in enumerate(patterns)
+    ]
+
+
+@pytest.mark.parametrize("pattern", [LOOSE, ENDING, FORCED, STRICT])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_guesses_in_bursts_give_what_steps_give(
+    model: Transformer, pattern: str, sampling: Sampling, eager: None
+) -> None:
+    request = ask("mine", pattern, sampling=sampling)
+    expected, _ = run(build(model, 0.0), [request])
+    found, _ = run(build(model, 0.1), [request])
+    assert found == expected
+    is_whole = found["mine"][-1].finish == "stop"
+    assert not is_whole or re.fullmatch(pattern, text(found["mine"]))
+
+
+def test_bursts_of_a_crowd_change_no_answer(model: Transformer, eager: None) -> None:
+    expected, _ = run(build(model, 0.0), crowd())
+    assert run(build(model, 0.1), crowd())[0] == expected
+    assert run(build(model, 0.1), crowd(), every=5)[0] == expected
+    tight = build(model, 0.1, cache=CacheConfig(block_size=16, num_tokens=160))
+    assert (
+        run(tight, crowd(wants_xray=False))[0] == run(build(model, 0.0), crowd(wants_xray=False))[0]
+    )
+    assert tight.stats().preemptions > 0
+    assert tight.stats().cache_usage == 0
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS[:3], Sampling(top_p=0.99, seed=1)])
+def test_a_model_that_wants_what_may_come_goes_on_in_bursts(
+    model: Transformer, sampling: Sampling
+) -> None:
+    request = ask("mine", LOOSE, sampling=sampling, max_tokens=200)
+    expected, num_steps = run(build(model, 0.0), [request])
+    found, num_bursts = run(build(model, 0.1), [request])
+    assert found == expected
+    assert 2 * num_bursts < num_steps
+
+
+@pytest.mark.parametrize("max_tokens", [2, 7, 11, 12, 13])
+def test_a_limit_ends_a_burst(model: Transformer, max_tokens: int, eager: None) -> None:
+    request = ask("mine", FORCED, sampling=SAMPLINGS[0], max_tokens=max_tokens)
+    expected, _ = run(build(model, 0.0), [request])
+    assert run(build(model, 0.1), [request])[0] == expected
+    assert len(expected["mine"]) == max_tokens
+
+
+def test_a_stop_token_ends_an_answer_in_a_burst(model: Transformer, eager: None) -> None:
+    whole, _ = run(build(model, 0.0), [ask("mine", LOOSE, sampling=SAMPLINGS[1])])
+    stops = frozenset({whole["mine"][20].score.token_id})
+    request = ask("mine", LOOSE, sampling=SAMPLINGS[1], stop_token_ids=stops)
+    expected, _ = run(build(model, 0.0), [request])
+    assert run(build(model, 0.1), [request])[0] == expected
+    assert expected["mine"][-1].finish == "stop"
+
+
+@pytest.mark.parametrize("name", ["offer", "force"])
+def test_a_grammar_that_fails_within_a_burst_fails_its_request_behind_the_same_tokens(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, name: str, eager: None
+) -> None:
+    requests = [
+        ask("mine", LOOSE, sampling=SAMPLINGS[0]),
+        ask("other", None, sampling=SAMPLINGS[1]),
+    ]
+    whole, _ = run(build(model, 0.0), requests)
+    sound, num_calls = getattr(Grammar, name), 0
+
+    def failing(grammar: Grammar, *arguments: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > 20:
+            raise DataError("too large")
+        return sound(grammar, *arguments)
+
+    monkeypatch.setattr(Grammar, name, failing)
+    expected, _ = run(build(model, 0.0), requests)
+    num_calls = 0
+    found, _ = run(build(model, 0.1), requests)
+    assert found == expected
+    assert found["mine"][-1] == "too large"
+    told = found["mine"][:-1]
+    assert len(told) > 10
+    assert told == whole["mine"][: len(told)]
+    assert found["other"] == whole["other"]
