@@ -1,15 +1,16 @@
 """Claim: following a grammar takes at most 2 % of the time of a token.
 
-Writes JSON by a schema with a model of random weights, which never wants the token that the schema
-wants: the worst case, as each mask is needed. The same streams run without the schema, in turns.
-Prints what the grammar's own calls took (masks, guesses, accepting, what is forced), and how much
-slower a token of all streams was, at 1 and 8 streams, drawn and greedy.
+Writes JSON by a schema with a model of the demo's shape that has learned to, on the spot, and with
+models of random weights, which never want the token that the schema wants: the worst case, as each
+mask is needed. The same streams run without the schema, in turns. Prints what the grammar's own
+calls took (masks, guesses, accepting, what is forced), and how much slower a token of all streams
+was, at 1 and 8 streams, drawn and greedy.
 
-    python benchmarks/masks.py [--shapes demo small] [--streams 1 8] [--repeats 5] [--tokens 128]
+    python benchmarks/masks.py [--models trained demo small] [--streams 1 8] [--repeats 5]
+        [--tokens 128] [--steps 100]
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from experiment import said, write_result
+from json_model import SCHEMA, prompt_text, train_json_model
 from made_model import make_model
 from rich.console import Console
 from rich.table import Table
@@ -29,27 +31,14 @@ from moestro.engine.engine import Engine
 from moestro.engine.load import load_engine
 from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.text.grammar import Grammar, GrammarSpec
+from moestro.text.tokenizer import Tokenizer
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer"},
-        "kind": {"enum": ["reader", "writer", "both"]},
-        "tags": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["name", "age", "kind", "tags"],
-    "additionalProperties": False,
-}
-# So many that no answer is complete before its last token.
-SCHEMA = GrammarSpec(
-    kind="json_schema",
-    source=json.dumps({"type": "array", "items": _PERSON, "minItems": 50}),
-)
 SAMPLINGS = {"greedy": {"temperature": 0.0}, "drawn": {}, "drawn, top-p 0.9": {"top_p": 0.9}}
+GRAMMAR = GrammarSpec(kind="json_schema", source=SCHEMA)
+# For random weights.
 PROMPT = tuple(range(10, 60))
 # An answer with a schema takes no drafts, so the other must not either.
 CONFIG = EngineConfig(dtype="bfloat16", draft=DraftConfig(mode="off"))
@@ -81,30 +70,48 @@ class Stopwatch:
 def main() -> None:
     """Measure each shape, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["demo", "small"])
+    parser.add_argument("--models", nargs="+", default=["trained", "demo", "small"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100)
     arguments = parser.parse_args()
     watch = Stopwatch()
     for name in ("mask", "offer", "accept", "force"):
         setattr(Grammar, name, watch.time(getattr(Grammar, name)))
     rows = []
-    for shape in arguments.shapes:
+    for name in arguments.models:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch, "model")
-            with said(f"making a {shape} model"):
-                make_model(folder, shape)
-            engine = load_engine(folder, CONFIG, (), lambda *_: None)
+            engine, prompts = load(name, Path(scratch, "model"), arguments)
         for streams in arguments.streams:
-            with said(f"{shape}, {streams} streams"):
-                rows += measure(engine, watch, shape, streams, arguments)
+            with said(f"{name}, {streams} streams"):
+                found = measure(engine, watch, prompts[:streams], arguments)
+                rows += [{"model": name, "streams": streams} | row for row in found]
     show(rows)
     print(write_result("masks", {"arguments": vars(arguments), "rows": rows}))
 
 
+def load(
+    name: str, folder: Path, arguments: argparse.Namespace
+) -> tuple[Engine, list[tuple[int, ...]]]:
+    """Make a model; return its engine, and a prompt for each stream."""
+    numbers = range(max(arguments.streams))
+    with said(f"making a model: {name}"):
+        if name == "trained":
+            folder = train_json_model(folder, arguments.steps)
+            encode = Tokenizer.load(folder).encode
+            prompts = [tuple(encode(prompt_text(number))) for number in numbers]
+        else:
+            make_model(folder, name)
+            prompts = [(*PROMPT, number) for number in numbers]
+    return load_engine(folder, CONFIG, (), lambda *_: None), prompts
+
+
 def measure(
-    engine: Engine, watch: Stopwatch, shape: str, streams: int, arguments: argparse.Namespace
+    engine: Engine,
+    watch: Stopwatch,
+    prompts: list[tuple[int, ...]],
+    arguments: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Run all samplings with and without the schema, in turns; return a row for each sampling."""
     found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
@@ -112,20 +119,25 @@ def measure(
     rounds = product(range(arguments.repeats + 1), SAMPLINGS.items(), (False, True))
     for repeat, (name, settings), is_guided in rounds:
         samplings = [
-            Sampling(seed=streams * repeat + stream, ignore_eos=True, **settings)
-            for stream in range(streams)
+            Sampling(seed=len(prompts) * repeat + stream, ignore_eos=True, **settings)
+            for stream in range(len(prompts))
         ]
-        times = run(engine, watch, samplings, arguments.tokens, is_guided)
+        times = run(engine, watch, prompts, samplings, arguments.tokens, is_guided)
         if repeat:
             found.setdefault((name, is_guided), []).append(times)
     return [
         {
-            "shape": shape,
-            "streams": streams,
             "sampling": name,
             "token_us": 1e6 * statistics.median(token for token, _ in found[name, False]),
             "guided_token_us": 1e6 * statistics.median(token for token, _ in found[name, True]),
             "grammar_us": 1e6 * statistics.median(calls for _, calls in found[name, True]),
+            "slower": statistics.median(
+                guided / token
+                for (token, _), (guided, _) in zip(
+                    found[name, False], found[name, True], strict=True
+                )
+            ),
+            "share": statistics.median(calls / token for token, calls in found[name, True]),
         }
         for name in SAMPLINGS
     ]
@@ -134,18 +146,19 @@ def measure(
 def run(
     engine: Engine,
     watch: Stopwatch,
+    prompts: list[tuple[int, ...]],
     samplings: list[Sampling],
     num_tokens: int,
     is_guided: bool,
 ) -> tuple[float, float]:
     """Return the seconds of one token of all streams, and those of them that the grammar took."""
-    for stream, sampling in enumerate(samplings):
+    for stream, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
         request = EngineRequest(
             id=str(stream),
-            prompt=(*PROMPT, stream),
+            prompt=prompt,
             max_tokens=num_tokens,
             sampling=sampling,
-            grammar=SCHEMA if is_guided else None,
+            grammar=GRAMMAR if is_guided else None,
         )
         engine.submit(request)
     # Prompts, compiling, and each answer's first token are not what is measured.
@@ -167,19 +180,17 @@ def writers(engine: Engine) -> list[str]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(title="What following a JSON schema costs")
-    for name in ("shape", "streams", "sampling", "token us", "with schema", "grammar's calls"):
-        table.add_column(name, justify="left" if name in {"shape", "sampling"} else "right")
+    table = Table("model", "streams", "sampling", title="What following a JSON schema costs")
+    for name in ("token us", "with schema", "grammar's calls"):
+        table.add_column(name, justify="right")
     for row in rows:
-        slower = row["guided_token_us"] / row["token_us"] - 1
-        share = row["grammar_us"] / row["guided_token_us"]
         table.add_row(
-            row["shape"],
+            row["model"],
             str(row["streams"]),
             row["sampling"],
             f"{row['token_us']:.0f}",
-            f"{row['guided_token_us']:.0f} ({slower:+.1%})",
-            f"{row['grammar_us']:.1f} ({share:.1%})",
+            f"{row['guided_token_us']:.0f} ({row['slower'] - 1:+.0%})",
+            f"{row['grammar_us']:.1f} ({row['share']:.1%})",
         )
     Console().print(table)
 
