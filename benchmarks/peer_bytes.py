@@ -1,11 +1,11 @@
-"""What a token must read of a model, in bytes and operations: the roofline of the figures."""
+"""What a token must read of a model, in bytes: the roofline of decoding."""
 
 from pathlib import Path
 
 from gguf import GGUFReader
 
 from moestro.model.config import ModelConfig
-from moestro.model.count import active_parameters, cache_numbers_per_token
+from moestro.model.count import cache_numbers_per_token
 from moestro.weights.header import read_header
 
 # Numbers of 16 bits in every peer's cache; some keep more numbers than the latents.
@@ -29,15 +29,6 @@ def decode_bytes(
     """Return what a step reads that visits so many distinct experts in each layer."""
     cache = context * cache_numbers_per_token(config) * _CACHE_ITEM_BYTES
     return sizes["fixed"] + sizes["routed"] * experts / config.n_routed_experts + streams * cache
-
-
-def prefill_operations(config: ModelConfig, num_tokens: int) -> float:
-    """Return the arithmetic of a prompt: matrices for each token, causal attention, one head."""
-    head = config.vocab_size * config.hidden_size
-    matrices = active_parameters(config, config.num_experts_per_tok) - head - config.hidden_size
-    heads = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
-    pairs = num_tokens * (num_tokens + 1) / 2
-    return 2 * (matrices * num_tokens + head + config.num_hidden_layers * heads * pairs)
 
 
 def _tensors(model: Path) -> list[tuple[str, int]]:

@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peer_bytes import decode_bytes, prefill_operations
+from peer_bytes import decode_bytes
 from peer_models import model_config
 from rich.console import Console
 from rich.table import Table
+
+from moestro.model.count import prefill_flops
 
 Result = dict[str, Any]
 Measured = Callable[[Result], float | None]
@@ -30,8 +32,7 @@ def limit(result: Result, peer: str, task: str) -> float:
     machine = {name: statistics.median(values) for name, values in result["machine"].items()}
     kind, length, *_ = task.replace(",", "").split()
     if kind == "prefill":
-        operations = prefill_operations(config, int(length))
-        return int(length) * machine["peak_flops"] / operations
+        return int(length) * machine["peak_flops"] / prefill_flops(config, int(length))
     sizes = result["peers"][peer]["bytes"]
     if task == "decode 8 streams":
         step = decode_bytes(config, sizes, distinct_experts(result), context=128, streams=8)

@@ -30,7 +30,7 @@ def score(
     options.say(f"scoring {sum(corpus.stats.num_bytes.values()):,} bytes")
     result = load(model).score([document.text for document in corpus.documents], experts).to_dict()
     if as_json:
-        options.print_json(result)
+        options.print_json(result | {"left_out": corpus.stats.left_out})
         return
     table = Table(show_header=False, box=None)
     for name in ("documents", "bytes", "tokens", "nats_per_token", "bits_per_byte", "mean_experts"):

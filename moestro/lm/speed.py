@@ -17,7 +17,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.engine import Engine
 from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.errors import CheckpointError, ConfigError
-from moestro.model.count import active_parameters, cache_numbers_per_token
+from moestro.model.count import active_parameters, cache_numbers_per_token, prefill_flops
 from moestro.model.model import Transformer
 from moestro.ops.bandwidth import measure_read_bandwidth
 from moestro.ops.choose import chosen_kernels
@@ -73,14 +73,14 @@ def measure_speed(engine: Engine, on_stage: Callable[[str], None] = lambda text:
     prefill, decode = length / statistics.median(prefills), 1 / statistics.median(decodes)
     context = length + answer // 2
     num_bytes = bytes_per_token(model, context)
-    flops = 2 * active_parameters(model.config, model.config.num_experts_per_tok)
+    flops_per_s = prefill_flops(model.config, length) * prefill / length
     return Speed(
         kernels=chosen.kernels.name,
         reason=chosen.reason,
         prompt_tokens=length,
         context=context,
         prefill_tokens_per_s=prefill,
-        prefill_share_of_peak=prefill * flops / peak.flops,
+        prefill_share_of_peak=flops_per_s / peak.flops,
         decode_tokens_per_s=decode,
         decode_share_of_bandwidth=decode * num_bytes / read,
         bytes_per_token=num_bytes,
@@ -99,7 +99,6 @@ def bytes_per_token(model: Transformer, context: int) -> int:
         head = model.packed_head.weights.data_HnB.nbytes
         return model.stack.bytes_read(range(config.num_hidden_layers)) + head + latents
     numbers = active_parameters(config, config.num_experts_per_tok)
-    numbers += config.vocab_size * config.hidden_size
     return int(numbers) * model.compute_dtype.itemsize + latents
 
 

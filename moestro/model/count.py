@@ -53,16 +53,37 @@ def training_flops_per_token(config: ModelConfig, seq_len: int, experts: float) 
     """
     depth = config.num_nextn_predict_layers
     head = config.vocab_size * config.hidden_size
-    blocks = active_parameters(config, experts) - config.hidden_size - head
     ahead = depth * (_mtp_module(config, experts) + head)
-    heads = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
-    attention = (config.num_hidden_layers + depth) * heads * seq_len / 2
-    return 6 * (blocks + head + ahead + attention)
+    attention = (config.num_hidden_layers + depth) * _attention_pair(config) * seq_len / 2
+    return 6 * (_active_blocks(config, experts) + head + ahead + attention)
+
+
+def prefill_flops(config: ModelConfig, num_tokens: int) -> float:
+    """Return the arithmetic of a prompt: layers and causal attention for each token, one head.
+
+    Takes all `num_experts_per_tok` experts.
+    """
+    head = config.vocab_size * config.hidden_size
+    blocks = _active_blocks(config, config.num_experts_per_tok)
+    pairs = num_tokens * (num_tokens + 1) / 2
+    attention = config.num_hidden_layers * _attention_pair(config) * pairs
+    return 2 * (blocks * num_tokens + head + attention)
 
 
 def cache_numbers_per_token(config: ModelConfig) -> int:
     """Return how many numbers the cache keeps per token: latent and rotated part of each layer."""
     return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim)
+
+
+def _active_blocks(config: ModelConfig, experts: float) -> float:
+    """Count what a token uses between its row of the embedding and the head."""
+    row = 0 if config.tie_word_embeddings else config.hidden_size
+    return active_parameters(config, experts) - row - config.vocab_size * config.hidden_size
+
+
+def _attention_pair(config: ModelConfig) -> int:
+    """Return the multiply-adds of a query with one earlier token, in one layer."""
+    return config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
 
 
 def _expert(config: ModelConfig) -> int:

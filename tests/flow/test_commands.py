@@ -18,6 +18,7 @@ from transformers import DeepseekV3ForCausalLM
 
 import moestro
 from moestro import settings
+from moestro.model.count import prefill_flops
 from moestro.ops.choose import chosen_kernels
 from tests.flow.conftest import SHAPE, SIZES
 from tests.flow.program import TIMEOUT_S, Ended, fork, run, start
@@ -134,6 +135,17 @@ def test_score_adds_up(workplace: Path, model: Path) -> None:
     assert found["max_violation"][0] >= 0
 
 
+def test_score_tells_in_its_document_what_it_left_out(
+    workplace: Path, model: Path, tmp_path: Path
+) -> None:
+    for name, data in {"a": b"alpha beta\n", "b": b"alpha  beta\n", "c": b"", "d": b"\0"}.items():
+        (tmp_path / name).write_bytes(data)
+    found = run("score", "run", tmp_path, "--json", cwd=workplace).document()
+    assert found["documents"] == 1
+    reasons = {reason: number for reason, number in found["left_out"].items() if number}
+    assert reasons == {"duplicate": 1, "empty": 1, "binary": 1}
+
+
 def test_score_at_a_budget_counts_the_experts_that_were_taken(workplace: Path, model: Path) -> None:
     found = score(workplace, "run", "--experts", 3)
     histogram = {int(k): count for k, count in found["experts_histogram"].items()}
@@ -155,10 +167,11 @@ def test_bench_tells_speed_beside_the_machines_limits(workplace: Path, model: Pa
     assert found["kernels"] == chosen_kernels().kernels.name
     assert found["reason"]
     assert min(found["prefill_tokens_per_s"], found["decode_tokens_per_s"]) > 0
-    inspected = run("inspect", "run", "--json", cwd=workplace).document()
-    flops = 2 * inspected["active_parameters"][str(inspected["budget"]["max"])]
-    expected = found["prefill_tokens_per_s"] * flops / found["peak_flops"]
-    assert found["prefill_share_of_peak"] == pytest.approx(expected)
+    length = found["prompt_tokens"]
+    flops = (
+        prefill_flops(moestro.load(model).config, length) * found["prefill_tokens_per_s"] / length
+    )
+    assert found["prefill_share_of_peak"] == pytest.approx(flops / found["peak_flops"])
     expected = found["decode_tokens_per_s"] * found["bytes_per_token"] / found["read_bytes_per_s"]
     assert found["decode_share_of_bandwidth"] == pytest.approx(expected)
 

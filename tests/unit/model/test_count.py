@@ -10,6 +10,7 @@ from moestro.model.count import (
     active_parameters,
     cache_numbers_per_token,
     count_parameters,
+    prefill_flops,
     training_flops_per_token,
 )
 from moestro.model.model import Transformer
@@ -72,6 +73,26 @@ def test_a_training_step_takes_six_operations_for_each_active_weight() -> None:
     assert training_flops_per_token(mtp_free, 1024, 4) > weights
     assert training_flops_per_token(config, 256, 4) > training_flops_per_token(mtp_free, 256, 4)
     assert training_flops_per_token(config, 256, 4) > training_flops_per_token(config, 256, 2)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_prompt_takes_two_operations_for_each_weight_of_its_layers_and_one_head(
+    is_tied: bool,
+) -> None:
+    config = tiny_config(tie_word_embeddings=is_tied)
+    count = count_parameters(config)
+    # The head's numbers are the embedding's where they are tied.
+    layers = active_parameters(config, config.num_experts_per_tok) - count.embedding
+    layers -= 0 if is_tied else config.hidden_size
+    numbers_of_a_pair = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
+    pairs = config.num_hidden_layers * (1 + 2 + 3)
+    expected = 2 * (3 * layers + count.embedding + pairs * numbers_of_a_pair)
+    assert prefill_flops(config, 3) == expected
+
+
+def test_a_training_step_of_tied_weights_takes_as_much_as_one_of_untied() -> None:
+    tied, untied = (tiny_config(tie_word_embeddings=is_tied) for is_tied in (True, False))
+    assert training_flops_per_token(tied, 8, 4) == training_flops_per_token(untied, 8, 4)
 
 
 def test_the_cache_holds_the_latent_and_its_rotated_part_and_nothing_else() -> None:
