@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "v_head_dim": 32, "num_nextn_predict_layers": 1, "max_position_embeddings": 512,
         "initializer_range": 0.05,
     },
-    # 120 M parameters, 46 M active: an evening on a laptop, minutes on a GPU.
+    # 119 M parameters, 45 M active: an evening on a laptop, minutes on a GPU.
     "small": {
         "vocab_size": 16384, "hidden_size": 512, "intermediate_size": 2048,
         "moe_intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64,
         "num_nextn_predict_layers": 1, "max_position_embeddings": 4096,
     },
-    # 2.35 G parameters, 438 M active: one GPU.
+    # 2.3 G parameters, 387 M active: one GPU.
     "mid": {
         "vocab_size": 32768, "hidden_size": 1024, "intermediate_size": 4096,
         "moe_intermediate_size": 704, "num_hidden_layers": 16, "num_attention_heads": 16,

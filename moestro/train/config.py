@@ -101,7 +101,8 @@ class ScheduleConfig:
     """Warm-up-stable-decay only: share of steps over which the rate falls, linearly.
     Limits: 0 to 1, with `warmup_share` not above 1."""
     final_ratio: float = 0.02
-    """The last step's rate, as a share of the highest. Limits: 0 to 1."""
+    """What the rate falls towards, as a share of the highest; a step after the last would have it.
+    Limits: 0 to 1."""
 
     def __post_init__(self) -> None:
         """Refuse shares that do not fit into one run."""
