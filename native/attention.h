@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "mixtures.h"
 #include "multiply.h"
 #include "plan.h"
 #include "weigh.h"

@@ -1,6 +1,6 @@
 // Latent attention for prompts: latents are expanded to a head's keys and values before they are
-// attended to (arXiv 2412.19437, eq. 1-5). Where many rows read the same latents this multiplies less
-// than carrying every query to them (attention.h), but sums in another order.
+// attended to (arXiv 2412.19437, eq. 1-5). Where many rows read the same latents this multiplies
+// less than carrying every query to them (attention.h), but sums in another order.
 //
 // A task is one head of one sequence's rows. Keys are expanded some at a time, so that they stay in
 // a core's cache until all rows have read them. Next: layer_attention.h.
@@ -15,7 +15,8 @@ namespace moestro::MOESTRO_ISA {
 constexpr int64_t EXPANDED_KEYS = 256;
 static_assert(EXPANDED_KEYS % SPAN == 0, "whole spans");
 
-// One thread's memory for a head: expanded keys and values, and its rows' queries and softmax so far.
+// One thread's memory for a head: expanded keys and values, and its rows' queries and softmax so
+// far.
 struct HeadRoom {
   HeadRoom(Workspace& workspace, const Shape& shape, Format format, int64_t most_rows,
            bool has_tiles)
@@ -49,8 +50,8 @@ class Expanded {
   Expanded(const Step& step, const Shape& shape, const Layer& layer, const Cached& cached)
       : step_(step), shape_(shape), layer_(layer), cached_(cached) {}
 
-  // Attends with head `h` of a sequence's rows. put_query(row of the batch, to) gives a row's query,
-  // rotated; out(row of the batch) is where its mixture of values goes.
+  // Attends with head `h` of a sequence's rows. put_query(row of the batch, to) gives a row's
+  // query, rotated; out(row of the batch) is where its mixture of values goes.
   template <class PutQuery, class Out>
   void run(const Sequence& sequence, int64_t h, HeadRoom& room, PutQuery put_query, Out out) const {
     const int64_t rows = sequence.num_rows, first_row = sequence.first_row;

@@ -10,6 +10,8 @@
 
 #include <algorithm>
 
+#include "band_products.h"
+#include "numbers.h"
 #include "packed_matrices.h"
 #include "pair_gradients.h"
 #include "pair_rows.h"

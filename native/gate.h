@@ -64,8 +64,8 @@ void fill_scores(const ChoiceRule& rule, int64_t number, float* scores) {
   for (int64_t e = 0; e < number; ++e) scores[e] /= sum;
 }
 
-// What experts are chosen by: their scores and biases, which may be null. `room` has a number for each
-// group.
+// What experts are chosen by: their scores and biases, which may be null. `room` has a number for
+// each group.
 inline void fill_selection(const ChoiceRule& rule, const float* bias, int64_t number,
                            const float* scores, float* selection, float* room) {
   for (int64_t e = 0; e < number; ++e) {
@@ -86,8 +86,8 @@ inline int64_t choice_key(float score, int64_t expert) {
   return rank * (int64_t{1} << 32) + (0x7fffffff - expert);
 }
 
-// Keeps the largest keys, in order. Each in its turn goes down the best ones so far, and the lesser of
-// two goes on: no branch that a processor could guess wrongly.
+// Keeps the largest keys, in order. Each in its turn goes down the best ones so far, and the lesser
+// of two goes on: no branch that a processor could guess wrongly.
 [[gnu::always_inline]] inline void keep_best(int64_t num_slots, int64_t number, const float* selection, int64_t* keys) {
   std::fill_n(keys, num_slots, std::numeric_limits<int64_t>::min());
   for (int64_t e = 0; e < number; ++e) {
@@ -108,8 +108,8 @@ void keep_best(int64_t number, const float* selection, int64_t* keys) {
   std::copy_n(best, SLOTS, keys);
 }
 
-// Fills a row's slots with the best of `selection`; further ones are in use if their score, less the
-// last certain one's, passes the threshold. `keys` has room for one for each expert.
+// Fills a row's slots with the best of `selection`; further ones are in use if their score, less
+// the last certain one's, passes the threshold. `keys` has room for one for each expert.
 inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, const float* scores,
                       const float* selection, int64_t* keys, const ChoiceSlots& slots) {
   switch (rule.num_slots) {

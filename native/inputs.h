@@ -21,9 +21,9 @@ bool takes_tiles(const Matrices& weights) {
 // How many rows a block of inputs has at most.
 constexpr int64_t block_rows(bool are_tiled) { return are_tiled ? TILED_ROWS : BLOCK_ROWS; }
 
-// Some rows: words[w * num_rows + r], or words[r * row_words + w] if that is not zero. Quantized ones
-// have a scale for each group, and where the group's count starts, which makes up for weights stored
-// without a sign.
+// Some rows: words[w * num_rows + r], or words[r * row_words + w] if that is not zero. Quantized
+// ones have a scale for each group, and where the group's count starts, which makes up for weights
+// stored without a sign.
 struct Block {
   uint32_t* words;
   float* scales;
@@ -32,8 +32,8 @@ struct Block {
   int64_t row_words = 0;
 };
 
-// Memory for the inputs of so many rows, in a format or in whichever needs most; tiles read on behind
-// the last of them.
+// Memory for the inputs of so many rows, in a format or in whichever needs most; tiles read on
+// behind the last of them.
 struct InputMemory {
   InputMemory() = default;
   InputMemory(Workspace& workspace, int64_t depth, int64_t num_rows,
@@ -66,6 +66,16 @@ class Inputs {
   InputMemory memory_;
   int64_t num_words_, num_groups_, row_words_;
 };
+
+// Adds the products of one word of weights with one of a row: of a float32, or of two bfloat16.
+template <class Isa, Format F, class Panel, class Passing>
+typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, Passing passing) {
+  if constexpr (F == Format::float32) {
+    return Isa::add_floats(sum, panel, passing);
+  } else {
+    return Isa::add_pairs(sum, panel, passing);
+  }
+}
 
 // How much larger than they are weights are multiplied.
 template <class Isa>

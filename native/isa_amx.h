@@ -1,6 +1,6 @@
 // AVX-512 with AMX's tiles: sixteen rows of sixteen words, of which one instruction multiplies two
 // and adds to a third. Where rows are by words and columns in panels, products go by tiles; all
-// else is AVX-512. Next: tile.h, bands.h.
+// else is AVX-512. Next: tile.h, band_products.h.
 
 #pragma once
 
@@ -16,8 +16,8 @@ struct Amx : Avx512 {
   // Sums of TILED_ROWS rows, side by side by row.
   using TiledSums = float[TILED_ROWS][TILED_PANELS * PANEL];
 
-  // A thread's tiles, in shape for products for as long as this lives. Shaping them costs as much as
-  // some thirty products of tiles.
+  // A thread's tiles, in shape for products for as long as this lives. Shaping them costs as much
+  // as some thirty products of tiles.
   class Tiles {
    public:
     Tiles() {
@@ -44,9 +44,9 @@ struct Amx : Avx512 {
     };
   };
 
-  // sums[r][c] = rows times one or two panels over `num_words` words, a multiple of TILED_WORDS, where
-  // this thread has Tiles. `row_step` and `step` words lie between rows and between words of a panel.
-  // Reads sixteen rows, or TILED_ROWS if there are more.
+  // sums[r][c] = rows times one or two panels over `num_words` words, a multiple of TILED_WORDS,
+  // where this thread has Tiles. `row_step` and `step` words lie between rows and between words of
+  // a panel. Reads sixteen rows, or TILED_ROWS if there are more.
   static void multiply_tiles(const uint32_t* rows, int64_t row_step, int64_t num_rows,
                              const uint32_t* panels, int64_t step, int64_t num_panels,
                              int64_t num_words, TiledSums& sums) {

@@ -23,7 +23,7 @@ struct Avx2 {
     return num_rows > 3 ? 1 : is_quantized || num_rows > 1 ? 2 : 4;
   }
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 4 : 2; }
-  // Words of a key that one panel of queries takes at once (span.h).
+  // Words of a key that one panel of queries takes at once (scores.h).
   static constexpr int SCORED_WORDS = 2;
   static constexpr bool HAS_TILES = false;
   struct Tiles {};

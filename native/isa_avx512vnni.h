@@ -1,5 +1,5 @@
-// Sixteen lanes in one AVX-512 register, with the dot products of VNNI. A bfloat16 is the upper half of
-// a float. Next: isa_avx512.h, numbers.h.
+// Sixteen lanes in one AVX-512 register, with the dot products of VNNI. A bfloat16 is the upper
+// half of a float. Next: isa_avx512.h, numbers.h.
 
 #pragma once
 
@@ -28,7 +28,7 @@ struct Avx512Vnni {
   }
   // Keys that a tile of scores takes beside so many panels of queries; queries of one of mixtures.
   static constexpr int score_rows(int num_panels) { return num_panels == 1 ? 16 : 8; }
-  // Words of a key that one panel of queries takes at once (span.h).
+  // Words of a key that one panel of queries takes at once (scores.h).
   static constexpr int SCORED_WORDS = 8;
   static constexpr bool HAS_TILES = false;
   struct Tiles {};

@@ -20,7 +20,7 @@ struct Portable {
   using Paired = Words;
   static constexpr int tile_panels(bool, int) { return 1; }
   static constexpr int score_rows(int) { return 1; }
-  // Words of a key that one panel of queries takes at once (span.h).
+  // Words of a key that one panel of queries takes at once (scores.h).
   static constexpr int SCORED_WORDS = 1;
   static constexpr bool HAS_TILES = false;
   struct Tiles {};

@@ -83,8 +83,8 @@ struct Matrices {
   }
 };
 
-// Rows of one matrix as a file has them, one after the other, with a float16 scale for each group of
-// a row if they are codes. `first_panel` counts over all matrices.
+// Rows of one matrix as a file has them, one after the other, with a float16 scale for each group
+// of a row if they are codes. `first_panel` counts over all matrices.
 struct SourceRows {
   const char* data;
   const uint16_t* scales;

@@ -1,9 +1,9 @@
-// The head and its cross-entropy in training, in one pass: nats, and the gradients of rows and head,
-// while the probabilities of some rows are at hand. No more logits are ever held than a thread's
-// block of rows has, and no more of their gradients than a chunk's.
+// The head and its cross-entropy in training, in one pass: nats, and the gradients of rows and
+// head, while the probabilities of some rows are at hand. No more logits are ever held than a
+// thread's block of rows has, and no more of their gradients than a chunk's.
 //
 // The head's gradient is a sum over rows: a chain over each chunk's, added chunk after chunk, so
-// that no result depends on threads. Next: rows_training.h.
+// that no result depends on threads. Next: norm_training.h.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "bands.h"
+#include "band_products.h"
 #include "team.h"
 #include "workspace.h"
 

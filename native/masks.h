@@ -1,6 +1,6 @@
-// Sixteen truth values as bits, and what is done with floats where they are set. Written out for each
-// processor: these loops decide how fast tokens are picked, and GCC 12 gets sums under a condition
-// wrong when it vectorizes them by itself for AVX2. Next: pick.h.
+// Sixteen truth values as bits, and what is done with floats where they are set. Written out for
+// each processor: these loops decide how fast tokens are picked, and GCC 12 gets sums under a
+// condition wrong when it vectorizes them by itself for AVX2. Next: likeliest.h.
 
 #pragma once
 
@@ -126,42 +126,5 @@ class Sums {
 };
 
 #endif
-
-// SplitMix64, as in moestro/ops/noise.py: a word of a stream. An answer's stream gives each of its
-// positions a key, which gives each token the word that its noise is made of.
-constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15u, MIX_1 = 0xBF58476D1CE4E5B9u,
-                   MIX_2 = 0x94D049BB133111EBu;
-
-inline uint64_t noise_word(uint64_t stream, int64_t place) {
-  uint64_t word = static_cast<uint64_t>(place) * GAMMA + stream;
-  word ^= word >> 30;
-  word *= MIX_1;
-  word ^= word >> 27;
-  word *= MIX_2;
-  return word ^ word >> 31;
-}
-
-// The 31 highest bits of sixteen tokens' words, as floats.
-inline void draw_floats(uint64_t key, int64_t first, float* drawn) {
-#if defined(__AVX512DQ__)
-  const __m512i steps = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
-                                           _mm512_set1_epi64(static_cast<int64_t>(GAMMA)));
-  for (int i = 0; i < 16; i += 8) {
-    const uint64_t start = static_cast<uint64_t>(first + i) * GAMMA + key;
-    __m512i word = _mm512_add_epi64(steps, _mm512_set1_epi64(static_cast<int64_t>(start)));
-    word = _mm512_xor_si512(word, _mm512_srli_epi64(word, 30));
-    word = _mm512_mullo_epi64(word, _mm512_set1_epi64(static_cast<int64_t>(MIX_1)));
-    word = _mm512_xor_si512(word, _mm512_srli_epi64(word, 27));
-    word = _mm512_mullo_epi64(word, _mm512_set1_epi64(static_cast<int64_t>(MIX_2)));
-    word = _mm512_xor_si512(word, _mm512_srli_epi64(word, 31));
-    const __m256i high = _mm512_cvtepi64_epi32(_mm512_srli_epi64(word, 33));
-    _mm256_storeu_ps(drawn + i, _mm256_cvtepi32_ps(high));
-  }
-#else
-  for (int i = 0; i < 16; ++i) {
-    drawn[i] = static_cast<float>(static_cast<int32_t>(noise_word(key, first + i) >> 33));
-  }
-#endif
-}
 
 }  // namespace moestro::MOESTRO_ISA

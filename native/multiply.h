@@ -54,8 +54,8 @@ void multiply_strips(const Matrices& weights, int64_t matrix, int64_t panel, int
   }
 }
 
-// Multiplies one block by some panels, the first of them first in its strip, and hands the outputs to
-// emit(Outputs), tile by tile.
+// Multiplies one block by some panels, the first of them first in its strip, and hands the outputs
+// to emit(Outputs), tile by tile.
 template <class Isa, Format F, class Emit>
 void multiply_block(const Matrices& weights, int64_t matrix, int64_t panel, int64_t num_panels,
                     const Block& block, Emit emit) {
@@ -141,8 +141,8 @@ void store_outputs(const Outputs& outputs, const Matrices& weights, float* y, in
   }
 }
 
-// Multiplies all blocks of a team's rows by a matrix, panels shared out among the threads, and calls
-// emit(a block's first row, outputs).
+// Multiplies all blocks of a team's rows by a matrix, panels shared out among the threads, and
+// calls emit(a block's first row, outputs).
 template <class Isa, class Emit>
 void multiply_shared(Team& team, const Matrices& weights, const Blocks& blocks,
                      const Inputs& inputs, Emit emit) {

@@ -1,8 +1,8 @@
 // Muon's matrices made orthogonal: Newton-Schulz iterations on bfloat16, a matrix to a task.
 //
 // Every matrix is read so that its short side is its rows, and is filled up with zeros to whole
-// panels, which stay zero. A matrix of training's sizes fits a core's caches with all that it needs.
-// Next: bands.h.
+// panels, which stay zero. A matrix of training's sizes fits a core's caches with all that it
+// needs. Next: symmetric.h.
 
 #pragma once
 
@@ -11,8 +11,9 @@
 #include <cstring>
 #include <vector>
 
-#include "bands.h"
-#include "rows_training.h"
+#include "symmetric.h"
+#include "team.h"
+#include "workspace.h"
 
 namespace moestro::MOESTRO_ISA {
 

@@ -1,5 +1,5 @@
-// A model's layers as Python holds them, and what its calls have in common: one step for any rows, or
-// several steps of answers at once. Next: stack.h.
+// A model's layers as Python holds them, and what its calls have in common: one step for any rows,
+// or several steps of answers at once. Next: stack.h.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace moestro {
 
-// A step as Python has it. `sequences` holds first row, number of rows and where in `tables` its blocks
-// begin, for each; all else is as in Step.
+// A step as Python has it. `sequences` holds first row, number of rows and where in `tables` its
+// blocks begin, for each; all else is as in Step.
 struct StepParts {
   float* x;
   int64_t num_rows;
@@ -70,15 +70,16 @@ class OwnStack {
     layers_.at(layer).expanded_values = values;
   }
 
-  // Sends rows through the layers from `first_layer` to before `last_layer`, in place. `hidden` are the
-  // states that an MTP module joins with them, else null.
+  // Sends rows through the layers from `first_layer` to before `last_layer`, in place. `hidden` are
+  // the states that an MTP module joins with them, else null.
   void run(int64_t first_layer, int64_t last_layer, const StepParts& parts, const float* hidden,
            bool has_final_norm, int num_threads) const;
 
-  // Lets answers go on for up to `num_steps` tokens each: what a row picks is its next step's token.
-  // Positions and slots go along and stay where the last step left them, as do the states in x.
-  // Choices are (layer, step, row, slot), picks (step, row). Ends early behind a step in which a row
-  // picked a token that stops it, or none, or somebody came to wait; returns the number of steps.
+  // Lets answers go on for up to `num_steps` tokens each: what a row picks is its next step's
+  // token. Positions and slots go along and stay where the last step left them, as do the states in
+  // x. Choices are (layer, step, row, slot), picks (step, row). Ends early behind a step in which a
+  // row picked a token that stops it, or none, or somebody came to wait; returns the number of
+  // steps.
   int64_t decode(int64_t num_layers, int64_t num_steps, const StepParts& parts, Answers& answers,
                  float* logits, Pick* picks, int num_threads) const;
 

@@ -1,9 +1,9 @@
-// The gradients of experts' matrices: products of two factors whose rows are an expert's pairs, which
-// threads put down block by block before they sum over them. Next: experts_training.h.
+// The gradients of experts' matrices: products of two factors whose rows are an expert's pairs,
+// which threads put down block by block before they sum over them. Next: experts_training.h.
 
 #pragma once
 
-#include "bands.h"
+#include "band_products.h"
 #include "training_pairs.h"
 
 namespace moestro::MOESTRO_ISA {
@@ -11,8 +11,8 @@ namespace moestro::MOESTRO_ISA {
 // Experts that make whole ones fit tasks: fewer would leave threads waiting for the last.
 constexpr int64_t TASKS_PER_THREAD = 8;
 
-// Where the factors of an expert's gradients lie. A thread that takes whole experts has one place, so
-// that they stay in its cache; else every expert has one, for all threads to read.
+// Where the factors of an expert's gradients lie. A thread that takes whole experts has one place,
+// so that they stay in its cache; else every expert has one, for all threads to read.
 struct FactorPlaces {
   FactorPlaces(const TrainingPairs& sorted, int64_t num_experts, int num_threads)
       : pairs(sorted), are_by_thread(num_experts >= TASKS_PER_THREAD * num_threads) {

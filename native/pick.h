@@ -1,9 +1,6 @@
 // Picks tokens from rows of logits: the greatest sum of tempered logit and noise, among those that
 // top-k, top-p and min-p leave. Functions of one row alone; moestro/ops/picking.py is the twin.
 // Next: picking.h.
-//
-// Nothing sorts the vocabulary. What to cut off is searched by halving: each pass over the row is a
-// few instructions for sixteen tokens, and a dozen passes leave few tokens around the border.
 
 #pragma once
 
@@ -11,7 +8,9 @@
 #include <cmath>
 #include <limits>
 
+#include "likeliest.h"
 #include "masks.h"
+#include "noise.h"
 #include "numbers.h"
 #include "picking.h"
 #include "team.h"
@@ -19,11 +18,6 @@
 
 namespace moestro::MOESTRO_ISA {
 
-constexpr float NEVER = -std::numeric_limits<float>::infinity();
-// Tokens around a border that are few enough to be sorted.
-constexpr int64_t FEW_TOKENS = 64;
-// Numbers that are summed up in float32 before they go to a sum in float64.
-constexpr int64_t SUMMED = 1024;
 // Tokens in all rows below which one thread is faster than waking a team.
 constexpr int64_t TEAM_TOKENS = 1 << 17;
 
@@ -101,113 +95,6 @@ double fill_weights(const float* tempered, int64_t size, float* weights) {
   return total;
 }
 
-// How many tokens there are, or where tokens have weights, how much they weigh together.
-struct Amount {
-  int64_t number;
-  double total;
-};
-
-// The amount of tokens that reach a bar.
-inline Amount measure(const float* tempered, const float* weights, int64_t size, float bar) {
-  Amount amount{0, 0.0};
-  for (int64_t start = 0; start < size; start += SUMMED) {
-    Sums sums;
-    for (int64_t i = start; i < smaller(start + SUMMED, size); i += PANEL) {
-      const uint32_t bits = reaching(tempered + i, bar);
-      amount.number += __builtin_popcount(bits);
-      if (weights != nullptr) sums.add(weights + i, bits);
-    }
-    amount.total += sums.total();
-  }
-  if (weights == nullptr) amount.total = static_cast<double>(amount.number);
-  return amount;
-}
-
-// Calls work(token) for each that reaches a bar, in order.
-template <class Work>
-void each_reaching(const float* tempered, int64_t size, float bar, Work work) {
-  for (int64_t i = 0; i < size; i += PANEL) {
-    for (uint32_t bits = reaching(tempered + i, bar); bits != 0; bits &= bits - 1) {
-      work(i + __builtin_ctz(bits));
-    }
-  }
-}
-
-// The likelier token goes first, the lower one among equals.
-inline void sort_tokens(const float* tempered, int64_t* tokens, int64_t number) {
-  std::sort(tokens, tokens + number, [=](int64_t a, int64_t b) {
-    return tempered[a] != tempered[b] ? tempered[a] > tempered[b] : a < b;
-  });
-}
-
-// Rules out what is less likely than a token, and equals behind it.
-inline void cut(float* tempered, int64_t size, int64_t last) {
-  const float edge = tempered[last];
-  const float above = std::nextafter(edge, std::numeric_limits<float>::infinity());
-  for (int64_t i = 0; i < size; i += PANEL) {
-    uint32_t bits = reaching(tempered + i, above);
-    if (i <= last) {
-      const uint32_t before = last - i >= PANEL ? ALL_BITS : (2u << (last - i)) - 1;
-      bits |= reaching(tempered + i, edge) & before;
-    }
-    keep(tempered + i, bits, NEVER);
-  }
-}
-
-// Rules out all but the likeliest tokens that together reach an amount, as few of them as can be;
-// keeps all where all do not.
-inline void keep_likeliest(PickMemory& memory, const float* weights, int64_t size, double goal) {
-  float* tempered = memory.tempered;
-  float low = -32.0f, high = std::numeric_limits<float>::min();
-  Amount at_low{0, 0.0}, at_high{0, 0.0};
-  for (float bar : {low, -1024.0f, std::numeric_limits<float>::lowest()}) {
-    low = bar;
-    at_low = measure(tempered, weights, size, low);
-    if (at_low.total >= goal) break;
-  }
-  if (at_low.total < goal) return;
-  while (at_low.number - at_high.number > FEW_TOKENS) {
-    const float middle = low + (high - low) / 2;
-    // Between neighboring numbers there are only equals.
-    if (!(low < middle && middle < high)) break;
-    const Amount amount = measure(tempered, weights, size, middle);
-    const bool is_reached = amount.total >= goal;
-    (is_reached ? low : high) = middle;
-    (is_reached ? at_low : at_high) = amount;
-  }
-  int64_t number = 0, i = 0;
-  each_reaching(tempered, size, low, [&](int64_t t) {
-    if (tempered[t] < high) memory.some[number++] = t;
-  });
-  if (number <= FEW_TOKENS) sort_tokens(tempered, memory.some, number);
-  double total = at_high.total;
-  for (; i + 1 < number; ++i) {
-    total += weights == nullptr ? 1.0 : weights[memory.some[i]];
-    if (total >= goal) break;
-  }
-  cut(tempered, size, memory.some[i]);
-}
-
-// Gumbel noise of a word's 52 highest bits.
-inline double gumbel(uint64_t word) {
-  const double uniform = (static_cast<double>(word >> 12) + 0.5) * 0x1p-52;
-  return -std::log(-std::log1p(-uniform));
-}
-
-// Fills in, for a panel, what sums of tempered logits and noise lie below.
-template <class Isa>
-void bound_sums(const float* tempered, int64_t first, uint64_t key, float* bounds) {
-  constexpr float LN2 = 0.693147181f;
-  // More than rounding and dropped bits may take off.
-  constexpr float SLACK = 1e-3f;
-  draw_floats(key, first, bounds);
-  // The noise of u lies below -ln(u), and a float's bits, read as a number, are its log2 or less.
-  const auto log2 = Isa::multiply_add(Isa::to_lanes(Isa::load(static_cast<const void*>(bounds))),
-                                      Isa::fill(0x1p-23f), Isa::fill(-127.0f - 31.0f));
-  const auto noise = Isa::multiply_add(log2, Isa::fill(-LN2), Isa::fill(SLACK));
-  Isa::store(Isa::add(Isa::load(tempered + first), noise), bounds);
-}
-
 // The token with the greatest sum of tempered logit and noise, of those that reach a floor.
 template <class Isa>
 int64_t find_winner(const PickRow& row, const float* tempered, int64_t size, int64_t best) {
@@ -231,7 +118,8 @@ int64_t find_winner(const PickRow& row, const float* tempered, int64_t size, int
   return winner;
 }
 
-// Picks one of the tokens that are allowed, `best` being the likeliest of all by the model's logits.
+// Picks one of the tokens that are allowed, `best` being the likeliest of all by the model's
+// logits.
 template <class Isa>
 int64_t choose_token(const PickRow& row, int64_t size, Best best, PickMemory& memory) {
   const bool is_changed = row.edited != row.logits || row.allowed != nullptr;
@@ -244,11 +132,11 @@ int64_t choose_token(const PickRow& row, int64_t size, Best best, PickMemory& me
   if (row.temperature == 0.0f) return best.token;
   temper<Isa>(tempered, size, best.logit, row.temperature);
   if (row.top_k > 0 && row.top_k < size) {
-    keep_likeliest(memory, nullptr, size, static_cast<double>(row.top_k));
+    keep_likeliest(tempered, nullptr, size, static_cast<double>(row.top_k), memory.some);
   }
   if (row.top_p < 1.0) {
     const double total = fill_weights<Isa>(tempered, size, memory.weights);
-    keep_likeliest(memory, memory.weights, size, row.top_p * total);
+    keep_likeliest(tempered, memory.weights, size, row.top_p * total, memory.some);
   }
   return find_winner<Isa>(row, tempered, size, best.token);
 }
@@ -263,7 +151,7 @@ void score_token(const PickRow& row, int64_t size, float best, PickMemory& memor
   pick.logprob = below[pick.token] - log_total;
   if (row.num_alternatives == 0) return;
   if (row.num_alternatives < size) {
-    keep_likeliest(memory, nullptr, size, static_cast<double>(row.num_alternatives));
+    keep_likeliest(below, nullptr, size, static_cast<double>(row.num_alternatives), memory.some);
   }
   int64_t number = 0;
   each_reaching(below, size, std::numeric_limits<float>::lowest(),

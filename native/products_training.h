@@ -1,4 +1,4 @@
-// A linear layer in training: y = x W^T, and the gradients of both. Next: rows_training.h.
+// A linear layer in training: y = x W^T, and the gradients of both. Next: loss_training.h.
 //
 // Rows go in blocks, each by one thread; the matrix's gradient is a sum over all rows, each number
 // one chain: no result depends on threads.
@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "bands.h"
+#include "band_products.h"
 #include "team.h"
 #include "workspace.h"
 

@@ -1,24 +1,18 @@
-// What training does with each row by itself: norms and rotary positions.
-// Sums over rows go through sums of fixed pieces, in order: no result depends on threads.
-// Next: kernels.h.
+// Rows that training takes each by itself, shared out in pieces: sums over rows go through sums of
+// these pieces, in order, so that no result depends on threads. Next: norm_training.h,
+// rotate_training.h.
 
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-
-#include "numbers.h"
+#include "kernels.h"
 #include "team.h"
-#include "training.h"
-#include "workspace.h"
 
 namespace moestro::MOESTRO_ISA {
 
 // Rows of a task, and of a piece of a sum over rows.
 constexpr int64_t PIECE_ROWS = 64;
 
-// Calls work(row) for all rows, shared out among threads in pieces.
+// Calls work(row, piece) for all rows, shared out among threads in pieces.
 template <class Work>
 void each_row(Team& team, int64_t num_rows, Work work) {
   team.each(divide_up(num_rows, PIECE_ROWS), [&](int64_t piece) {
@@ -26,183 +20,6 @@ void each_row(Team& team, int64_t num_rows, Work work) {
     for (int64_t t = piece * PIECE_ROWS; t < last; ++t) work(t, piece);
   });
   team.barrier();
-}
-
-// 1 / sqrt(mean(x^2) + epsilon).
-template <class Isa>
-float inverse_size(const NormRows& norm, const uint16_t* x) {
-  typename Isa::Lanes squares = Isa::fill(0.0f);
-  for (int64_t c = 0; c < norm.width; c += PANEL) {
-    const auto a = Isa::load_bfloat16(x + c);
-    squares = Isa::multiply_add(a, a, squares);
-  }
-  const float mean = Isa::sum(squares) / static_cast<float>(norm.width);
-  return 1.0f / std::sqrt(mean + norm.epsilon);
-}
-
-// to = a + b.
-template <class Isa>
-void add_rows(const uint16_t* a, const uint16_t* b, int64_t width, uint16_t* to) {
-  for (int64_t c = 0; c < width; c += PANEL) {
-    Isa::store_bfloat16(Isa::add(Isa::load_bfloat16(a + c), Isa::load_bfloat16(b + c)), to + c);
-  }
-}
-
-template <class Isa>
-void forward_norm(const NormForward& pass, Workspace&, int num_threads) {
-  const NormRows& norm = pass.norm;
-  run_team(num_threads, [&](Team& team) {
-    each_row(team, norm.num_rows, [&](int64_t t, int64_t) {
-      const uint16_t* x = norm.x + t * norm.step;
-      if (pass.more != nullptr) {
-        uint16_t* sum = pass.sum + t * norm.width;
-        add_rows<Isa>(x, pass.more + t * norm.width, norm.width, sum);
-        x = sum;
-      }
-      const auto inverse = Isa::fill(inverse_size<Isa>(norm, x));
-      for (int64_t c = 0; c < norm.width; c += PANEL) {
-        const auto scaled = Isa::multiply(Isa::load_bfloat16(x + c), inverse);
-        Isa::store_bfloat16(Isa::multiply(scaled, Isa::load(norm.weight + c)),
-                            pass.y + t * norm.width + c);
-      }
-    });
-  });
-}
-
-// With n = x r: dx = r (w dy - n mean(w dy n)), and dw is the sum of dy n over rows.
-template <class Isa>
-void backward_norm(const NormBackward& pass, Workspace& workspace, int num_threads) {
-  const NormRows& norm = pass.norm;
-  workspace.reset();
-  const int64_t width = norm.width, pieces = divide_up(norm.num_rows, PIECE_ROWS);
-  float* sums = workspace.take<float>(pieces * width);
-  std::fill_n(sums, pieces * width, 0.0f);
-  run_team(num_threads, [&](Team& team) {
-    each_row(team, norm.num_rows, [&](int64_t t, int64_t piece) {
-      const uint16_t *x = norm.x + t * norm.step, *g = pass.dy + t * width;
-      const float inverse = inverse_size<Isa>(norm, x);
-      const auto scale = Isa::fill(inverse);
-      float* sum = sums + piece * width;
-      typename Isa::Lanes total = Isa::fill(0.0f);
-      for (int64_t c = 0; c < width; c += PANEL) {
-        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
-        const auto change = Isa::multiply(Isa::load_bfloat16(g + c), normed);
-        total = Isa::multiply_add(change, Isa::load(norm.weight + c), total);
-        Isa::store(Isa::add(Isa::load(sum + c), change), sum + c);
-      }
-      const auto mean = Isa::fill(-Isa::sum(total) / static_cast<float>(width));
-      for (int64_t c = 0; c < width; c += PANEL) {
-        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
-        const auto weighed =
-            Isa::multiply(Isa::load_bfloat16(g + c), Isa::load(norm.weight + c));
-        auto change = Isa::multiply(Isa::multiply_add(normed, mean, weighed), scale);
-        if (pass.drows != nullptr) {
-          change = Isa::add(change, Isa::load_bfloat16(pass.drows + t * width + c));
-        }
-        Isa::store_bfloat16(change, pass.dx + t * pass.dx_step + c);
-      }
-    });
-  });
-  std::fill_n(pass.dweight, width, 0.0f);
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    for (int64_t c = 0; c < width; ++c) pass.dweight[c] += sums[piece * width + c];
-  }
-}
-
-// Some of a row's pairs, sixteen at the most. Numbers that are known where these are inlined make a
-// few moves of whole registers of each: `count` of what is turned, `room` of what may be read, as a
-// read of what has just been written in part waits for the writing.
-template <class Isa>
-struct RotaryPairs {
-  typename Isa::Lanes first, second;
-
-  [[gnu::always_inline]] static RotaryPairs neighbors(const uint16_t* x, int64_t room) {
-    uint32_t words[PANEL] = {}, low[PANEL], high[PANEL];
-    std::memcpy(words, x, 4 * room);
-    // A bfloat16 is the upper half of a float.
-    for (int64_t i = 0; i < PANEL; ++i) {
-      low[i] = words[i] << 16;
-      high[i] = words[i] & 0xffff0000u;
-    }
-    float a[PANEL], b[PANEL];
-    std::memcpy(a, low, sizeof a);
-    std::memcpy(b, high, sizeof b);
-    return {Isa::load(a), Isa::load(b)};
-  }
-
-  [[gnu::always_inline]] static RotaryPairs apart(const uint16_t* x, int64_t distance,
-                                                  int64_t room) {
-    uint16_t a[PANEL] = {}, b[PANEL] = {};
-    std::memcpy(a, x, 2 * room);
-    std::memcpy(b, x + distance, 2 * room);
-    return {Isa::load_bfloat16(a), Isa::load_bfloat16(b)};
-  }
-
-  RotaryPairs turned(typename Isa::Lanes cosine, typename Isa::Lanes sine) const {
-    const auto minus = Isa::multiply(second, Isa::fill(-1.0f));
-    return {Isa::multiply_add(minus, sine, Isa::multiply(first, cosine)),
-            Isa::multiply_add(first, sine, Isa::multiply(second, cosine))};
-  }
-
-  [[gnu::always_inline]] void store_neighbors(uint16_t* to, int64_t count) const {
-    uint32_t words[PANEL];
-    Isa::store_pairs(first, second, words);
-    std::memcpy(to, words, 4 * count);
-  }
-
-  [[gnu::always_inline]] void store_apart(uint16_t* to, int64_t distance, int64_t count) const {
-    uint16_t a[PANEL], b[PANEL];
-    Isa::store_bfloat16(first, a);
-    Isa::store_bfloat16(second, b);
-    std::memcpy(to, a, 2 * count);
-    std::memcpy(to + distance, b, 2 * count);
-  }
-};
-
-// Turns some of the pairs of a token's heads, from `p` on.
-template <class Isa>
-[[gnu::always_inline]] inline void turn_heads(const Rotation& rotation, int64_t t, int64_t p,
-                                              int64_t count, int64_t room) {
-  const int64_t pairs = rotation.num_pairs, place = t % rotation.length * pairs + p;
-  float cosines[PANEL] = {}, sines[PANEL] = {};
-  std::memcpy(cosines, rotation.cosines + place, 4 * room);
-  std::memcpy(sines, rotation.sines + place, 4 * room);
-  const auto cosine = Isa::load(cosines);
-  const auto sine = Isa::multiply(Isa::load(sines), Isa::fill(rotation.is_inverse ? -1.0f : 1.0f));
-  for (int64_t h = 0; h < rotation.num_heads; ++h) {
-    const uint16_t* x = rotation.x.row(t, h);
-    uint16_t* y = rotation.y.row(t, h);
-    if (rotation.is_interleaved && !rotation.is_inverse) {
-      const auto given = RotaryPairs<Isa>::neighbors(x + 2 * p, room);
-      given.turned(cosine, sine).store_apart(y + p, pairs, count);
-      continue;
-    }
-    const auto turned = RotaryPairs<Isa>::apart(x + p, pairs, room).turned(cosine, sine);
-    if (rotation.is_interleaved) {
-      turned.store_neighbors(y + 2 * p, count);
-    } else {
-      turned.store_apart(y + p, pairs, count);
-    }
-  }
-}
-
-// Rotates pairs; the way back, from halves to pairs as they were, is the inverse rotation.
-template <class Isa>
-void rotate(const Rotation& rotation, Workspace&, int num_threads) {
-  constexpr int64_t FEW = PANEL / 2;
-  const int64_t pairs = rotation.num_pairs, last_place = rotation.length - 1;
-  run_team(num_threads, [&](Team& team) {
-    each_row(team, rotation.num_rows, [&](int64_t t, int64_t) {
-      int64_t p = 0;
-      for (; p + PANEL <= pairs; p += PANEL) turn_heads<Isa>(rotation, t, p, PANEL, PANEL);
-      // Behind a row and its angles lie the next, of as many pairs, unless it is the last.
-      if (p + FEW <= pairs && t + 1 < rotation.num_rows && t % rotation.length < last_place) {
-        turn_heads<Isa>(rotation, t, p, FEW, PANEL);
-        p += FEW;
-      }
-      if (p < pairs) turn_heads<Isa>(rotation, t, p, pairs - p, pairs - p);
-    });
-  });
 }
 
 }  // namespace moestro::MOESTRO_ISA

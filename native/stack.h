@@ -41,11 +41,12 @@ struct Layer {
   Matrices query;
   Matrices latent;
   Norm latent_norm;
-  // W^UK and W^UV by head: one takes queries to the latent space, the other mixed latents out of it.
+  // W^UK and W^UV by head: one takes queries to the latent space, the other mixed latents out of
+  // it.
   Matrices w_uk;
   Matrices w_uv;
-  // By head, in the format of the cache: what turns latents to keys and to values; without data where
-  // prompts are never expanded.
+  // By head, in the format of the cache: what turns latents to keys and to values; without data
+  // where prompts are never expanded.
   Matrices expanded_keys;
   Matrices expanded_values;
   Matrices out;
@@ -115,8 +116,8 @@ struct Step {
   int64_t layer_slots;
   int64_t block_size;
   Choices choices;
-  // Whether a prompt's latents may be expanded, where that is cheaper: its rows then have other last
-  // bits than the same ones in a smaller step.
+  // Whether a prompt's latents may be expanded, where that is cheaper: its rows then have other
+  // last bits than the same ones in a smaller step.
   bool may_expand;
   // Applied to x at the end, unless its weight is null; an MTP module has its own.
   Norm final_norm;

@@ -3,14 +3,16 @@
 #pragma once
 
 #include "attention_training.h"
+#include "balance_training.h"
 #include "experts_training.h"
 #include "gate_training.h"
 #include "loss_training.h"
+#include "norm_training.h"
 #include "orthogonalize.h"
 #include "packing.h"
 #include "pick.h"
 #include "products_training.h"
-#include "rows_training.h"
+#include "rotate_training.h"
 #include "run.h"
 
 namespace moestro::MOESTRO_ISA {

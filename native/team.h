@@ -55,8 +55,8 @@ class Team {
   int epoch_ = 0;
 };
 
-// Runs work(context, team) on so many threads, or fewer where there are no more, and waits for them;
-// none of them may throw.
+// Runs work(context, team) on so many threads, or fewer where there are no more, and waits for
+// them; none of them may throw.
 void run_team(int num_threads, void (*work)(void*, Team&), void* context);
 
 template <class Work>

@@ -41,8 +41,8 @@ struct Tile {
   // One word of a panel's outputs, and of a strip's.
   static constexpr int64_t LINE = PANEL * 4, STEP = STRIP * LINE;
 
-  // A block of so few rows is its matrix's only one: what it reads comes again with the next token, if
-  // at all. Other blocks read it again.
+  // A block of so few rows is its matrix's only one: what it reads comes again with the next token,
+  // if at all. Other blocks read it again.
   static void ask_ahead(const char* line) {
     if constexpr (ROWS > BLOCK_ROWS / 2) {
       __builtin_prefetch(line + PREFETCH_BYTES, 0, 3);
@@ -82,11 +82,7 @@ struct Tile {
         const Words passing = Isa::fill_word(x + r);
 #pragma GCC unroll 16
         for (int p = 0; p < PANELS; ++p) {
-          if constexpr (F == Format::float32) {
-            sums[r][p] = Isa::add_floats(sums[r][p], weights[p], passing);
-          } else {
-            sums[r][p] = Isa::add_pairs(sums[r][p], weights[p], passing);
-          }
+          sums[r][p] = add_word<Isa, F>(sums[r][p], weights[p], passing);
         }
       }
     }

@@ -1,6 +1,6 @@
-// What the kernels of training take and give: bfloat16 as torch has it, sums in float32.
-// Next: bands.h, then experts_training.h, products_training.h, attention_training.h,
-// loss_training.h and rows_training.h.
+// What the kernels of training take and give: bfloat16 as torch has it, sums in float32. Next:
+// bands.h, band_products.h, then experts_training.h, products_training.h, attention_training.h,
+// loss_training.h, gate_training.h and rows_training.h.
 //
 // Every number is summed by one thread in one order, whatever the number of threads.
 
@@ -10,8 +10,8 @@
 
 namespace moestro {
 
-// Experts in training, as optimizers have them: bfloat16, (experts, 2 * hidden_width, width) with the
-// gate's rows first, and (experts, width, hidden_width).
+// Experts in training, as optimizers have them: bfloat16, (experts, 2 * hidden_width, width) with
+// the gate's rows first, and (experts, width, hidden_width).
 struct TrainedExperts {
   const uint16_t* gate_up;
   const uint16_t* down;
@@ -20,9 +20,9 @@ struct TrainedExperts {
   int64_t hidden_width;
 };
 
-// The same sum as ExpertProduct's, in bfloat16. It is added to `before` and `also_before`, unless they
-// are null, before it is rounded. `hidden` has room for gate and up of each slot in use; what is in it
-// is the backward pass's matter.
+// The same sum as ExpertProduct's, in bfloat16. It is added to `before` and `also_before`, unless
+// they are null, before it is rounded. `hidden` has room for gate and up of each slot in use; what
+// is in it is the backward pass's matter.
 struct ExpertsForward {
   const uint16_t* x;
   const uint16_t* before;
@@ -144,8 +144,8 @@ struct NormBackward {
   float* dweight;
 };
 
-// Heads' rows of sequences of one length, rotated by their position: pairs that are neighbors or half
-// a width apart become first and second halves. The inverse undoes it.
+// Heads' rows of sequences of one length, rotated by their position: pairs that are neighbors or
+// half a width apart become first and second halves. The inverse undoes it.
 struct Rotation {
   HeadRows x;
   int64_t num_rows;
@@ -159,8 +159,9 @@ struct Rotation {
   HeadRows y;
 };
 
-// Rows and a gate's float32 weights (experts, width); logits are (rows, experts). `bias` is null where
-// selection is by the scores themselves, `fractions` (of each row's budget) where every row takes all.
+// Rows and a gate's float32 weights (experts, width); logits are (rows, experts). `bias` is null
+// where selection is by the scores themselves, `fractions` (of each row's budget) where every row
+// takes all.
 struct GateRows {
   const uint16_t* x;
   int64_t num_rows;
@@ -193,8 +194,8 @@ struct GateBackward {
   float* dweight;
 };
 
-// What is wrong with how sequences' tokens spread over experts (DeepSeek-V3's eq. 17-20) and with the
-// size of logits (ST-MoE's z-loss), and its gradients.
+// What is wrong with how sequences' tokens spread over experts (DeepSeek-V3's eq. 17-20) and with
+// the size of logits (ST-MoE's z-loss), and its gradients.
 struct BalanceRows {
   const float *logits, *scores;
   const int64_t* experts;

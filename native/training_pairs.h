@@ -1,5 +1,5 @@
-// Pairs of a row and an expert that it visits, sorted by expert and cut into blocks, as training takes
-// them. Knows no numbers but counts and weights. Next: pair_rows.h.
+// Pairs of a row and an expert that it visits, sorted by expert and cut into blocks, as training
+// takes them. Knows no numbers but counts and weights. Next: pair_rows.h.
 
 #pragma once
 

@@ -1,9 +1,9 @@
 // Scores of a span's keys to weights, a panel of queries at a time: the running softmax
-// (FlashAttention, arXiv 2205.14135). Knows no latents. Next: attention.h.
+// (FlashAttention, arXiv 2205.14135). Knows no latents. Next: mixtures.h.
 
 #pragma once
 
-#include "span.h"
+#include "scores.h"
 
 namespace moestro::MOESTRO_ISA {
 
@@ -84,8 +84,8 @@ void weigh_panels(int64_t number, int64_t num_queries, int64_t num_words, float 
   for (int64_t p = 0; p < PANELS; ++p) put_weights<Isa, F, PANELS>(p, number, span);
 }
 
-// Weights of a span's first `number` keys, each of so many words, for its first queries; what a query
-// does not see weighs nothing.
+// Weights of a span's first `number` keys, each of so many words, for its first queries; what a
+// query does not see weighs nothing.
 template <class Isa, Format F>
 void weigh(int64_t number, int64_t num_queries, int64_t num_words, float softmax_scale,
            Span& span) {

@@ -19,7 +19,7 @@ from moestro.ops.kernels import PackedExperts, Visits
 from moestro.ops.panels import KINDS, PANEL, STRIP, Panels, Rows, strip_bytes
 from moestro.ops.quantize import codes_shape, scales_shape
 
-# What native/bands.h multiplies: whole panels, and whole pairs of them.
+# What native/bands.h packs: whole panels, and whole pairs of them.
 WIDTH_MULTIPLE = 32
 # native/kernels.h numbers them.
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}

@@ -1,7 +1,7 @@
 """What training does with each row by itself, in one native call each way: norms and rotations.
 
 bfloat16 on CPUs; all else goes through torch, the specification. Next: rope.py,
-native/rows_training.h.
+native/norm_training.h, native/rotate_training.h.
 
 Shapes: T rows, D width, S tokens, H heads, R rotary width, P = R / 2 pairs.
 """

@@ -1,7 +1,8 @@
 """A gate's scores and choice, and the losses that balance it, in native calls on CPUs.
 
 float32 throughout: bfloat16 scores tie and flip between near-equal experts. What model/gate.py and
-train/balance.py do in torch is the specification. Next: model/gate.py, native/gate_training.h.
+train/balance.py do in torch is the specification. Next: model/gate.py, native/gate_training.h,
+native/balance_training.h.
 
 Shapes: T tokens, D width, E experts, K slots, N grid points of the budget.
 """

@@ -1,10 +1,10 @@
-// What the files of the border to Python share. The kernels' own structs are Python classes of the same
-// names, whose fields are given by name; a kernel is a method that takes one of them.
-// Next: module.cpp.
+// What the files of the border to Python share. The kernels' own structs are Python classes of the
+// same names, whose fields are given by name; a kernel is a method that takes one of them. Next:
+// module.cpp.
 //
 // Nothing here is checked, but for what a caller of the whole model gets wrong (own_stack.h);
-// moestro/ops/native.py checks. Pointers come as addresses, 0 for null: exchanging an array costs more
-// than a small product. Whoever gives an address keeps alive what lies there.
+// moestro/ops/native.py checks. Pointers come as addresses, 0 for null: exchanging an array costs
+// more than a small product. Whoever gives an address keeps alive what lies there.
 
 #pragma once
 
@@ -63,8 +63,8 @@ Field<Owner, Value> field(const char* name, Value Owner::*member) {
 // A macro, so that a field's name in Python cannot be another's.
 #define FIELD(Struct, name) field(#name, &Struct::name)
 
-// Makes a struct a class that is built from all its fields, each by its name: none can be forgotten,
-// and none taken for its neighbor. A field may be a base's.
+// Makes a struct a class that is built from all its fields, each by its name: none can be
+// forgotten, and none taken for its neighbor. A field may be a base's.
 template <class Struct, class... Owners, class... Values>
 void bind_struct(nb::module_& m, const char* name, Field<Owners, Values>... fields) {
   nb::class_<Struct> bound(m, name);

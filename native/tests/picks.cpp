@@ -1,5 +1,5 @@
-// Picked tokens: every instruction set like the portable one, the same bits on any number of threads,
-// nothing read or written out of bounds. What is picked is tested against numpy.
+// Picked tokens: every instruction set like the portable one, the same bits on any number of
+// threads, nothing read or written out of bounds. What is picked is tested against numpy.
 
 #include <cmath>
 #include <limits>

@@ -305,7 +305,8 @@ void check_expanded(const Sizes& sizes, Format format) {
   }
 }
 
-// Three answers from their first token on, whose blocks lie in turns, with room for all their steps.
+// Three answers from their first token on, whose blocks lie in turns, with room for all their
+// steps.
 class Burst {
  public:
   static constexpr int64_t ROWS = 3, STEPS = 9, VOCABULARY = 40, BLOCKS = divide_up(STEPS, BLOCK);
