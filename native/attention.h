@@ -46,7 +46,7 @@ struct Cached {
   int64_t block_size;
   int64_t width;
 
-  int64_t slot_bytes() const { return width * (format == Format::float32 ? 4 : 2); }
+  int64_t slot_bytes() const { return width * bytes_per_number(format); }
   char* slot(int64_t number) const { return slots + number * slot_bytes(); }
   const char* key(const int64_t* table, int64_t k) const {
     return slot(table[k / block_size] * block_size + k % block_size);
@@ -99,7 +99,8 @@ class Attention {
 
   void put_queries(const AttentionTask& task, Span& span) const {
     const int64_t first_row = step_.sequences[task.sequence].first_row;
-    const float* from = queries_ + (first_row * shape_.num_heads + task.first_query) * cached_.width;
+    const int64_t first_query = first_row * shape_.num_heads + task.first_query;
+    const float* from = queries_ + first_query * cached_.width;
     const int64_t lanes = num_panels(task) * PANEL;
     if (lanes > task.num_queries) {
       std::memset(span.queries, 0,
@@ -173,7 +174,8 @@ class Attention {
 
   template <Format F>
   void take_span(const AttentionTask& task, int64_t number, Span& span, float* mixtures) const {
-    weigh<Isa, F>(number, task.num_queries, num_words(F, cached_.width), shape_.softmax_scale, span);
+    weigh<Isa, F>(number, task.num_queries, num_words(F, cached_.width), shape_.softmax_scale,
+                  span);
     const Weights weights{span.weights, num_panels(task) * PANEL, span.factors};
     // Later rows see more: those that see all keys of a whole span come last.
     int64_t num_groups = span.num_groups;

@@ -74,11 +74,8 @@ class SequenceBalance {
   float limit(int64_t t) const {
     const float* logits = rows_.logits + t * number_;
     float* changes = rows_.dlogits + t * number_;
-    float most = logits[0], total = 0.0f;
-    for (int64_t e = 1; e < number_; ++e) most = logits[e] > most ? logits[e] : most;
-    by_lanes<Isa>(logits, number_, 0.0f, [&](typename Isa::Lanes a, int64_t start, int64_t count) {
-      store_some<Isa>(exponential<Isa>(Isa::add(a, Isa::fill(-most))), changes + start, count);
-    });
+    const float most = fill_exponentials<Isa>(logits, number_, changes);
+    float total = 0.0f;
     for (int64_t e = 0; e < number_; ++e) total += changes[e];
     const float size = most + std::log(total), scale = 2.0f * z_scale() * size / total;
     for (int64_t e = 0; e < number_; ++e) changes[e] *= scale;

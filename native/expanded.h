@@ -169,7 +169,7 @@ class Expanded {
   }
 
   template <Format F>
-  static constexpr int64_t BYTES = F == Format::float32 ? 4 : 2;
+  static constexpr int64_t BYTES = bytes_per_number(F);
 
   // A cached latent as row `r` of a block: it is rounded already.
   template <Format F>

@@ -24,7 +24,8 @@ inline float find_threshold(const ChoiceRule& rule, const float* thresholds, flo
 
 // Leaves out the experts of all but a row's best groups, the lower number first among equals.
 // `scores` has room for one number for each group.
-inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* selection, float* scores) {
+inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* selection,
+                         float* scores) {
   const int64_t number = rule.num_expert_groups, size = num_experts / number;
   if (number == 1 || rule.topk_group == number) return;
   for (int64_t g = 0; g < number; ++g) {
@@ -54,12 +55,8 @@ inline void limit_groups(const ChoiceRule& rule, int64_t num_experts, float* sel
 template <class Isa>
 void fill_scores(const ChoiceRule& rule, int64_t number, float* scores) {
   if (rule.is_sigmoid) return fill_sigmoids<Isa>(scores, number, scores);
-  float most = scores[0], sum = 0.0f;
-  for (int64_t e = 1; e < number; ++e) most = scores[e] > most ? scores[e] : most;
-  by_lanes<Isa>(scores, number, 0.0f, [&](typename Isa::Lanes a, int64_t start, int64_t count) {
-    const auto below = Isa::add(a, Isa::fill(-most));
-    store_some<Isa>(exponential<Isa>(below), scores + start, count);
-  });
+  fill_exponentials<Isa>(scores, number, scores);
+  float sum = 0.0f;
   for (int64_t e = 0; e < number; ++e) sum += scores[e];
   for (int64_t e = 0; e < number; ++e) scores[e] /= sum;
 }
@@ -76,19 +73,26 @@ inline void fill_selection(const ChoiceRule& rule, const float* bias, int64_t nu
   limit_groups(rule, number, selection, room);
 }
 
+// Numbers of experts count down from here in the lower half of a key, whose upper half is a score.
+constexpr int64_t LAST_EXPERT = 0x7fffffff;
+
 // Orders experts as integers: the better score, then the lower number, is the larger key.
 inline int64_t choice_key(float score, int64_t expert) {
   // Zero has two signs and one rank.
   score += 0.0f;
   int32_t bits;
   std::memcpy(&bits, &score, sizeof bits);
+  // Negative floats order backwards as integers: all bits but the sign are turned.
   const int64_t rank = bits ^ ((bits >> 31) & 0x7fffffff);
-  return rank * (int64_t{1} << 32) + (0x7fffffff - expert);
+  return rank * (int64_t{1} << 32) + (LAST_EXPERT - expert);
 }
+
+inline int64_t expert_of(int64_t key) { return LAST_EXPERT - (key & 0xffffffff); }
 
 // Keeps the largest keys, in order. Each in its turn goes down the best ones so far, and the lesser
 // of two goes on: no branch that a processor could guess wrongly.
-[[gnu::always_inline]] inline void keep_best(int64_t num_slots, int64_t number, const float* selection, int64_t* keys) {
+[[gnu::always_inline]] inline void keep_best(int64_t num_slots, int64_t number,
+                                             const float* selection, int64_t* keys) {
   std::fill_n(keys, num_slots, std::numeric_limits<int64_t>::min());
   for (int64_t e = 0; e < number; ++e) {
     int64_t key = choice_key(selection[e], e);
@@ -108,6 +112,13 @@ void keep_best(int64_t number, const float* selection, int64_t* keys) {
   std::copy_n(best, SLOTS, keys);
 }
 
+// What scores of a row's slots are multiplied by to be weights, where they have such a sum.
+inline float weight_scale(const ChoiceRule& rule, float sum) {
+  // Keeps scores of zero from being divided by zero, as the twin does.
+  constexpr float LEAST_SUM = 1e-20f;
+  return rule.routed_scaling_factor / (rule.is_normalized ? sum + LEAST_SUM : 1.0f);
+}
+
 // Fills a row's slots with the best of `selection`; further ones are in use if their score, less
 // the last certain one's, passes the threshold. `keys` has room for one for each expert.
 inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, const float* scores,
@@ -121,7 +132,7 @@ inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, c
   }
   float certain = 0.0f, sum = 0.0f;
   for (int64_t k = 0; k < rule.num_slots; ++k) {
-    const int64_t expert = 0x7fffffff - (keys[k] & 0xffffffff);
+    const int64_t expert = expert_of(keys[k]);
     const float score = selection[expert];
     if (k == rule.fewest - 1) certain = score;
     slots.is_used[k] = k < rule.fewest || score - certain > threshold;
@@ -130,7 +141,7 @@ inline void take_best(const ChoiceRule& rule, float threshold, int64_t number, c
     if (slots.ranked != nullptr) slots.ranked[k] = score;
     sum += slots.weights[k];
   }
-  const float scale = rule.routed_scaling_factor / (rule.is_normalized ? sum + 1e-20f : 1.0f);
+  const float scale = weight_scale(rule, sum);
   for (int64_t k = 0; k < rule.num_slots; ++k) slots.weights[k] *= scale;
 }
 

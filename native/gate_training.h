@@ -32,7 +32,8 @@ class GateForwardWork {
         rows_(workspace.take<float>(num_threads * GATE_ROWS * given.gate.width)) {
     for (int64_t c = 0; c < given.gate.width; ++c) {
       for (int64_t e = 0; e < columns_; ++e) {
-        turned_[c * columns_ + e] = e < number_ ? given.gate.weight[e * given.gate.width + c] : 0.0f;
+        turned_[c * columns_ + e] =
+            e < number_ ? given.gate.weight[e * given.gate.width + c] : 0.0f;
       }
     }
   }
@@ -176,7 +177,7 @@ class GateBackwardWork {
       sum += is_used[k] ? scores[experts[k]] : 0.0f;
       mean += pass_.dweights[place + k] * pass_.weights[place + k];
     }
-    const float scale = rule.routed_scaling_factor / (rule.is_normalized ? sum + 1e-20f : 1.0f);
+    const float scale = weight_scale(rule, sum);
     const float common = rule.is_normalized ? mean / rule.routed_scaling_factor : 0.0f;
     for (int64_t k = 0; k < rule.num_slots; ++k) {
       if (is_used[k]) changes[experts[k]] += scale * (pass_.dweights[place + k] - common);

@@ -77,6 +77,9 @@ typename Isa::Lanes add_word(typename Isa::Lanes sum, Panel panel, Passing passi
   }
 }
 
+// The largest code of a quantized input, either sign: -128 would have no counterpart.
+constexpr float MOST_CODE = 127.0f;
+
 // How much larger than they are weights are multiplied.
 template <class Isa>
 constexpr int32_t offset(Format format) {
@@ -91,17 +94,17 @@ void quantize_group(const float* x, Format format, int64_t g, int64_t r, const B
   const float most = Isa::largest(Isa::larger(Isa::absolute(low), Isa::absolute(high)));
   // Zero, unless a number is infinite or none: then the group is NaN, whatever `largest` says.
   const float fault = Isa::sum(Isa::multiply(Isa::add(low, high), Isa::fill(0.0f)));
-  const Lanes inverse = Isa::fill(most > 0.0f ? 127.0f / most : 0.0f);
+  const Lanes inverse = Isa::fill(most > 0.0f ? MOST_CODE / most : 0.0f);
   alignas(16) int8_t codes[GROUP];
   Isa::store_int8(Isa::multiply(low, inverse), codes);
   Isa::store_int8(Isa::multiply(high, inverse), codes + PANEL);
   int32_t sum = 0;
   for (int i = 0; i < GROUP; ++i) sum += codes[i];
   const int64_t rows = block.num_rows, place = g * rows + r;
-  block.scales[place] = most / 127.0f + fault;
+  block.scales[place] = most / MOST_CODE + fault;
   block.starts[place] = -offset<Isa>(format) * sum;
-  uint32_t* to = block.words + g * (GROUP / 4) * rows + r;
-  for (int w = 0; w < GROUP / 4; ++w, to += rows) std::memcpy(to, codes + 4 * w, 4);
+  uint32_t* to = block.words + g * GROUP_WORDS * rows + r;
+  for (int w = 0; w < GROUP_WORDS; ++w, to += rows) std::memcpy(to, codes + 4 * w, 4);
 }
 
 // Puts PANEL numbers of row `r`, from input `start` on, into a block of inputs without scales.
@@ -112,7 +115,9 @@ void round_lanes(typename Isa::Lanes a, Format format, int64_t start, int64_t co
   if (format == Format::float32) {
     float some[PANEL];
     Isa::store(a, some);
-    for (int64_t c = 0; c < count; ++c) std::memcpy(block.words + (start + c) * rows + r, some + c, 4);
+    for (int64_t c = 0; c < count; ++c) {
+      std::memcpy(block.words + (start + c) * rows + r, some + c, 4);
+    }
   } else {
     alignas(32) uint16_t some[PANEL];
     Isa::store_bfloat16(a, some);

@@ -13,6 +13,10 @@ struct Amx : Avx512 {
   static constexpr bool HAS_TILES = true;
   static constexpr int BAND_PANELS = TILED_PANELS;
 
+  // A tile's rows, and its words in each of them.
+  static constexpr int64_t TILE = 16;
+  static_assert(TILED_ROWS == 2 * TILE && TILED_WORDS == TILE && PANEL == TILE, "whole tiles");
+
   // Sums of TILED_ROWS rows, side by side by row.
   using TiledSums = float[TILED_ROWS][TILED_PANELS * PANEL];
 
@@ -23,8 +27,8 @@ struct Amx : Avx512 {
     Tiles() {
       Shapes shapes;
       for (int i = 0; i < 8; ++i) {
-        shapes.row_bytes[i] = 64;
-        shapes.rows[i] = 16;
+        shapes.row_bytes[i] = sizeof(uint32_t) * TILE;
+        shapes.rows[i] = TILE;
       }
       settle_memory(&shapes);
       _tile_loadconfig(&shapes);
@@ -46,13 +50,13 @@ struct Amx : Avx512 {
 
   // sums[r][c] = rows times one or two panels over `num_words` words, a multiple of TILED_WORDS,
   // where this thread has Tiles. `row_step` and `step` words lie between rows and between words of
-  // a panel. Reads sixteen rows, or TILED_ROWS if there are more.
+  // a panel. Reads TILE rows, or TILED_ROWS if there are more.
   static void multiply_tiles(const uint32_t* rows, int64_t row_step, int64_t num_rows,
                              const uint32_t* panels, int64_t step, int64_t num_panels,
                              int64_t num_words, TiledSums& sums) {
     settle_memory(rows);
     const bool is_wide = num_panels == TILED_PANELS;
-    if (num_rows > 16) {
+    if (num_rows > TILE) {
       if (is_wide) return run<true, true>(rows, row_step, panels, step, num_words, sums);
       return run<true, false>(rows, row_step, panels, step, num_words, sums);
     }
@@ -80,29 +84,32 @@ struct Amx : Avx512 {
       const uint32_t* words = panels + w * step;
       if constexpr (!IS_TALL) {
         for (int64_t i = 0; i < TILED_WORDS; ++i) {
+          // As a number: behind the last panel a pointer would have nothing to point to.
           const uintptr_t line = reinterpret_cast<uintptr_t>(words) + 4 * (AHEAD + i) * step;
           __builtin_prefetch(reinterpret_cast<const void*>(line));
-          if constexpr (IS_WIDE) __builtin_prefetch(reinterpret_cast<const void*>(line + 64));
+          if constexpr (IS_WIDE) {
+            __builtin_prefetch(reinterpret_cast<const void*>(line + 4 * PANEL));
+          }
         }
       }
       _tile_loadd(4, rows + w, 4 * row_step);
       _tile_loadd(6, words, 4 * step);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (IS_WIDE) {
-        _tile_loadd(7, words + 16, 4 * step);
+        _tile_loadd(7, words + PANEL, 4 * step);
         _tile_dpbf16ps(1, 4, 7);
       }
       if constexpr (IS_TALL) {
-        _tile_loadd(5, rows + 16 * row_step + w, 4 * row_step);
+        _tile_loadd(5, rows + TILE * row_step + w, 4 * row_step);
         _tile_dpbf16ps(2, 5, 6);
         if constexpr (IS_WIDE) _tile_dpbf16ps(3, 5, 7);
       }
     }
     constexpr int64_t SUM_STEP = sizeof(sums[0]);
     _tile_stored(0, sums[0], SUM_STEP);
-    if constexpr (IS_WIDE) _tile_stored(1, sums[0] + 16, SUM_STEP);
-    if constexpr (IS_TALL) _tile_stored(2, sums[16], SUM_STEP);
-    if constexpr (IS_TALL && IS_WIDE) _tile_stored(3, sums[16] + 16, SUM_STEP);
+    if constexpr (IS_WIDE) _tile_stored(1, sums[0] + PANEL, SUM_STEP);
+    if constexpr (IS_TALL) _tile_stored(2, sums[TILE], SUM_STEP);
+    if constexpr (IS_TALL && IS_WIDE) _tile_stored(3, sums[TILE] + PANEL, SUM_STEP);
   }
 };
 

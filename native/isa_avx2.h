@@ -33,7 +33,9 @@ struct Avx2 {
   static constexpr int BAND_PANELS = 1;
   static constexpr bool SPLITS_PAIRS = false;
 
-  static Lanes load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+  static Lanes load(const float* from) {
+    return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
+  }
   static void store(Lanes a, float* to) {
     _mm256_storeu_ps(to, a.low);
     _mm256_storeu_ps(to + 8, a.high);
@@ -240,7 +242,8 @@ struct Avx2 {
   // sums of two products fit 16 bits.
   static __m256i add_bytes(__m256i sum, __m256i weights, __m256i x) {
     weights = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+    const __m256i pairs =
+        _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
 };

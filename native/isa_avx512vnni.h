@@ -112,7 +112,8 @@ struct Avx512Vnni {
   }
   // Rounds to whole numbers, to nearest even; they are at most 127.
   static void store_int8(Lanes a, int8_t* to) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value)));
+    const __m128i codes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.value));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
   }
 
   // Words of sixteen rows, side by side: to[w * step + r] = rows[r][start + w] for w < 16.

@@ -25,6 +25,8 @@ constexpr int64_t TASK_PANELS = 4;
 constexpr int64_t LONG_PANELS = 16, FEW_ROWS = 16;
 // Inputs of a quantized matrix that share a scale.
 constexpr int64_t GROUP = 32;
+// A group's inputs, rounded to int8, in words of four.
+constexpr int64_t GROUP_WORDS = GROUP / 4;
 
 // How weights are stored; inputs are rounded alike: to float32, bfloat16, int8 in groups, the same.
 enum class Format : int { float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3 };
@@ -44,6 +46,9 @@ constexpr int64_t inputs_per_word(Format format) {
 constexpr int64_t num_words(Format format, int64_t depth) {
   return divide_up(is_quantized(format) ? round_up(depth, GROUP) : depth, inputs_per_word(format));
 }
+
+// Bytes of a number of a format that has no scales.
+constexpr int64_t bytes_per_number(Format format) { return format == Format::float32 ? 4 : 2; }
 
 constexpr int64_t num_groups(int64_t depth) { return divide_up(depth, GROUP); }
 

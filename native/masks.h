@@ -5,7 +5,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+
+#include "kernels.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -13,7 +14,7 @@
 
 namespace moestro::MOESTRO_ISA {
 
-constexpr uint32_t ALL_BITS = 0xffffu;
+constexpr uint32_t ALL_BITS = (1u << PANEL) - 1;
 
 #if defined(__AVX512F__)
 
@@ -68,7 +69,7 @@ inline __m256 spread(uint32_t bits) {
 }
 
 inline void keep(float* x, uint32_t bits, float other) {
-  for (int i = 0; i < 16; i += 8, bits >>= 8) {
+  for (int i = 0; i < PANEL; i += 8, bits >>= 8) {
     const __m256 a = _mm256_loadu_ps(x + i);
     _mm256_storeu_ps(x + i, _mm256_blendv_ps(_mm256_set1_ps(other), a, spread(bits)));
   }
@@ -81,7 +82,7 @@ class Sums {
     high_ = _mm256_add_ps(high_, _mm256_and_ps(_mm256_loadu_ps(x + 8), spread(bits >> 8)));
   }
   float total() const {
-    float sums[16], total = 0.0f;
+    float sums[PANEL], total = 0.0f;
     _mm256_storeu_ps(sums, low_);
     _mm256_storeu_ps(sums + 8, high_);
     for (float sum : sums) total += sum;
@@ -96,18 +97,18 @@ class Sums {
 
 inline uint32_t reaching(const float* x, float bar) {
   uint32_t bits = 0;
-  for (uint32_t c = 0; c < 16; ++c) bits |= static_cast<uint32_t>(x[c] >= bar) << c;
+  for (uint32_t c = 0; c < PANEL; ++c) bits |= static_cast<uint32_t>(x[c] >= bar) << c;
   return bits;
 }
 
 inline uint32_t not_numbers(const float* x) {
   uint32_t bits = 0;
-  for (uint32_t c = 0; c < 16; ++c) bits |= static_cast<uint32_t>(x[c] != x[c]) << c;
+  for (uint32_t c = 0; c < PANEL; ++c) bits |= static_cast<uint32_t>(x[c] != x[c]) << c;
   return bits;
 }
 
 inline void keep(float* x, uint32_t bits, float other) {
-  for (uint32_t c = 0; c < 16; ++c) x[c] = bits >> c & 1u ? x[c] : other;
+  for (uint32_t c = 0; c < PANEL; ++c) x[c] = bits >> c & 1u ? x[c] : other;
 }
 
 class Sums {
@@ -122,7 +123,7 @@ class Sums {
   }
 
  private:
-  float sums_[16] = {};
+  float sums_[PANEL] = {};
 };
 
 #endif

@@ -38,7 +38,8 @@ void mix_rows(const Seeing& seeing, int64_t q, const Weights& weights, int64_t c
   const uint32_t* passing = weights.words + q;
   const int64_t step = weights.stride * words_per_weight<Isa, F>();
   for (int64_t w = 0; w < num_words; ++w, passing += step) {
-    std::conditional_t<F == Format::float32, typename Isa::Words, typename Isa::Paired> first, second;
+    std::conditional_t<F == Format::float32, typename Isa::Words, typename Isa::Paired> first,
+        second;
     if constexpr (F == Format::float32) {
       first = Isa::load(seeing.keys[w] + column);
       second = Isa::load(seeing.keys[w] + column + PANEL);

@@ -33,7 +33,7 @@ inline void draw_floats(uint64_t key, int64_t first, float* drawn) {
 #if defined(__AVX512DQ__)
   const __m512i steps = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
                                            _mm512_set1_epi64(static_cast<int64_t>(GAMMA)));
-  for (int i = 0; i < 16; i += 8) {
+  for (int i = 0; i < PANEL; i += 8) {
     const uint64_t start = static_cast<uint64_t>(first + i) * GAMMA + key;
     __m512i word = _mm512_add_epi64(steps, _mm512_set1_epi64(static_cast<int64_t>(start)));
     word = _mm512_xor_si512(word, _mm512_srli_epi64(word, 30));
@@ -45,7 +45,7 @@ inline void draw_floats(uint64_t key, int64_t first, float* drawn) {
     _mm256_storeu_ps(drawn + i, _mm256_cvtepi32_ps(high));
   }
 #else
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < PANEL; ++i) {
     drawn[i] = static_cast<float>(static_cast<int32_t>(noise_word(key, first + i) >> 33));
   }
 #endif

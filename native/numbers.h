@@ -8,20 +8,25 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// exp(x) = 2^n exp(r) with |r| <= ln(2) / 2; the coefficients are Taylor's, which suffice there. Of
-// five terms the sum is right to three in a million, which is more than bfloat16 can tell.
-template <class Isa, int TERMS = 7>
+// Terms of the exponential's series: right to two units in the last place of float32; and to three
+// in a million, which is more than bfloat16 can tell.
+constexpr int FLOAT32_TERMS = 7, BFLOAT16_TERMS = 5;
+
+// exp(x) = 2^n exp(r) with |r| <= ln(2) / 2; the coefficients are Taylor's, which suffice there.
+template <class Isa, int TERMS = FLOAT32_TERMS>
 [[gnu::always_inline]] inline typename Isa::Lanes exponential(typename Isa::Lanes x) {
   using Lanes = typename Isa::Lanes;
-  static_assert(TERMS == 5 || TERMS == 7, "one beginning for each");
+  static_assert(TERMS == FLOAT32_TERMS || TERMS == BFLOAT16_TERMS, "one beginning for each");
   // Beyond these the power of two would leave its field; NaN takes the bound, and silu restores it.
-  x = Isa::larger(Isa::smaller(x, Isa::fill(88.0f)), Isa::fill(-87.0f));
-  const Lanes n = Isa::round(Isa::multiply(x, Isa::fill(1.44269504f)));
+  constexpr float LEAST = -87.0f, MOST = 88.0f;
   // ln(2) in two parts, so that n times the first is exact.
-  Lanes r = Isa::multiply_add(n, Isa::fill(-0.693359375f), x);
-  r = Isa::multiply_add(n, Isa::fill(2.12194440e-4f), r);
-  Lanes sum = Isa::fill(TERMS == 7 ? 1.0f / 5040 : 1.0f / 120);
-  if constexpr (TERMS == 7) {
+  constexpr float LOG2_E = 1.44269504f, LN2_FIRST = 0.693359375f, LN2_REST = -2.12194440e-4f;
+  x = Isa::larger(Isa::smaller(x, Isa::fill(MOST)), Isa::fill(LEAST));
+  const Lanes n = Isa::round(Isa::multiply(x, Isa::fill(LOG2_E)));
+  Lanes r = Isa::multiply_add(n, Isa::fill(-LN2_FIRST), x);
+  r = Isa::multiply_add(n, Isa::fill(-LN2_REST), r);
+  Lanes sum = Isa::fill(TERMS == FLOAT32_TERMS ? 1.0f / 5040 : 1.0f / 120);
+  if constexpr (TERMS == FLOAT32_TERMS) {
     sum = Isa::multiply_add(sum, r, Isa::fill(1.0f / 720));
     sum = Isa::multiply_add(sum, r, Isa::fill(1.0f / 120));
   }
@@ -33,12 +38,12 @@ template <class Isa, int TERMS = 7>
   return Isa::scale_by_power(sum, n);
 }
 
-template <class Isa, int TERMS = 7>
+template <class Isa, int TERMS = FLOAT32_TERMS>
 typename Isa::Lanes one_plus_inverse_exponential(typename Isa::Lanes x) {
   return Isa::add(Isa::fill(1.0f), exponential<Isa, TERMS>(Isa::multiply(x, Isa::fill(-1.0f))));
 }
 
-template <class Isa, int TERMS = 7>
+template <class Isa, int TERMS = FLOAT32_TERMS>
 typename Isa::Lanes silu(typename Isa::Lanes x) {
   return Isa::divide(x, one_plus_inverse_exponential<Isa, TERMS>(x));
 }
@@ -61,6 +66,18 @@ void store_some(typename Isa::Lanes a, float* to, int64_t count) {
   float some[PANEL];
   Isa::store(a, some);
   for (int64_t c = 0; c < count; ++c) to[c] = some[c];
+}
+
+// y = exp(x - most), for the greatest number of x, which it returns: a softmax but for the
+// division.
+template <class Isa>
+float fill_exponentials(const float* x, int64_t number, float* y) {
+  float most = x[0];
+  for (int64_t i = 1; i < number; ++i) most = x[i] > most ? x[i] : most;
+  by_lanes<Isa>(x, number, 0.0f, [&](typename Isa::Lanes a, int64_t start, int64_t count) {
+    store_some<Isa>(exponential<Isa>(Isa::add(a, Isa::fill(-most))), y + start, count);
+  });
+  return most;
 }
 
 template <class Isa>

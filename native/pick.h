@@ -18,7 +18,8 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// Tokens in all rows below which one thread is faster than waking a team.
+// Tokens in all rows below which one thread is faster than waking a team (docs/log.md, "Picking
+// tokens natively").
 constexpr int64_t TEAM_TOKENS = 1 << 17;
 
 // Scratch memory of one thread; all of it is filled up to whole panels.

@@ -49,9 +49,8 @@ class Run {
   // A layer's part of the pages.
   Cached cached(int64_t layer) const {
     const int64_t width = shape_.cache_width();
-    const int64_t bytes = step_.cache_format == Format::float32 ? 4 : 2;
-    return {step_.pages + layer * step_.layer_slots * width * bytes, step_.cache_format,
-            step_.block_size, width};
+    const int64_t bytes = step_.layer_slots * width * bytes_per_number(step_.cache_format);
+    return {step_.pages + layer * bytes, step_.cache_format, step_.block_size, width};
   }
 
   const Norm& final_norm() const {

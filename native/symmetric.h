@@ -1,5 +1,4 @@
-// Products that are symmetric: half of them multiplied, the other half copied. Next:
-// orthogonalize.h.
+// Symmetric products: half of them multiplied, the rest copied. Next: orthogonalize.h.
 
 #pragma once
 
@@ -11,9 +10,9 @@ namespace moestro::MOESTRO_ISA {
 constexpr int64_t MIRROR_BLOCK = 2 * PANEL;
 static_assert(WIDTH_MULTIPLE % MIRROR_BLOCK == 0, "matrices are whole blocks");
 
-// The same where the product is symmetric: the blocks on and above its diagonal, and all that comes
-// with them in a band. A sum of the same numbers in the same order, the rest has the same bits, and
-// `mirror` copies it.
+// multiply_bands where the product is symmetric: the blocks on and above its diagonal, and all that
+// comes with them in a band. A sum of the same numbers in the same order, the rest has the same
+// bits, and `mirror` copies it.
 template <class Isa, class Left, class Emit>
 void multiply_symmetric(const Left& left, int64_t num_rows, const Bands<Isa>& right, Emit emit) {
   for (int64_t b = 0; b < right.plan.number; ++b) {

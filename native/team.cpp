@@ -30,7 +30,8 @@ inline void pause() {
 void sleep_while(std::atomic<int>& number, int value) {
 #if defined(__linux__)
   static_assert(sizeof(number) == sizeof(int), "the system reads it as an int");
-  syscall(SYS_futex, reinterpret_cast<int*>(&number), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<int*>(&number), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr,
+          0);
 #else
   (void)number, (void)value;
   std::this_thread::yield();
@@ -63,7 +64,8 @@ void Team::barrier() {
     shared_.arrived.store(0, std::memory_order_relaxed);
     // Tasks of the phase after the next one are counted from here; nobody is in it yet.
     for (int owner = 0; owner < size_; ++owner) {
-      shared_.counters[(next + 1) % 3 * size_ + owner].next.store(0, std::memory_order_relaxed);
+      const int counter = (next + 1) % COUNTED_PHASES * size_ + owner;
+      shared_.counters[counter].next.store(0, std::memory_order_relaxed);
     }
     // Sequentially consistent, as is what sleepers do: either they see it or they are seen.
     shared_.epoch.store(next);
@@ -81,7 +83,7 @@ void Team::barrier() {
 
 void run_team(int num_threads, void (*work)(void*, Team&), void* context) {
   Team::Shared shared;
-  shared.counters = std::vector<Team::Shared::Counter>(3 * num_threads);
+  shared.counters = std::vector<Team::Shared::Counter>(Team::COUNTED_PHASES * num_threads);
 #if defined(MOESTRO_STD_THREADS)
   std::vector<std::thread> others;
   for (int rank = 1; rank < num_threads; ++rank) {

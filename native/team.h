@@ -13,6 +13,10 @@ namespace moestro {
 
 class Team {
  public:
+  // Phases whose tasks are counted apart: while slow threads look for tasks of one and fast ones
+  // are in the next, the counters of the third are set back.
+  static constexpr int COUNTED_PHASES = 3;
+
   // What the threads of a team have in common.
   struct Shared {
     alignas(64) std::atomic<int> arrived{0};
@@ -21,7 +25,7 @@ class Team {
     struct alignas(64) Counter {
       std::atomic<int64_t> next{0};
     };
-    // Tasks that were taken out of each thread's share, in each of three phases.
+    // Tasks that were taken out of each thread's share, phase after phase.
     std::vector<Counter> counters;
   };
 
@@ -38,7 +42,7 @@ class Team {
     for (int i = 0; i < size_; ++i) {
       const int owner = (rank_ + i) % size_;
       const int64_t first = number * owner / size_, last = number * (owner + 1) / size_;
-      std::atomic<int64_t>& next = shared_.counters[epoch_ % 3 * size_ + owner].next;
+      std::atomic<int64_t>& next = shared_.counters[epoch_ % COUNTED_PHASES * size_ + owner].next;
       while (first + next.load(std::memory_order_relaxed) < last) {
         const int64_t taken = first + next.fetch_add(1, std::memory_order_relaxed);
         if (taken < last) task(taken);

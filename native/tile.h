@@ -8,7 +8,9 @@
 namespace moestro::MOESTRO_ISA {
 
 // How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
-// end of a page. Behind a strip lies the next one, so this also serves short strips.
+// end of a page. Behind a strip lies the next one, so this also serves short strips. Twice as far
+// was slower, three times as far no better (docs/log.md, "Weights in the order in which they are
+// read").
 constexpr int64_t PREFETCH_BYTES = 2304;
 
 template <class Isa, Format F, int ROWS, int PANELS>
@@ -122,15 +124,9 @@ struct Tile {
   static void add_counts(const Block& block, const char* panels, int64_t stride, int64_t g,
                          Words (&counts)[ROWS][PANELS]) {
     // A byte of int4 holds inputs half a group apart.
-    constexpr int COUNT = F == Format::int4 ? GROUP / 8 : GROUP / 4;
-    const uint32_t* x = block.words + g * (GROUP / 4) * ROWS;
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const int32_t start = block.starts[g * ROWS + r];
-      const Words count = F == Format::int4 ? Isa::begin_nibbles(start) : Isa::fill(start);
-#pragma GCC unroll 16
-      for (int p = 0; p < PANELS; ++p) counts[r][p] = count;
-    }
+    constexpr int COUNT = F == Format::int4 ? GROUP_WORDS / 2 : GROUP_WORDS;
+    const uint32_t* x = block.words + g * GROUP_WORDS * ROWS;
+    begin_counts(block, g, counts);
 #pragma GCC unroll 8
     for (int w = 0; w < COUNT; ++w, panels += STEP, x += ROWS) {
       Words low[PANELS], high[PANELS];
@@ -156,13 +152,27 @@ struct Tile {
         }
       }
     }
-    if constexpr (F == Format::int4) {
+    if constexpr (F == Format::int4) end_counts(block, g, counts);
+  }
+
+  [[gnu::always_inline]] static void begin_counts(const Block& block, int64_t g,
+                                                  Words (&counts)[ROWS][PANELS]) {
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
+      const int32_t start = block.starts[g * ROWS + r];
+      const Words count = F == Format::int4 ? Isa::begin_nibbles(start) : Isa::fill(start);
 #pragma GCC unroll 16
-        for (int p = 0; p < PANELS; ++p) {
-          counts[r][p] = Isa::end_nibbles(counts[r][p], block.starts[g * ROWS + r]);
-        }
+      for (int p = 0; p < PANELS; ++p) counts[r][p] = count;
+    }
+  }
+
+  [[gnu::always_inline]] static void end_counts(const Block& block, int64_t g,
+                                                Words (&counts)[ROWS][PANELS]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 16
+      for (int p = 0; p < PANELS; ++p) {
+        counts[r][p] = Isa::end_nibbles(counts[r][p], block.starts[g * ROWS + r]);
       }
     }
   }

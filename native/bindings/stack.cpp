@@ -73,9 +73,10 @@ void bind_step(nb::module_& m) {
   bind_struct<StepParts>(m, "StepParts",
       FIELD(StepParts, x), FIELD(StepParts, num_rows), FIELD(StepParts, positions),
       FIELD(StepParts, slots), FIELD(StepParts, fractions), FIELD(StepParts, sequences),
-      FIELD(StepParts, num_sequences), FIELD(StepParts, tables), FIELD(StepParts, num_table_entries),
-      FIELD(StepParts, pages), FIELD(StepParts, cache_format), FIELD(StepParts, layer_slots),
-      FIELD(StepParts, block_size), FIELD(StepParts, may_expand), FIELD(StepParts, choices));
+      FIELD(StepParts, num_sequences), FIELD(StepParts, tables),
+      FIELD(StepParts, num_table_entries), FIELD(StepParts, pages), FIELD(StepParts, cache_format),
+      FIELD(StepParts, layer_slots), FIELD(StepParts, block_size), FIELD(StepParts, may_expand),
+      FIELD(StepParts, choices));
 }
 
 }  // namespace

@@ -10,8 +10,9 @@ namespace {
 
 void bind_experts(nb::module_& m, nb::class_<Library>& library) {
   bind_struct<TrainedExperts>(m, "TrainedExperts",
-      FIELD(TrainedExperts, gate_up), FIELD(TrainedExperts, down), FIELD(TrainedExperts, num_experts),
-      FIELD(TrainedExperts, width), FIELD(TrainedExperts, hidden_width));
+      FIELD(TrainedExperts, gate_up), FIELD(TrainedExperts, down),
+      FIELD(TrainedExperts, num_experts), FIELD(TrainedExperts, width),
+      FIELD(TrainedExperts, hidden_width));
   bind_struct<ExpertsForward>(m, "ExpertsForward",
       FIELD(ExpertsForward, x), FIELD(ExpertsForward, before), FIELD(ExpertsForward, also_before),
       FIELD(ExpertsForward, visits), FIELD(ExpertsForward, experts), FIELD(ExpertsForward, hidden),
@@ -19,8 +20,8 @@ void bind_experts(nb::module_& m, nb::class_<Library>& library) {
   bind_struct<ExpertsBackward>(m, "ExpertsBackward",
       FIELD(ExpertsBackward, x), FIELD(ExpertsBackward, before), FIELD(ExpertsBackward, hidden),
       FIELD(ExpertsBackward, dout), FIELD(ExpertsBackward, visits), FIELD(ExpertsBackward, experts),
-      FIELD(ExpertsBackward, dx), FIELD(ExpertsBackward, dweights), FIELD(ExpertsBackward, dgate_up),
-      FIELD(ExpertsBackward, ddown));
+      FIELD(ExpertsBackward, dx), FIELD(ExpertsBackward, dweights),
+      FIELD(ExpertsBackward, dgate_up), FIELD(ExpertsBackward, ddown));
   bind_kernel(library, "forward_experts", &Kernels::forward_experts);
   bind_kernel(library, "backward_experts", &Kernels::backward_experts);
 }
@@ -45,14 +46,16 @@ void bind_attention(nb::module_& m, nb::class_<Library>& library) {
       FIELD(AttentionShape, value), FIELD(AttentionShape, scale));
   bind_struct<AttentionParts>(m, "AttentionParts",
       FIELD(AttentionParts, query_nope), FIELD(AttentionParts, query_rope),
-      FIELD(AttentionParts, key_nope), FIELD(AttentionParts, key_rope), FIELD(AttentionParts, value));
+      FIELD(AttentionParts, key_nope), FIELD(AttentionParts, key_rope),
+      FIELD(AttentionParts, value));
   bind_struct<AttentionForward>(m, "AttentionForward",
       FIELD(AttentionForward, shape), FIELD(AttentionForward, inputs), FIELD(AttentionForward, out),
       FIELD(AttentionForward, log_totals));
   bind_struct<AttentionBackward>(m, "AttentionBackward",
-      FIELD(AttentionBackward, shape), FIELD(AttentionBackward, inputs), FIELD(AttentionBackward, out),
-      FIELD(AttentionBackward, dout), FIELD(AttentionBackward, log_totals),
-      FIELD(AttentionBackward, gradients), FIELD(AttentionBackward, dkey_ropes));
+      FIELD(AttentionBackward, shape), FIELD(AttentionBackward, inputs),
+      FIELD(AttentionBackward, out), FIELD(AttentionBackward, dout),
+      FIELD(AttentionBackward, log_totals), FIELD(AttentionBackward, gradients),
+      FIELD(AttentionBackward, dkey_ropes));
   bind_kernel(library, "forward_attention", &Kernels::forward_attention);
   bind_kernel(library, "backward_attention", &Kernels::backward_attention);
 }
@@ -82,13 +85,14 @@ void bind_rows(nb::module_& m, nb::class_<Library>& library) {
 void bind_gate(nb::module_& m, nb::class_<Library>& library) {
   bind_struct<ChoiceRule>(m, "ChoiceRule",
       FIELD(ChoiceRule, num_slots), FIELD(ChoiceRule, fewest), FIELD(ChoiceRule, num_expert_groups),
-      FIELD(ChoiceRule, topk_group), FIELD(ChoiceRule, best_of_group), FIELD(ChoiceRule, is_sigmoid),
-      FIELD(ChoiceRule, is_normalized), FIELD(ChoiceRule, routed_scaling_factor),
-      FIELD(ChoiceRule, num_fractions), FIELD(ChoiceRule, fractions));
+      FIELD(ChoiceRule, topk_group), FIELD(ChoiceRule, best_of_group),
+      FIELD(ChoiceRule, is_sigmoid), FIELD(ChoiceRule, is_normalized),
+      FIELD(ChoiceRule, routed_scaling_factor), FIELD(ChoiceRule, num_fractions),
+      FIELD(ChoiceRule, fractions));
   bind_struct<GateRows>(m, "GateRows",
-      FIELD(GateRows, x), FIELD(GateRows, num_rows), FIELD(GateRows, width), FIELD(GateRows, weight),
-      FIELD(GateRows, num_experts), FIELD(GateRows, rule), FIELD(GateRows, bias),
-      FIELD(GateRows, thresholds), FIELD(GateRows, fractions));
+      FIELD(GateRows, x), FIELD(GateRows, num_rows), FIELD(GateRows, width),
+      FIELD(GateRows, weight), FIELD(GateRows, num_experts), FIELD(GateRows, rule),
+      FIELD(GateRows, bias), FIELD(GateRows, thresholds), FIELD(GateRows, fractions));
   bind_struct<ChoiceSlots>(m, "ChoiceSlots",
       FIELD(ChoiceSlots, experts), FIELD(ChoiceSlots, weights), FIELD(ChoiceSlots, is_used),
       FIELD(ChoiceSlots, ranked));
@@ -109,8 +113,8 @@ void bind_losses(nb::module_& m, nb::class_<Library>& library) {
       FIELD(BalanceRows, logits), FIELD(BalanceRows, scores), FIELD(BalanceRows, experts),
       FIELD(BalanceRows, is_used), FIELD(BalanceRows, num_rows), FIELD(BalanceRows, num_experts),
       FIELD(BalanceRows, num_slots), FIELD(BalanceRows, num_sequences),
-      FIELD(BalanceRows, sequence_weight), FIELD(BalanceRows, z_weight), FIELD(BalanceRows, dlogits),
-      FIELD(BalanceRows, dscores));
+      FIELD(BalanceRows, sequence_weight), FIELD(BalanceRows, z_weight),
+      FIELD(BalanceRows, dlogits), FIELD(BalanceRows, dscores));
   bind_struct<LossRows>(m, "LossRows",
       FIELD(LossRows, x), FIELD(LossRows, head), FIELD(LossRows, targets), FIELD(LossRows, weights),
       FIELD(LossRows, num_rows), FIELD(LossRows, width), FIELD(LossRows, vocabulary),
