@@ -62,7 +62,7 @@ class ForwardHead : HeadWork<Isa> {
     Lanes total = Isa::fill(0.0f);
     for (int64_t k = 0; k < whole; k += PANEL) {
       const Lanes below = Isa::add(Isa::load(scores + k), Isa::fill(-largest));
-      const Lanes weight = exponential<Isa, 5>(Isa::multiply(below, Isa::fill(scale)));
+      const Lanes weight = exponential<Isa, BFLOAT16_TERMS>(Isa::multiply(below, Isa::fill(scale)));
       total = Isa::add(total, weight);
       Isa::store_bfloat16(weight, weights + k);
     }
@@ -126,20 +126,17 @@ class BackwardHead : HeadWork<Isa> {
     const uint16_t *dout = dout_ + first * shape.value, *query = this->query + first * width;
     this->fill_scores(first, count);
     multiply_bands<Isa>(by_rows(dout, shape.value), count, values, num_keys, shape.value / 2,
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store(sums, dweights_ + row * length + column);
-                        });
+                        to_rows<Isa>(dweights_, length));
     for (int64_t i = 0; i < count; ++i) differentiate(task, first, i, num_keys);
     add_product(this->weights, num_keys, count, dout, shape.value, dvalue_);
     add_product(dscores_, num_keys, count, query, width, dkey_);
-    uint16_t* nope = head_rows(pass_.gradients.query_nope, shape, task);
-    uint16_t* rope = head_rows(pass_.gradients.query_rope, shape, task);
+    const HeadRows &dnope = pass_.gradients.query_nope, &drope = pass_.gradients.query_rope;
+    const auto put_nope = to_rows<Isa>(head_rows(dnope, shape, task, first), dnope.row_step);
+    const auto put_rope = to_rows<Isa>(head_rows(drope, shape, task, first), drope.row_step);
     multiply_bands<Isa>(by_rows(dscores_, num_keys), count, keys, width, num_keys / 2,
                         [&](int64_t row, int64_t column, Lanes sums) {
-                          const int64_t t = first + row, rotary = column - shape.nope;
-                          Isa::store_bfloat16(
-                              sums, rotary < 0 ? nope + t * pass_.gradients.query_nope.row_step + column
-                                               : rope + t * pass_.gradients.query_rope.row_step + rotary);
+                          if (column < shape.nope) return put_nope(row, column, sums);
+                          put_rope(row, column - shape.nope, sums);
                         });
   }
 
@@ -154,7 +151,7 @@ class BackwardHead : HeadWork<Isa> {
     const Lanes log_total = Isa::fill(-pass_.log_totals[task * shape.length + t]);
     for (int64_t k = 0; k < whole; k += PANEL) {
       const Lanes scaled = Isa::multiply_add(Isa::load(scores + k), scale, log_total);
-      const Lanes weight = exponential<Isa, 5>(scaled);
+      const Lanes weight = exponential<Isa, BFLOAT16_TERMS>(scaled);
       const Lanes change = Isa::multiply(Isa::add(Isa::load(dweights + k), mean), scale);
       Isa::store_bfloat16(weight, weights + k);
       Isa::store_bfloat16(Isa::multiply(weight, change), dscores + k);
@@ -165,7 +162,7 @@ class BackwardHead : HeadWork<Isa> {
 
   // The mean over keys, by weight, of the gradients of a query's weights.
   float mean_gradient(int64_t task, int64_t t) const {
-    const uint16_t* out = head_rows(pass_.out, this->shape, task) + t * pass_.out.row_step;
+    const uint16_t* out = head_rows(pass_.out, this->shape, task, t);
     const uint16_t* dout = dout_ + t * this->shape.value;
     Lanes sum = Isa::fill(0.0f);
     for (int64_t c = 0; c < this->shape.value; c += PANEL) {
@@ -187,8 +184,8 @@ class BackwardHead : HeadWork<Isa> {
                         });
   }
 
-  void put(const float* sums, int64_t step, const HeadRows& part,
-           int64_t width, int64_t task) const {
+  void put(const float* sums, int64_t step, const HeadRows& part, int64_t width,
+           int64_t task) const {
     uint16_t* to = head_rows(part, this->shape, task);
     for (int64_t t = 0; t < this->shape.length; ++t) {
       for (int64_t c = 0; c < width; c += PANEL) {
@@ -215,7 +212,9 @@ void sum_heads(const AttentionBackward& pass, int64_t sequence) {
   const float* from = pass.dkey_ropes + sequence * shape.num_heads * size;
   for (int64_t i = 0; i < size; i += PANEL) {
     typename Isa::Lanes sum = Isa::load(from + i);
-    for (int64_t h = 1; h < shape.num_heads; ++h) sum = Isa::add(sum, Isa::load(from + h * size + i));
+    for (int64_t h = 1; h < shape.num_heads; ++h) {
+      sum = Isa::add(sum, Isa::load(from + h * size + i));
+    }
     Isa::store_bfloat16(sum, to + i / shape.rotary * row_step + i % shape.rotary);
   }
 }

@@ -57,6 +57,22 @@ class SplitWords {
   alignas(64) float even_[PANEL * MOST], odd_[PANEL * MOST];
 };
 
+// Where products put their outputs: rows of float32, or of the bfloat16 that they are rounded to,
+// `step` numbers apart.
+template <class Isa>
+auto to_rows(float* rows, int64_t step) {
+  return [=](int64_t row, int64_t column, typename Isa::Lanes sums) {
+    Isa::store(sums, rows + row * step + column);
+  };
+}
+
+template <class Isa>
+auto to_rows(uint16_t* rows, int64_t step) {
+  return [=](int64_t row, int64_t column, typename Isa::Lanes sums) {
+    Isa::store_bfloat16(sums, rows + row * step + column);
+  };
+}
+
 template <class Isa, int PANELS>
 using BandSums = typename Isa::Lanes[Isa::BAND_ROWS][PANELS];
 
@@ -106,8 +122,8 @@ void multiply_tile(const Left& all, int64_t first_row, const uint32_t* band, int
                                 [&](int r, int64_t w) { return words.at(r, w); }, sums);
     }
   } else {
-    add_products<Isa, PANELS>(band, num_words,
-                              [&](int r, int64_t w) { return Isa::fill_word(left.at(r, w)); }, sums);
+    const auto take = [&](int r, int64_t w) { return Isa::fill_word(left.at(r, w)); };
+    add_products<Isa, PANELS>(band, num_words, take, sums);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {

@@ -57,18 +57,14 @@ class ForwardExperts {
     gather(pairs_, block, pass_.x, width_, x);
     float* raw = raw_.rows(rank);
     multiply_bands<Isa>(by_rows(x, width_), block.num_pairs, gate_up_.matrix(block.expert),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store(sums, raw + row * 2 * hidden_ + column);
-                        });
+                        to_rows<Isa>(raw, 2 * hidden_));
     uint16_t* active = active_.rows(rank);
     for (int64_t i = 0; i < block.num_pairs; ++i) {
       activate(raw + i * 2 * hidden_, block.first_pair + i, active + i * hidden_);
     }
     uint16_t* out = out_ + block.first_pair * width_;
     multiply_bands<Isa>(by_rows(active, hidden_), block.num_pairs, down_.matrix(block.expert),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store_bfloat16(sums, out + row * width_ + column);
-                        });
+                        to_rows<Isa>(out, width_));
   }
 
   void activate(const float* raw, int64_t pair, uint16_t* active) const {
@@ -78,7 +74,8 @@ class ForwardExperts {
       const Lanes gate = Isa::load(raw + c), up = Isa::load(raw + hidden_ + c);
       Isa::store_bfloat16(gate, kept + c);
       Isa::store_bfloat16(up, kept + hidden_ + c);
-      Isa::store_bfloat16(Isa::multiply(silu<Isa, 5>(gate), Isa::multiply(up, weight)), active + c);
+      const Lanes scaled = Isa::multiply(up, weight);
+      Isa::store_bfloat16(Isa::multiply(silu<Isa, BFLOAT16_TERMS>(gate), scaled), active + c);
     }
   }
 
@@ -91,6 +88,9 @@ class ForwardExperts {
   const BlockRows<uint16_t> active_;
   uint16_t* const out_;
 };
+
+// A thread that takes whole experts sums their matrices' gradients while the pairs are in its
+// cache; where experts are too few for that, all pairs come first.
 template <class Isa>
 class BackwardExperts {
  public:
@@ -152,9 +152,7 @@ class BackwardExperts {
     gather(pairs_, block, pass_.x, width_, x);
     gather(pairs_, block, pass_.dout, width_, dout);
     multiply_bands<Isa>(by_rows(dout, width_), block.num_pairs, down_.matrix(block.expert),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store(sums, dscaled + row * hidden_ + column);
-                        });
+                        to_rows<Isa>(dscaled, hidden_));
     for (int64_t i = 0; i < block.num_pairs; ++i) {
       go_back(block.first_pair + i, dscaled + i * hidden_, active + i * hidden_,
               dhidden + i * 2 * hidden_);
@@ -163,10 +161,7 @@ class BackwardExperts {
     fill_up(block, 2 * hidden_, dhidden);
     uint16_t* dx = dx_ + block.first_pair * width_;
     multiply_bands<Isa>(by_rows(dhidden, 2 * hidden_), block.num_pairs,
-                        gate_up_.matrix(block.expert),
-                        [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store_bfloat16(sums, dx + row * width_ + column);
-                        });
+                        gate_up_.matrix(block.expert), to_rows<Isa>(dx, width_));
     all_x_.put(block, x, rank);
     all_dout_.put(block, dout, rank);
     all_active_.put(block, active, rank);
@@ -191,7 +186,8 @@ class BackwardExperts {
     for (int64_t c = 0; c < hidden_; c += PANEL) {
       const Lanes gate = Isa::load_bfloat16(kept + c);
       const Lanes up = Isa::load_bfloat16(kept + hidden_ + c);
-      const Lanes sigmoid = Isa::divide(one, one_plus_inverse_exponential<Isa, 5>(gate));
+      const Lanes sigmoid =
+          Isa::divide(one, one_plus_inverse_exponential<Isa, BFLOAT16_TERMS>(gate));
       const Lanes silu = Isa::multiply(gate, sigmoid), both = Isa::multiply(silu, up);
       const Lanes scaled = Isa::load(dscaled + c), dactive = Isa::multiply(scaled, weight);
       dweight = Isa::multiply_add(scaled, both, dweight);
@@ -236,4 +232,5 @@ void backward_experts(const ExpertsBackward& pass, Workspace& workspace, int num
   BackwardExperts<Isa> work(pass, workspace, num_threads);
   run_with_tiles<Isa>(num_threads, [&](Team& team) { work.run(team); });
 }
+
 }  // namespace moestro::MOESTRO_ISA

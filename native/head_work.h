@@ -8,18 +8,19 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// Queries of a block: their scores of all keys are held at once.
+// Queries of a block: their scores of all keys are held at once. 64 were slower (docs/log.md, "A
+// training step of the demo's shape").
 constexpr int64_t BLOCK_QUERIES = 32;
 
-// One head's rows of a part of queries, keys, values or their gradients.
-inline uint16_t* head_rows(const HeadRows& part, const AttentionShape& shape, int64_t task) {
-  const int64_t sequence = task / shape.num_heads, head = task % shape.num_heads;
-  return part.data + sequence * shape.length * part.row_step + head * part.head_step;
+// One head's rows of a part of queries, keys, values or their gradients, from token `t` on.
+inline uint16_t* head_rows(const HeadRows& part, const AttentionShape& shape, int64_t task,
+                           int64_t t = 0) {
+  return part.row(task / shape.num_heads * shape.length + t, task % shape.num_heads);
 }
 
-// Copies columns of one head's rows from or to rows side by side.
-inline void gather_head(const HeadRows& part, const AttentionShape& shape,
-                        int64_t task, int64_t width, uint16_t* to, int64_t to_step) {
+// Copies one head's rows of a part to columns of rows that are `to_step` numbers apart.
+inline void gather_head(const HeadRows& part, const AttentionShape& shape, int64_t task,
+                        int64_t width, uint16_t* to, int64_t to_step) {
   const uint16_t* from = head_rows(part, shape, task);
   for (int64_t t = 0; t < shape.length; ++t) {
     copy_panels(from + t * part.row_step, width, to + t * to_step);
@@ -37,9 +38,9 @@ class HeadWork {
         query(take_rows(workspace, shape.query_width())),
         key(take_rows(workspace, shape.query_width())),
         value(take_rows(workspace, shape.value)),
-        key_columns_(take_words(workspace, shape.query_width())),
         scores(workspace.take<float>(BLOCK_QUERIES * shape.length)),
-        weights(workspace.take<uint16_t>(BLOCK_QUERIES * shape.length)) {}
+        weights(workspace.take<uint16_t>(BLOCK_QUERIES * shape.length)),
+        key_columns_(take_words(workspace, shape.query_width())) {}
 
   void load(const AttentionParts& inputs, int64_t task) {
     const int64_t width = shape.query_width();
@@ -56,9 +57,7 @@ class HeadWork {
     const int64_t width = shape.query_width();
     const Bands<Isa> keys(key_columns_, shape.length, width / 2);
     multiply_bands<Isa>(by_rows(query + first * width, width), count, keys, first + count,
-                        width / 2, [&](int64_t row, int64_t column, Lanes sums) {
-                          Isa::store(sums, scores + row * shape.length + column);
-                        });
+                        width / 2, to_rows<Isa>(scores, shape.length));
   }
 
   uint16_t* take_rows(Workspace& workspace, int64_t width) const {
@@ -70,13 +69,11 @@ class HeadWork {
 
   const AttentionShape& shape;
   uint16_t *const query, *const key, *const value;
+  float* const scores;
+  uint16_t* const weights;
 
  private:
   uint32_t* const key_columns_;
-
- public:
-  float* const scores;
-  uint16_t* const weights;
 };
 
 }  // namespace moestro::MOESTRO_ISA

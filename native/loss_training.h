@@ -79,9 +79,7 @@ class HeadLoss {
     }
     float* logits = logits_ + rank * LOSS_ROWS * vocabulary_;
     multiply_bands<Isa>(by_rows(rows, width_), count, by_tokens_,
-                        [&](int64_t r, int64_t column, Lanes sums) {
-                          Isa::store(sums, logits + r * vocabulary_ + column);
-                        });
+                        to_rows<Isa>(logits, vocabulary_));
     uint16_t* dlogits = dlogits_ + row * step_;
     for (int64_t r = 0; r < count; ++r) {
       differentiate_row(first + r, logits + r * vocabulary_, dlogits + r * step_);
@@ -90,9 +88,7 @@ class HeadLoss {
       std::memset(dlogits + r * step_, 0, 2 * vocabulary_);
     }
     multiply_bands<Isa>(by_rows(dlogits, step_), count, by_width_,
-                        [&](int64_t r, int64_t column, Lanes sums) {
-                          Isa::store_bfloat16(sums, pass_.dx + (first + r) * width_ + column);
-                        });
+                        to_rows<Isa>(pass_.dx + first * width_, width_));
   }
 
   void differentiate_row(int64_t row, float* logits, uint16_t* dlogits) const {
@@ -105,7 +101,8 @@ class HeadLoss {
     const float largest = Isa::largest(most);
     Lanes total = Isa::fill(0.0f);
     for (int64_t c = 0; c < vocabulary_; c += PANEL) {
-      const Lanes share = exponential<Isa, 5>(Isa::add(Isa::load(logits + c), Isa::fill(-largest)));
+      const Lanes below = Isa::add(Isa::load(logits + c), Isa::fill(-largest));
+      const Lanes share = exponential<Isa, BFLOAT16_TERMS>(below);
       total = Isa::add(total, share);
       Isa::store(share, logits + c);
     }

@@ -52,38 +52,42 @@ void forward_norm(const NormForward& pass, Workspace&, int num_threads) {
   });
 }
 
-// With n = x r: dx = r (w dy - n mean(w dy n)), and dw is the sum of dy n over rows.
+// One row's gradient, and what it adds to the weight's. With n = x r: dx = r (w dy - n mean(w dy
+// n)), and dw is the sum of dy n over rows.
+template <class Isa>
+void backward_norm_row(const NormBackward& pass, int64_t t, float* dweight) {
+  const NormRows& norm = pass.norm;
+  const int64_t width = norm.width;
+  const uint16_t *x = norm.x + t * norm.step, *dy = pass.dy + t * width;
+  const auto scale = Isa::fill(inverse_size<Isa>(norm, x));
+  typename Isa::Lanes total = Isa::fill(0.0f);
+  for (int64_t c = 0; c < width; c += PANEL) {
+    const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
+    const auto change = Isa::multiply(Isa::load_bfloat16(dy + c), normed);
+    total = Isa::multiply_add(change, Isa::load(norm.weight + c), total);
+    Isa::store(Isa::add(Isa::load(dweight + c), change), dweight + c);
+  }
+  const auto mean = Isa::fill(-Isa::sum(total) / static_cast<float>(width));
+  for (int64_t c = 0; c < width; c += PANEL) {
+    const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
+    const auto weighed = Isa::multiply(Isa::load_bfloat16(dy + c), Isa::load(norm.weight + c));
+    auto change = Isa::multiply(Isa::multiply_add(normed, mean, weighed), scale);
+    if (pass.drows != nullptr) {
+      change = Isa::add(change, Isa::load_bfloat16(pass.drows + t * width + c));
+    }
+    Isa::store_bfloat16(change, pass.dx + t * pass.dx_step + c);
+  }
+}
+
 template <class Isa>
 void backward_norm(const NormBackward& pass, Workspace& workspace, int num_threads) {
-  const NormRows& norm = pass.norm;
   workspace.reset();
-  const int64_t width = norm.width, pieces = divide_up(norm.num_rows, PIECE_ROWS);
+  const int64_t width = pass.norm.width, pieces = divide_up(pass.norm.num_rows, PIECE_ROWS);
   float* sums = workspace.take<float>(pieces * width);
   std::fill_n(sums, pieces * width, 0.0f);
   run_team(num_threads, [&](Team& team) {
-    each_row(team, norm.num_rows, [&](int64_t t, int64_t piece) {
-      const uint16_t *x = norm.x + t * norm.step, *g = pass.dy + t * width;
-      const float inverse = inverse_size<Isa>(norm, x);
-      const auto scale = Isa::fill(inverse);
-      float* sum = sums + piece * width;
-      typename Isa::Lanes total = Isa::fill(0.0f);
-      for (int64_t c = 0; c < width; c += PANEL) {
-        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
-        const auto change = Isa::multiply(Isa::load_bfloat16(g + c), normed);
-        total = Isa::multiply_add(change, Isa::load(norm.weight + c), total);
-        Isa::store(Isa::add(Isa::load(sum + c), change), sum + c);
-      }
-      const auto mean = Isa::fill(-Isa::sum(total) / static_cast<float>(width));
-      for (int64_t c = 0; c < width; c += PANEL) {
-        const auto normed = Isa::multiply(Isa::load_bfloat16(x + c), scale);
-        const auto weighed =
-            Isa::multiply(Isa::load_bfloat16(g + c), Isa::load(norm.weight + c));
-        auto change = Isa::multiply(Isa::multiply_add(normed, mean, weighed), scale);
-        if (pass.drows != nullptr) {
-          change = Isa::add(change, Isa::load_bfloat16(pass.drows + t * width + c));
-        }
-        Isa::store_bfloat16(change, pass.dx + t * pass.dx_step + c);
-      }
+    each_row(team, pass.norm.num_rows, [&](int64_t t, int64_t piece) {
+      backward_norm_row<Isa>(pass, t, sums + piece * width);
     });
   });
   std::fill_n(pass.dweight, width, 0.0f);

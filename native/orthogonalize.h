@@ -17,6 +17,9 @@
 
 namespace moestro::MOESTRO_ISA {
 
+// Keeps a matrix of zeros from being divided by zero, as the twin does.
+constexpr float LEAST_NORM = 1e-7f;
+
 inline float from_bfloat16(uint16_t bits) {
   const uint32_t word = static_cast<uint32_t>(bits) << 16;
   float out;
@@ -52,9 +55,7 @@ class Orthogonalizer {
   void improve() {
     multiply_symmetric<Isa>(by_rows(x_, columns_), rows_,
                             pack_all_transposed<Isa>(x_, rows_, columns_, words_),
-                            [&](int64_t row, int64_t column, Lanes sums) {
-                              Isa::store_bfloat16(sums, gram_ + row * rows_ + column);
-                            });
+                            to_rows<Isa>(gram_, rows_));
     mirror<Isa>(gram_, rows_);
     // A gram matrix is its own transpose, and so is its square.
     multiply_symmetric<Isa>(by_rows(gram_, rows_), rows_,
@@ -80,7 +81,7 @@ class Orthogonalizer {
 
   // The matrix over its norm, which no singular value exceeds.
   void load(const uint16_t* from) {
-    const Lanes scale = Isa::fill(1.0f / (norm(from) + 1e-7f));
+    const Lanes scale = Isa::fill(1.0f / (norm(from) + LEAST_NORM));
     std::memset(x_, 0, sizeof(uint16_t) * rows_ * columns_);
     each_piece([&](int64_t row, int64_t column, int64_t count) {
       uint16_t piece[PANEL] = {};

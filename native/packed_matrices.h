@@ -38,4 +38,5 @@ struct PackedMatrices {
   const int64_t num_words;
   uint32_t* const data;
 };
+
 }  // namespace moestro::MOESTRO_ISA

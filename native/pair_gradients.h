@@ -102,10 +102,7 @@ struct MatrixGradient {
     to += right_plan.first(b);
     const Bands<Isa> factors = right.bands(expert, rank);
     multiply_band<Isa>(left.columns(expert, rank).from(left_plan.first(a)), rows, factors, b,
-                       factors.num_words,
-                       [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                         Isa::store_bfloat16(sums, to + row * columns + column);
-                       });
+                       factors.num_words, to_rows<Isa>(to, columns));
   }
 
   const PairColumns<Isa>& left;

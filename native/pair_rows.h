@@ -68,4 +68,5 @@ void sum_slots(Team& team, const TrainingPairs& pairs, const uint16_t* from, int
     }
   });
 }
+
 }  // namespace moestro::MOESTRO_ISA

@@ -43,7 +43,6 @@ class WholeRows {
 template <class Isa>
 void forward_product(const ProductForward& pass, Workspace& workspace, int num_threads) {
   const TrainedProduct& given = pass.product;
-  uint16_t* const y = pass.y;
   const int64_t width = given.width, outputs = given.num_outputs;
   workspace.reset();
   const WholeRows x(workspace, given.x, given.num_rows, width);
@@ -56,54 +55,75 @@ void forward_product(const ProductForward& pass, Workspace& workspace, int num_t
       const int64_t first = task * PRODUCT_ROWS;
       multiply_bands<Isa>(by_rows(x.from(first), width),
                           smaller(PRODUCT_ROWS, given.num_rows - first), weight,
-                          [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                            Isa::store_bfloat16(sums, y + (first + row) * outputs + column);
-                          });
+                          to_rows<Isa>(pass.y + first * outputs, outputs));
     });
     team.barrier();
   });
 }
 
+// Gradients of rows, a block of them at a time, which also puts the block down for the sums over
+// rows that are the matrix's.
+template <class Isa>
+class BackwardProduct {
+ public:
+  BackwardProduct(const ProductBackward& given, Workspace& workspace)
+      : pass_(given),
+        width_(given.product.width),
+        outputs_(given.product.num_outputs),
+        num_rows_(given.product.num_rows),
+        num_words_(round_up(num_rows_, PRODUCT_ROWS) / 2),
+        x_(workspace, given.product.x, num_rows_, width_),
+        dy_(workspace, given.dy, num_rows_, outputs_),
+        weight_(workspace.take<uint32_t>(outputs_ * width_ / 2), width_, outputs_ / 2),
+        right_(workspace.take<uint32_t>(num_words_ * width_), width_, num_words_),
+        left_{workspace.take<uint32_t>(num_words_ * outputs_), outputs_, num_words_},
+        left_plan_(outputs_) {}
+
+  void run(Team& team) const {
+    team.each(weight_.plan.number, [&](int64_t b) {
+      pack_rows<Isa>(pass_.product.weight, weight_.num_words, weight_, b, 0);
+    });
+    team.barrier();
+    team.each(divide_up(num_rows_, PRODUCT_ROWS),
+              [&](int64_t task) { go_back(task * PRODUCT_ROWS); });
+    team.barrier();
+    team.each(left_plan_.number * right_.plan.number, [&](int64_t task) {
+      sum_rows(task / right_.plan.number, task % right_.plan.number);
+    });
+    team.barrier();
+  }
+
+ private:
+  void go_back(int64_t first) const {
+    const uint16_t *x = x_.from(first), *dy = dy_.from(first);
+    multiply_bands<Isa>(by_rows(dy, outputs_), smaller(PRODUCT_ROWS, num_rows_ - first), weight_,
+                        to_rows<Isa>(pass_.dx + first * width_, width_));
+    left_.put(dy, outputs_, PRODUCT_ROWS, first / 2);
+    for (int64_t b = 0; b < right_.plan.number; ++b) {
+      pack_rows<Isa>(x, PRODUCT_ROWS / 2, right_, b, first / 2);
+    }
+  }
+
+  // Bands `a` of outputs and `b` of inputs of the matrix's gradient.
+  void sum_rows(int64_t a, int64_t b) const {
+    uint16_t* to = pass_.dweight + left_plan_.first(a) * width_ + right_.plan.first(b);
+    multiply_band<Isa>(left_.from(left_plan_.first(a)), left_plan_.width(a), right_, b, num_words_,
+                       to_rows<Isa>(to, width_));
+  }
+
+  const ProductBackward& pass_;
+  const int64_t width_, outputs_, num_rows_, num_words_;
+  const WholeRows x_, dy_;
+  const Bands<Isa> weight_, right_;
+  const ColumnFactor<Isa> left_;
+  const BandPlan<Isa> left_plan_;
+};
+
 template <class Isa>
 void backward_product(const ProductBackward& pass, Workspace& workspace, int num_threads) {
-  const TrainedProduct& given = pass.product;
-  uint16_t *const dx = pass.dx, *const dweight = pass.dweight;
-  const int64_t width = given.width, outputs = given.num_outputs, rows = given.num_rows;
-  const int64_t num_words = round_up(rows, PRODUCT_ROWS) / 2;
   workspace.reset();
-  const WholeRows all_x(workspace, given.x, rows, width), all_dy(workspace, pass.dy, rows, outputs);
-  const Bands<Isa> weight(workspace.take<uint32_t>(outputs * width / 2), width, outputs / 2);
-  const Bands<Isa> right(workspace.take<uint32_t>(num_words * width), width, num_words);
-  const ColumnFactor<Isa> left{workspace.take<uint32_t>(num_words * outputs), outputs, num_words};
-  const BandPlan<Isa> left_plan(outputs);
-  run_with_tiles<Isa>(num_threads, [&](Team& team) {
-    team.each(weight.plan.number, [&](int64_t b) {
-      pack_rows<Isa>(given.weight, weight.num_words, weight, b, 0);
-    });
-    team.barrier();
-    team.each(divide_up(rows, PRODUCT_ROWS), [&](int64_t task) {
-      const int64_t first = task * PRODUCT_ROWS;
-      const uint16_t *x = all_x.from(first), *g = all_dy.from(first);
-      multiply_bands<Isa>(by_rows(g, outputs), smaller(PRODUCT_ROWS, rows - first), weight,
-                          [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                            Isa::store_bfloat16(sums, dx + (first + row) * width + column);
-                          });
-      left.put(g, outputs, PRODUCT_ROWS, first / 2);
-      for (int64_t b = 0; b < right.plan.number; ++b) {
-        pack_rows<Isa>(x, PRODUCT_ROWS / 2, right, b, first / 2);
-      }
-    });
-    team.barrier();
-    team.each(left_plan.number * right.plan.number, [&](int64_t task) {
-      const int64_t a = left_plan.first(task / right.plan.number), b = task % right.plan.number;
-      uint16_t* to = dweight + a * width + right.plan.first(b);
-      multiply_band<Isa>(left.from(a), left_plan.width(task / right.plan.number), right, b,
-                         num_words, [&](int64_t row, int64_t column, typename Isa::Lanes sums) {
-                           Isa::store_bfloat16(sums, to + row * width + column);
-                         });
-    });
-    team.barrier();
-  });
+  const BackwardProduct<Isa> work(pass, workspace);
+  run_with_tiles<Isa>(num_threads, [&](Team& team) { work.run(team); });
 }
 
 }  // namespace moestro::MOESTRO_ISA
