@@ -44,7 +44,11 @@ class LayerAttention {
     project(team, layer);
     cache(team, layer, cached);
     absorb(team, layer);
-    mix(team, layer, cached);
+    const Attention<Isa> attention(plan_, step_, shape_, cached, memory_.carried,
+                                   memory_.mixture_width, memory_.parts, memory_.mixtures);
+    attend(team, attention);
+    take_out(team, layer, cached, attention);
+    add_attended(team, layer);
   }
 
  private:
@@ -156,24 +160,31 @@ class LayerAttention {
     });
   }
 
-  // Attends, takes mixtures out of the latent space (W^UV absorbed), and adds them to the stream.
-  // Prompts whose latents are expanded attend head by head, and need neither.
-  void mix(Team& team, const Layer& layer, const Cached& cached) const {
-    const Attention<Isa> attention(plan_, step_, shape_, cached, memory_.carried,
-                                   memory_.mixture_width, memory_.parts, memory_.mixtures);
+  // Queries meet the cached latents, task by task.
+  void attend(Team& team, const Attention<Isa>& attention) const {
     team.each(plan_.num_tasks(), [&](int64_t i) {
       attention.run(plan_.task(i), spans_[team.rank()]);
     });
     team.barrier();
+  }
+
+  // Mixtures out of the latent space, head by head (W^UV absorbed). Prompts whose latents are
+  // expanded attend here, and have none.
+  void take_out(Team& team, const Layer& layer, const Cached& cached,
+                const Attention<Isa>& attention) const {
     const Expanded<Isa> expanded(step_, shape_, layer, cached);
     team.each(shape_.num_heads, [&](int64_t h) {
-      take_out(team, layer.w_uv, attention, h);
+      take_out_head(team, layer.w_uv, attention, h);
       // Behind those: a block of rows may have some of both kinds.
       for (int64_t s = 0; s < step_.num_sequences; ++s) {
         if (plan_.is_expanded(s)) attend_expanded(expanded, s, h, head_rooms_[team.rank()]);
       }
     });
     team.barrier();
+  }
+
+  // All heads' outputs, projected, onto the stream.
+  void add_attended(Team& team, const Layer& layer) const {
     const Inputs inputs = rows_.inputs(memory_.out_inputs, layer.out);
     const Blocks& blocks = rows_.blocks(layer.out);
     team.each(blocks.number, [&](int64_t b) {
@@ -183,13 +194,14 @@ class LayerAttention {
     multiply_shared<Isa>(
         team, layer.out, blocks, inputs, [&](int64_t first, const Outputs& outputs) {
           for (int64_t r = 0; r < outputs.num_rows; ++r) {
-            add_attended(layer.out, outputs, r, step_.x + (first + r) * shape_.hidden);
+            add_row(layer.out, outputs, r, step_.x + (first + r) * shape_.hidden);
           }
         });
     team.barrier();
   }
 
-  void add_attended(const Matrices& weights, const Outputs& outputs, int64_t r, float* row) const {
+  // A tile's outputs and their bias onto one row.
+  void add_row(const Matrices& weights, const Outputs& outputs, int64_t r, float* row) const {
     add_outputs<Isa>(outputs, shape_.hidden, r, row);
     if (weights.bias == nullptr) return;
     const int64_t first = outputs.panel * PANEL;
@@ -222,9 +234,8 @@ class LayerAttention {
         [&](int64_t t) { return memory_.attended + (t * heads + h) * shape_.value; });
   }
 
-  // One head's mixtures out of the latent space.
-  void take_out(const Team& team, const Matrices& values, const Attention<Isa>& attention,
-              int64_t h) const {
+  void take_out_head(const Team& team, const Matrices& values, const Attention<Isa>& attention,
+                     int64_t h) const {
     const int64_t heads = shape_.num_heads;
     const Inputs inputs = rows_.inputs(memory_.head_inputs[team.rank()], values);
     const Blocks& blocks = rows_.blocks(values);

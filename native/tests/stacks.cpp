@@ -166,7 +166,7 @@ class Batch {
       for (int64_t i = 0; i < divide_up(length, BLOCK); ++i) tables_.back().push_back(--next);
     }
     num_slots_ = blocks * BLOCK;
-    const int64_t bytes = cache_format == Format::float32 ? 4 : 2;
+    const int64_t bytes = bytes_per_number(cache_format);
     // A NaN where nothing was written.
     pages_.assign(2 * num_slots_ * model.shape().cache_width() * bytes, static_cast<char>(0xff));
   }
@@ -305,8 +305,8 @@ void check_expanded(const Sizes& sizes, Format format) {
   }
 }
 
-// Three answers from their first token on, whose blocks lie in turns, with room for all their
-// steps.
+// Three answers from their first token on, whose blocks lie
+// in turns, with room for all their steps.
 class Burst {
  public:
   static constexpr int64_t ROWS = 3, STEPS = 9, VOCABULARY = 40, BLOCKS = divide_up(STEPS, BLOCK);
