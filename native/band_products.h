@@ -57,8 +57,8 @@ class SplitWords {
   alignas(64) float even_[PANEL * MOST], odd_[PANEL * MOST];
 };
 
-// Where products put their outputs: rows of float32, or of the bfloat16 that they are rounded to,
-// `step` numbers apart.
+// Where products put their outputs: rows of float32, or of the
+// bfloat16 that they are rounded to, `step` numbers apart.
 template <class Isa>
 auto to_rows(float* rows, int64_t step) {
   return [=](int64_t row, int64_t column, typename Isa::Lanes sums) {
@@ -76,8 +76,8 @@ auto to_rows(uint16_t* rows, int64_t step) {
 template <class Isa, int PANELS>
 using BandSums = typename Isa::Lanes[Isa::BAND_ROWS][PANELS];
 
-// Adds the products of a tile's rows with the panels of `count` words; take(r, w) is word w of row
-// r.
+// Adds the products of a tile's rows with the panels of
+// `count` words; take(r, w) is word w of row r.
 template <class Isa, int PANELS, class Take>
 inline void add_products(const uint32_t* band, int64_t count, const Take& take,
                          BandSums<Isa, PANELS>& sums) {

@@ -15,8 +15,8 @@ namespace moestro::MOESTRO_ISA {
 constexpr int64_t EXPANDED_KEYS = 256;
 static_assert(EXPANDED_KEYS % SPAN == 0, "whole spans");
 
-// One thread's memory for a head: expanded keys and values, and its rows' queries and softmax so
-// far.
+// One thread's memory for a head: expanded keys and values,
+// and its rows' queries and softmax so far.
 struct HeadRoom {
   HeadRoom(Workspace& workspace, const Shape& shape, Format format, int64_t most_rows,
            bool has_tiles)

@@ -61,8 +61,8 @@ void fill_scores(const ChoiceRule& rule, int64_t number, float* scores) {
   for (int64_t e = 0; e < number; ++e) scores[e] /= sum;
 }
 
-// What experts are chosen by: their scores and biases, which may be null. `room` has a number for
-// each group.
+// What experts are chosen by: their scores and biases,
+// which may be null. `room` has a number for each group.
 inline void fill_selection(const ChoiceRule& rule, const float* bias, int64_t number,
                            const float* scores, float* selection, float* room) {
   for (int64_t e = 0; e < number; ++e) {

@@ -21,9 +21,9 @@ bool takes_tiles(const Matrices& weights) {
 // How many rows a block of inputs has at most.
 constexpr int64_t block_rows(bool are_tiled) { return are_tiled ? TILED_ROWS : BLOCK_ROWS; }
 
-// Some rows: words[w * num_rows + r], or words[r * row_words + w] if that is not zero. Quantized
-// ones have a scale for each group, and where the group's count starts, which makes up for weights
-// stored without a sign.
+// Some rows: words[w * num_rows + r], or words[r * row_words + w] if that
+// is not zero. Quantized ones have a scale for each group, and where the
+// group's count starts, which makes up for weights stored without a sign.
 struct Block {
   uint32_t* words;
   float* scales;

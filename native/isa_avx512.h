@@ -1,5 +1,5 @@
-// AVX-512 with BF16's dot products beside VNNI's: one instruction multiplies two bfloat16 and adds
-// both. Next: numbers.h.
+// AVX-512 with BF16's dot products beside VNNI's: one instruction
+// multiplies two bfloat16 and adds both. Next: numbers.h.
 
 #pragma once
 

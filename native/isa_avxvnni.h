@@ -1,5 +1,5 @@
-// AVX2 with VNNI's dot products of bytes, as Intel's desktops and laptops have them. Next:
-// numbers.h.
+// AVX2 with VNNI's dot products of bytes, as Intel's
+// desktops and laptops have them. Next: numbers.h.
 
 #pragma once
 

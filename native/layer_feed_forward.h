@@ -14,8 +14,8 @@ class LayerFeedForward {
   LayerFeedForward(const Shape& shape, const Step& step, const StepRows<Isa>& rows, Memory& memory)
       : shape_(shape), step_(step), rows_(rows), memory_(memory) {}
 
-  // Adds a layer's experts' outputs to the stream. Before it are `sparse` sparse layers of the
-  // step.
+  // Adds a layer's experts' outputs to the stream. Before
+  // it are `sparse` sparse layers of the step.
   void run(Team& team, const Layer& layer, int64_t sparse) {
     const bool is_sparse = layer.routed.down.data != nullptr;
     if (team.rank() == 0) {

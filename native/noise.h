@@ -1,5 +1,5 @@
-// The noise that picks a token: a function of an answer's stream, of the position and of the token
-// alone. Next: pick.h.
+// The noise that picks a token: a function of an answer's
+// stream, of the position and of the token alone. Next: pick.h.
 
 #pragma once
 

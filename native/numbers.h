@@ -68,8 +68,8 @@ void store_some(typename Isa::Lanes a, float* to, int64_t count) {
   for (int64_t c = 0; c < count; ++c) to[c] = some[c];
 }
 
-// y = exp(x - most), for the greatest number of x, which it returns: a softmax but for the
-// division.
+// y = exp(x - most), for the greatest number of x, which it
+// returns: a softmax but for the division.
 template <class Isa>
 float fill_exponentials(const float* x, int64_t number, float* y) {
   float most = x[0];

@@ -75,11 +75,11 @@ class OwnStack {
   void run(int64_t first_layer, int64_t last_layer, const StepParts& parts, const float* hidden,
            bool has_final_norm, int num_threads) const;
 
-  // Lets answers go on for up to `num_steps` tokens each: what a row picks is its next step's
-  // token. Positions and slots go along and stay where the last step left them, as do the states in
-  // x. Choices are (layer, step, row, slot), picks (step, row). Ends early behind a step in which a
-  // row picked a token that stops it, or none, or somebody came to wait; returns the number of
-  // steps.
+  // Lets answers go on for up to `num_steps` tokens each: what a row picks is its
+  // next step's token. Positions and slots go along and stay where the last step
+  // left them, as do the states in x. Choices are (layer, step, row, slot), picks
+  // (step, row). Ends early behind a step in which a row picked a token that
+  // stops it, or none, or somebody came to wait; returns the number of steps.
   int64_t decode(int64_t num_layers, int64_t num_steps, const StepParts& parts, Answers& answers,
                  float* logits, Pick* picks, int num_threads) const;
 

@@ -18,8 +18,8 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// Tokens in all rows below which one thread is faster than waking a team (docs/log.md, "Picking
-// tokens natively").
+// Tokens in all rows below which one thread is faster than
+// waking a team (docs/log.md, "Picking tokens natively").
 constexpr int64_t TEAM_TOKENS = 1 << 17;
 
 // Scratch memory of one thread; all of it is filled up to whole panels.
@@ -119,8 +119,8 @@ int64_t find_winner(const PickRow& row, const float* tempered, int64_t size, int
   return winner;
 }
 
-// Picks one of the tokens that are allowed, `best` being the likeliest of all by the model's
-// logits.
+// Picks one of the tokens that are allowed, `best` being
+// the likeliest of all by the model's logits.
 template <class Isa>
 int64_t choose_token(const PickRow& row, int64_t size, Best best, PickMemory& memory) {
   const bool is_changed = row.edited != row.logits || row.allowed != nullptr;

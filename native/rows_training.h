@@ -1,6 +1,6 @@
-// Rows that training takes each by itself, shared out in pieces: sums over rows go through sums of
-// these pieces, in order, so that no result depends on threads. Next: norm_training.h,
-// rotate_training.h.
+// Rows that training takes each by itself, shared out in pieces: sums
+// over rows go through sums of these pieces, in order, so that no
+// result depends on threads. Next: norm_training.h, rotate_training.h.
 
 #pragma once
 

@@ -37,8 +37,8 @@ template <class Isa, Format F, int ROWS, int PANELS, int WORDS>
   }
 }
 
-// The same for PANEL words of bfloat16, where they are multiplied as floats: each key's are split
-// once.
+// The same for PANEL words of bfloat16, where they are
+// multiplied as floats: each key's are split once.
 template <class Isa, int ROWS, int PANELS>
 [[gnu::always_inline]] inline void add_split_scores(const uint32_t* const* keys,
                                                     const uint32_t* queries, int64_t start,

@@ -86,9 +86,9 @@ struct Span {
   uint32_t *rows, *turned;
 };
 
-// Weights of a span: word w of query q lies at w * stride + q, of two keys in bfloat16, unless
-// those are multiplied as floats: then of one. `factors` bring the mixtures so far to the measure
-// of these weights.
+// Weights of a span: word w of query q lies at w * stride + q, of two
+// keys in bfloat16, unless those are multiplied as floats: then of one.
+// `factors` bring the mixtures so far to the measure of these weights.
 struct Weights {
   const uint32_t* words;
   int64_t stride;

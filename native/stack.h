@@ -41,8 +41,8 @@ struct Layer {
   Matrices query;
   Matrices latent;
   Norm latent_norm;
-  // W^UK and W^UV by head: one takes queries to the latent space, the other mixed latents out of
-  // it.
+  // W^UK and W^UV by head: one takes queries to the latent
+  // space, the other mixed latents out of it.
   Matrices w_uk;
   Matrices w_uv;
   // By head, in the format of the cache: what turns latents to keys and to values; without data

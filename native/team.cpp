@@ -48,9 +48,9 @@ void wake_all(std::atomic<int>& number) {
 }
 
 #if defined(_OPENMP) && !defined(MOESTRO_STD_THREADS)
-// A child of a fork has its parent's memory and one thread: OpenMP would wait for those of the
-// pool, which are no more. So that thread works alone; others that the child starts have pools of
-// their own.
+// A child of a fork has its parent's memory and one thread: OpenMP
+// would wait for those of the pool, which are no more. So that thread
+// works alone; others that the child starts have pools of their own.
 thread_local bool is_forked = false;
 [[maybe_unused]] const int WATCHES_FORKS =
     pthread_atfork(nullptr, nullptr, [] { is_forked = true; });

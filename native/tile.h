@@ -7,10 +7,10 @@
 
 namespace moestro::MOESTRO_ISA {
 
-// How far ahead of its use a weight is asked for: processors stop their own reading ahead at the
-// end of a page. Behind a strip lies the next one, so this also serves short strips. Twice as far
-// was slower, three times as far no better (docs/log.md, "Weights in the order in which they are
-// read").
+// How far ahead of its use a weight is asked for: processors stop their own
+// reading ahead at the end of a page. Behind a strip lies the next one, so
+// this also serves short strips. Twice as far was slower, three times as far
+// no better (docs/log.md, "Weights in the order in which they are read").
 constexpr int64_t PREFETCH_BYTES = 2304;
 
 template <class Isa, Format F, int ROWS, int PANELS>

@@ -1,5 +1,5 @@
-// A team whose threads have a processor's tiles ready, where it has any. Next: band_products.h,
-// multiply.h.
+// A team whose threads have a processor's tiles ready,
+// where it has any. Next: band_products.h, multiply.h.
 
 #pragma once
 

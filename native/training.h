@@ -159,9 +159,9 @@ struct Rotation {
   HeadRows y;
 };
 
-// Rows and a gate's float32 weights (experts, width); logits are (rows, experts). `bias` is null
-// where selection is by the scores themselves, `fractions` (of each row's budget) where every row
-// takes all.
+// Rows and a gate's float32 weights (experts, width); logits are (rows,
+// experts). `bias` is null where selection is by the scores themselves,
+// `fractions` (of each row's budget) where every row takes all.
 struct GateRows {
   const uint16_t* x;
   int64_t num_rows;

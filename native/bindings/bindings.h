@@ -1,6 +1,6 @@
-// What the files of the border to Python share. The kernels' own structs are Python classes of the
-// same names, whose fields are given by name; a kernel is a method that takes one of them. Next:
-// module.cpp.
+// What the files of the border to Python share. The kernels' own structs
+// are Python classes of the same names, whose fields are given by name;
+// a kernel is a method that takes one of them. Next: module.cpp.
 //
 // Nothing here is checked, but for what a caller of the whole model gets wrong (own_stack.h);
 // moestro/ops/native.py checks. Pointers come as addresses, 0 for null: exchanging an array costs

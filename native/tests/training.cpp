@@ -14,8 +14,8 @@ namespace moestro::check {
 namespace {
 
 constexpr int MOST_THREADS = 3;
-// What a slot that is not in use may name in place of an expert: nothing may be read or written
-// there.
+// What a slot that is not in use may name in place of an
+// expert: nothing may be read or written there.
 constexpr int64_t NOBODY = int64_t{1} << 40;
 using Halves = std::vector<uint16_t>;
 
