@@ -1,9 +1,9 @@
-"""READ FIRST: many requests through one model: schedule -> run -> pick -> settle, step by step.
+"""READ FIRST: many requests through one model: plan -> run -> pick -> settle, step by step.
 
 A small model's answers go on by several tokens in a step, a burst, when nobody waits for a prompt.
 
 Tokens in, tokens out; knows no text and no HTTP. What a request gets does not depend on the others:
-neither its tokens nor, with `is_batch_invariant`, a single bit. Next: scheduler.py for who runs,
+neither its tokens nor, with `is_batch_invariant`, a single bit. Next: planner.py for what runs,
 runner.py for the model, answer.py and sampler.py for the tokens, worker.py for the process.
 
 Shapes: T tokens of the step's batch, D width.
@@ -24,8 +24,8 @@ from moestro.engine.config import EngineConfig
 from moestro.engine.draft import Drafter
 from moestro.engine.intake import Intake
 from moestro.engine.meter import Meter
-from moestro.engine.pace import Pace
 from moestro.engine.pages import Pages
+from moestro.engine.planner import Planner
 from moestro.engine.pressure import Pressure
 from moestro.engine.progress import Progress
 from moestro.engine.request import EngineRequest, Event, Sequence, Work
@@ -34,8 +34,7 @@ from moestro.engine.sampler import Outcome, Row, burst_outcomes, burst_pick_row,
 from moestro.engine.scheduler import Scheduler
 from moestro.engine.sizes import cache_blocks, length_limit
 from moestro.engine.stats import EngineStats
-from moestro.engine.step import StepMix, StepOutput, UndraftedStep
-from moestro.engine.stride import Stride
+from moestro.engine.step import StepMix, StepOutput
 from moestro.errors import MoestroError
 from moestro.model.model import Transformer
 from moestro.ops.rows import RowMultiples
@@ -77,17 +76,17 @@ class Engine:
             row_multiple=multiples.tokens,
             most_experts=shape.num_experts_per_tok,
         )
-        self._pace = Pace(config.max_stall, config.max_batch_tokens)
-        self._stride = Stride(config.burst_s if self._runner.can_decode else 0.0)
         self._pressure = Pressure(config.pressure, shape.fewest_experts, shape.num_experts_per_tok)
         self._drafter = Drafter(self._runner, config.draft)
+        self._planner = Planner(
+            self._scheduler, self._drafter, config, clock, has_bursts=self._runner.can_decode
+        )
         # Of the main model: each MTP module has one more.
         num_gates = len(model.gates()) - len(model.mtp)
         self._meter = Meter(num_gates, shape.n_routed_experts, shape.num_experts_per_tok)
         self._answers: dict[Sequence, Answer] = {}
         self._progress: dict[str, Progress] = {}
         self._events: list[Event] = []
-        self._last: UndraftedStep | None = None
 
     @property
     def has_work(self) -> bool:
@@ -123,14 +122,12 @@ class Engine:
 
         A burst ends early when `wake_file`, a descriptor, can be read.
         """
-        start_s = self._clock()
-        self._draft()
-        drafted_s = self._clock()
+        self._planner.draft(self._answers)
         self._enqueue_ready()
         self._note_queue()
-        works = self._schedule()
+        works = self._planner.plan(self._answers)
         if works:
-            self._run(works, start_s, drafted_s, wake_file)
+            self._run(works, wake_file)
         elif len(self._intake):
             # Only grammars are under way, in a thread that needs the processor.
             time.sleep(0.001)
@@ -187,52 +184,11 @@ class Engine:
         is_most = level == self.model.config.num_experts_per_tok
         sequence.experts = None if is_most else level
 
-    def _schedule(self) -> list[Work]:
-        """Choose the step's work: a burst, where nothing but answers under way can go on."""
-        scheduler = self._scheduler
-        num_decode_tokens, num_prompts = scheduler.demand()
-        num_allowed = self._pace.prefill_tokens(num_decode_tokens, num_prompts)
-        works = scheduler.schedule(num_allowed)
-        num = len(works)
-        # Those who wait for a place do so until an answer ends, and a burst ends with it.
-        is_held_back = num_prompts > 0 and not num_allowed
-        if is_held_back or not all(map(self._is_next, works)) or self._drafter.is_drafting(num):
-            return works
-        most = min((self._answers[work.sequence].num_ahead for work in works), default=1)
-        num_steps = self._stride.steps(num, most)
-        if num_steps > 1:
-            scheduler.repeat(works, num_steps)
-        return works
-
-    def _is_next(self, work: Work) -> bool:
-        """Whether a work is the next token of an answer that has begun, and at most forced ones."""
-        sequence = work.sequence
-        # An answer's first token is told of at once.
-        if not (work.is_decode and work.is_sampled and sequence.num_generated):
-            return False
-        return work.num_tokens == 1 or bool(self._answers[sequence].forced)
-
     def _note_queue(self) -> None:
         scheduler = self._scheduler
         self._pressure.update(self._clock(), scheduler.num_waiting, scheduler.num_running)
 
-    def _draft(self) -> None:
-        """Draft behind the last step, whose tokens are on their way to their readers by now."""
-        if self._last is None:
-            return
-        start_s, last, self._last = self._clock(), self._last, None
-        output, mix = last.output, last.mix
-        under_way, has_prompts = self._under_way(output.batch), mix.num_prompt_tokens > 0
-        self._drafter.run(output.batch, output.hidden_TD, under_way, has_prompts)
-        if output.is_burst:
-            return
-        # Only now is known what the prompts of that step cost: the modules read them too.
-        seconds = last.seconds + self._clock() - start_s
-        self._pace.observe(mix.num_decode_tokens, mix.num_prompt_tokens, seconds)
-
-    def _run(
-        self, works: list[Work], start_s: float, drafted_s: float, wake_file: int | None
-    ) -> None:
+    def _run(self, works: list[Work], wake_file: int | None) -> None:
         """One pass of the model, or a burst of them, and all that follows from it."""
         self._note_starts(works)
         batch = self._layout.gather(works)
@@ -240,7 +196,9 @@ class Engine:
         is_burst = works[0].num_steps > 1
         output = self._decode(batch, wake_file) if is_burst else self._forward(batch)
         num_generated = self._settle(output)
-        self._observe(output, mix, num_generated, start_s, drafted_s)
+        now_s, num_rows = self._clock(), output.num_steps * batch.num_tokens
+        self._meter.add(now_s, mix.num_prompt_tokens, num_generated, output.gates, num_rows)
+        self._planner.observe(output, mix, num_generated, now_s)
 
     def _forward(self, batch: Batch) -> StepOutput:
         """Run a step and pick what follows."""
@@ -260,25 +218,6 @@ class Engine:
             work.repeat(num_steps)
         outcomes = burst_outcomes(rows, picked)
         return StepOutput(batch, outcomes, hidden_TD, gates, num_steps, is_burst=True)
-
-    def _observe(
-        self, output: StepOutput, mix: StepMix, num_generated: int, start_s: float, drafted_s: float
-    ) -> None:
-        """Learn from how long a step took."""
-        now_s = self._clock()
-        num_works, num_steps = len(output.batch.works), output.num_steps
-        seconds = now_s - drafted_s
-        self._last = UndraftedStep(output, mix, seconds)
-        num_rows = num_steps * output.batch.num_tokens
-        self._meter.add(now_s, mix.num_prompt_tokens, num_generated, output.gates, num_rows)
-        if mix.num_prompt_tokens or mix.has_forced:
-            # Tokens that come free would pass for the work of drafts, or make drafts look useless.
-            return
-        if not mix.has_guesses:
-            self._stride.observe(num_works, num_steps, seconds)
-        self._drafter.observe(
-            num_works, mix.has_guesses, num_generated / num_steps, (now_s - start_s) / num_steps
-        )
 
     def _note_starts(self, works: list[Work]) -> None:
         for work in works:
@@ -359,10 +298,3 @@ class Engine:
     def _fail(self, request_id: str, error: MoestroError) -> None:
         self._events.append(self._progress[request_id].fail(error))
         self.abort(request_id)
-
-    def _under_way(self, batch: Batch) -> dict[Sequence, Answer]:
-        return {
-            work.sequence: self._answers[work.sequence]
-            for work in batch.works
-            if work.sequence in self._answers and work.sequence.num_pending == 1
-        }

@@ -1,6 +1,6 @@
 """How many tokens of prompts may join a step without making the answers under way stall.
 
-Learns what steps cost from steps that were run; reads no clock. Next: scheduler.py, payoff.py.
+Learns what steps cost from steps that were run; reads no clock. Next: planner.py, payoff.py.
 """
 
 from collections import deque

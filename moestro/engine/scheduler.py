@@ -1,7 +1,7 @@
 """Which sequences run in the next step, and how many tokens of each.
 
 Continuous batching with chunked prefill: answers under way go first, prompts fill up what is left.
-Knows counts and priorities; no tensors, no clock. Next: waiting.py, blocks.py, engine.py.
+Knows counts and priorities; no tensors, no clock. Next: waiting.py, blocks.py, planner.py.
 """
 
 import heapq

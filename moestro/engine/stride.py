@@ -1,7 +1,7 @@
 """How many tokens each answer may go on by before anyone hears of them.
 
 A call of a small model takes less time than telling of its tokens. Knows counts and seconds, not
-requests; reads no clock. Next: scheduler.py, engine.py.
+requests; reads no clock. Next: planner.py.
 """
 
 from collections import deque
