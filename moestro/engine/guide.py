@@ -110,9 +110,12 @@ def survives(sampling: Sampling, logprob: float | None) -> bool:
     share = 0.0 if logprob is None else math.exp(logprob)
     if not share:
         return False
-    if share >= 1 - _SLACK:
+    if share > 0.5 + _SLACK:
+        # None is likelier.
         return True
-    if 0 < sampling.top_k <= (1 + _SLACK) * (1 - share) / share:
+    odds = max((1 - share) / share, 1.0)
+    if 0 < sampling.top_k <= (1 + _SLACK) * odds:
         return False
-    tempered = 1 / (1 + ((1 - share) / share) ** (1 / sampling.temperature))
-    return tempered > max(1 - sampling.top_p, sampling.min_p) + _SLACK
+    # To a power below 0: one above overflows at the lowest temperatures.
+    tempered = odds ** (-1 / sampling.temperature)
+    return tempered / (1 + tempered) > max(1 - sampling.top_p, sampling.min_p) + _SLACK

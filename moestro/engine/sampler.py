@@ -237,7 +237,7 @@ def _outcome(row: Row, picked: Picked) -> Outcome:
     if row.guide is not None and row.guide.fault is not None:
         # It may turn out too large for its parser at any token; then its request fails alone.
         return row.guide.fault
-    if picked[0] == EXHAUSTED:
+    if picked[0] == EXHAUSTED or (row.banned and row.forced in row.banned):
         return ConfigError(
             f"no token is left to be token {row.position} of the answer: the grammar, bad_words and"
             f" min_tokens {row.sampling.min_tokens} rule out all of them: lower min_tokens or"

@@ -6,7 +6,8 @@ import torch
 from moestro.api.sampling import Sampling
 from moestro.engine.answer import Answer
 from moestro.engine.request import Work
-from moestro.engine.sampler import pick
+from moestro.engine.sampler import Row, pick
+from moestro.errors import ConfigError
 from tests.unit.engine.picking import GREEDY, tokens
 from tests.unit.engine.sequences import build_sequence
 
@@ -53,3 +54,11 @@ def test_no_burst_runs_past_a_bad_word() -> None:
     assert answer([4]).num_ahead == 1
     plain = build_sequence([1, 1], sampling=Sampling(), max_tokens=20)
     assert Answer(plain, None).num_ahead == 20
+
+
+def test_a_grammar_that_leaves_nothing_but_a_bad_word_ends_its_request() -> None:
+    [outcome] = pick(
+        torch.zeros(1, 6), [Row(sampling=GREEDY, seed=0, position=3, banned=[5], forced=5)]
+    )
+    assert isinstance(outcome, ConfigError)
+    assert "no token is left to be token 3" in str(outcome)

@@ -98,6 +98,14 @@ def test_only_what_no_cut_can_leave_out_survives() -> None:
             assert share < 0.9 or survives(sampling, math.log(share))
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-6, 0.001, 0.01])
+def test_at_the_lowest_temperatures_only_the_likeliest_token_survives(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, top_p=0.9)
+    assert survives(sampling, math.log(0.6))
+    for share in (1e-6, 0.02, 0.4, 0.49):
+        assert not survives(sampling, math.log(share))
+
+
 def test_how_likely_a_guess_is_stays_untold_where_nobody_asks() -> None:
     for sampling in (Sampling(top_p=0.9), Sampling()):
         row = Row(sampling=sampling, seed=3, position=0, guide=Guide(Masked([True] * V)))
