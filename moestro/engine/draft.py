@@ -8,7 +8,7 @@ what it says. Next: payoff.py for when they pay.
 Shapes: T tokens of the batch, D width, N answers to draft for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -34,8 +34,12 @@ class Drafter:
         self._payoff = Payoff(config.mode if self._num_modules else "off")
 
     def is_drafting(self, num_answers: int) -> bool:
-        """Whether so many answers would get drafts now."""
+        """Whether so many answers would get drafts now, if all may have them."""
         return self._payoff.is_drafting(max(num_answers, 1))
+
+    def is_drafting_for(self, answers: Collection[Answer]) -> bool:
+        """Whether any of these answers would get a draft now: none that follows a grammar."""
+        return self.is_drafting(len(answers)) and any(each.grammar is None for each in answers)
 
     def run(
         self,
@@ -50,9 +54,7 @@ class Drafter:
         """
         if not self._num_modules:
             return
-        # Answers that follow a grammar never take drafts: for them alone the modules need not run.
-        can_pay = any(answer.grammar is None for answer in under_way.values())
-        is_drafting = can_pay and self.is_drafting(len(under_way))
+        is_drafting = self.is_drafting_for(under_way.values())
         if not (is_drafting or has_prompts):
             for work in batch.works:
                 if work.sequence in under_way:
@@ -61,7 +63,11 @@ class Drafter:
         rows = {
             work.sequence: start + work.sequence.num_computed - 1 - work.row_start
             for work, start in zip(batch.works, batch.starts, strict=True)
-            if is_drafting and work.sequence in under_way and under_way[work.sequence].can_draft
+            if is_drafting
+            and work.sequence in under_way
+            and under_way[work.sequence].can_draft
+            # A burst whose last pick failed has no row of the last that stands.
+            and work.row_start < work.sequence.num_computed
         }
         for depth in range(self._num_modules):
             next_T = _next_tokens(batch, depth)

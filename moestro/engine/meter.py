@@ -62,7 +62,10 @@ class Meter:
         gates: Gates | None,
         num_tokens: int,
     ) -> None:
-        """Count a step; the gates' first `num_tokens` tokens are real."""
+        """Count a step; the gates' first `num_tokens` tokens are real.
+
+        Guesses that proved wrong are among those, as they were computed, but not generated.
+        """
         self.prompt_tokens += prompt_tokens
         self.generation_tokens += generation_tokens
         bucket = self._bucket(now_s)

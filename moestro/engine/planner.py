@@ -64,15 +64,15 @@ class Planner:
         num_decode_tokens, num_prompts = scheduler.demand()
         num_allowed = self._pace.prefill_tokens(num_decode_tokens, num_prompts)
         works = scheduler.schedule(num_allowed)
-        num = len(works)
         # Those who wait for a place do so until an answer ends, and a burst ends with it.
         is_held_back = num_prompts > 0 and not num_allowed
         if is_held_back or not all(_is_next(work, answers) for work in works):
             return works
-        if self._drafter.is_drafting(num):
+        running = [answers[work.sequence] for work in works]
+        if self._drafter.is_drafting_for(running):
             return works
-        most = min((answers[work.sequence].num_ahead for work in works), default=1)
-        num_steps = self._stride.steps(num, most)
+        most = min((answer.num_ahead for answer in running), default=1)
+        num_steps = self._stride.steps(len(works), most)
         if num_steps > 1:
             scheduler.repeat(works, num_steps)
         return works

@@ -1,7 +1,9 @@
 """Answers that follow grammars are, in bursts of guesses, to the bit what they are step by step."""
 
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from moestro.engine.engine import Engine
 from moestro.engine.guide import Guide
 from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
 from moestro.errors import DataError
+from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
 from moestro.model.prepare import prepare
 from moestro.ops.choose import chosen_kernels
@@ -42,17 +45,26 @@ SAMPLINGS = [
 Answers = dict[str, list[Any]]
 
 
-@pytest.fixture(scope="module")
-def model() -> Transformer:
+def talkative(shape: ModelConfig) -> Transformer:
     """Build a model that writes tokens of plain letters."""
-    model = random_model(SHAPE)
+    model = random_model(shape)
     assert model.lm_head is not None
     with torch.no_grad():
-        for token_id in range(SHAPE.vocab_size):
+        for token_id in range(shape.vocab_size):
             is_plain = re.fullmatch(rb"[ -~]+", TOKENIZER.token_bytes(token_id))
             model.lm_head.weight[token_id] *= 5 if is_plain else 0
     prepare(model, KERNELS, "float32")
     return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return talkative(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def drafting_model() -> Transformer:
+    return talkative(replace(SHAPE, num_nextn_predict_layers=1))
 
 
 @pytest.fixture
@@ -76,19 +88,25 @@ def build(model: Transformer, burst_s: float, **changes: Any) -> Engine:
 
 def ask(name: str, pattern: str | None, **changes: Any) -> EngineRequest:
     grammar = None if pattern is None else GrammarSpec(kind="regex", source=pattern)
-    defaults: dict[str, Any] = {"max_tokens": 70, "top_logprobs": 2, "wants_xray": True}
-    prompt = tuple(range(5, 25))
-    return EngineRequest(id=name, prompt=prompt, grammar=grammar, **(defaults | changes))
+    defaults: dict[str, Any] = {
+        "prompt": tuple(range(5, 25)),
+        "max_tokens": 70,
+        "sampling": SAMPLINGS[1],
+        "top_logprobs": 2,
+        "wants_xray": True,
+    }
+    return EngineRequest(id=name, grammar=grammar, **(defaults | changes))
 
 
 def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> tuple[Answers, int]:
-    """Return what each request got, bit by bit, and in how many steps."""
+    """Return what each request got, bit by bit, and in how many steps; `+` for a second choice."""
     answers: Answers = {}
     num_steps = 0
     for events in steps(engine, requests, every):
         num_steps += 1
         for event in events:
-            own = answers.setdefault(event.request_id, [])
+            choice = event.choice if isinstance(event, TokensEvent) else 0
+            own = answers.setdefault(event.request_id + "+" * choice, [])
             if isinstance(event, TokensEvent):
                 own.extend(event.tokens())
             elif isinstance(event, FailEvent):
@@ -189,3 +207,129 @@ def test_a_grammar_that_fails_within_a_burst_fails_its_request_behind_the_same_t
     assert len(told) > 10
     assert told == whole["mine"][: len(told)]
     assert found["other"] == whole["other"]
+
+
+LETTERS = frozenset(TOKENIZER.encode("aeiou"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_choices": 3, "top_logprobs": None},
+        {
+            "sampling": Sampling(min_tokens=30, seed=3),
+            "stop_token_ids": frozenset(range(0, SHAPE.vocab_size, 3)),
+        },
+        {"bad_words": tuple((token_id,) for token_id in sorted(LETTERS))},
+        {"sampling": Sampling(temperature=0.7, repetition_penalty=1.2, seed=3)},
+        {"sampling": Sampling(temperature=0.8, logit_bias={70: 3.0}, seed=3)},
+        {"sampling": Sampling(temperature=0.8, top_p=0.9, seed=3), "top_logprobs": None},
+        {"sampling": Sampling(temperature=0.001, top_p=0.9, seed=3)},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_whatever_else_is_asked_a_burst_gives_what_steps_give(
+    model: Transformer, changes: dict[str, Any], eager: None
+) -> None:
+    requests = [ask(name, name, **changes) for name in (LOOSE, ENDING, FORCED, STRICT)]
+    requests.append(ask("free", None, **changes))
+    plain, bursting = build(model, 0.0), build(model, 0.1)
+    expected, _ = run(plain, requests)
+    assert run(bursting, requests)[0] == expected
+    assert bursting.stats().generation_tokens == plain.stats().generation_tokens
+    for request in requests:
+        assert run(build(model, 0.1), [request])[0][request.id] == expected[request.id]
+
+
+def test_a_grammar_that_waits_for_a_token_begins_right_behind_it_in_bursts(
+    model: Transformer, eager: None
+) -> None:
+    whole, _ = run(build(model, 0.0), [ask("mine", None, sampling=SAMPLINGS[1])])
+    ids = [new.score.token_id for new in whole["mine"]]
+    awaited = ids[20]
+    num_thoughts = ids.index(awaited) + 1
+    for pattern in (LOOSE, FORCED, STRICT):
+        request = ask("mine", pattern, sampling=SAMPLINGS[1], grammar_after=awaited)
+        expected, _ = run(build(model, 0.0), [request])
+        assert run(build(model, 0.1), [request])[0] == expected
+        assert expected["mine"][:num_thoughts] == whole["mine"][:num_thoughts]
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_model_that_could_draft_goes_on_in_bursts_where_all_follow_grammars(
+    drafting_model: Transformer, mode: Any
+) -> None:
+    request = ask("mine", LOOSE, sampling=SAMPLINGS[0], max_tokens=200)
+    expected, num_steps = run(build(drafting_model, 0.0), [request])
+    found, num_bursts = run(build(drafting_model, 0.1, draft=DraftConfig(mode=mode)), [request])
+    assert found == expected
+    assert 2 * num_bursts < num_steps
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_drafts_and_bursts_of_guesses_take_turns_and_change_nothing(
+    drafting_model: Transformer, mode: Any, eager: None
+) -> None:
+    # Those that follow no grammar end first, and leave the rest to bursts.
+    short = [ask(f"free{index}", None, max_tokens=20 + 9 * index) for index in range(3)]
+    requests = [*crowd()[2:5], *short]
+    expected, _ = run(build(drafting_model, 0.0), requests)
+    engine = build(drafting_model, 0.1, draft=DraftConfig(mode=mode))
+    assert run(engine, requests)[0] == expected
+    assert run(engine, requests, every=7)[0] == expected
+    assert engine.stats().draft_tokens > 0
+
+
+@pytest.mark.parametrize("pattern", [ENDING, FORCED])
+def test_no_refused_guess_is_found_as_the_beginning_of_another_request(
+    model: Transformer, pattern: str, eager: None
+) -> None:
+    engine = build(model, 0.1)
+    mine = ask("mine", pattern, sampling=SAMPLINGS[1])
+    answers, _ = run(engine, [mine])
+    whole = (*mine.prompt, *(new.score.token_id for new in answers["mine"]))
+    again = ask("again", None, prompt=whole, max_tokens=20)
+    found, _ = run(engine, [again])
+    assert engine.stats().prefix_hits == (len(whole) - 1) // 16 * 16
+    assert found == run(build(model, 0.0), [again])[0]
+
+
+def test_an_answer_taken_away_between_bursts_leaves_the_others_as_they_were(
+    model: Transformer, eager: None
+) -> None:
+    expected, _ = run(build(model, 0.0), crowd())
+    engine = build(model, 0.1)
+    answers: Answers = {}
+    for events in steps(engine, crowd()):
+        for event in events:
+            if isinstance(event, TokensEvent):
+                answers.setdefault(event.request_id, []).extend(event.tokens())
+        # No more than nine come at once.
+        if len(answers.get("r0", [])) > 20:
+            engine.abort("r0")
+        if len(answers.get("r3", [])) > 20:
+            engine.cut("r3", 0)
+    for name in ("r1", "r2", "r4", "r5"):
+        assert answers[name] == expected[name]
+    for name in ("r0", "r3"):
+        assert len(answers[name]) < len(expected[name])
+        assert answers[name] == expected[name][: len(answers[name])]
+    assert engine.stats().cache_usage == 0
+
+
+def test_guesses_end_when_somebody_waits(model: Transformer) -> None:
+    expected, _ = run(build(model, 0.0), [ask("mine", LOOSE, sampling=SAMPLINGS[0])])
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"!")
+        engine = build(model, 0.1)
+        engine.submit(ask("mine", LOOSE, sampling=SAMPLINGS[0]))
+        told: list[Any] = []
+        while engine.has_work:
+            new = [event for event in engine.step(reader) if isinstance(event, TokensEvent)]
+            assert sum(len(event.scores) for event in new) <= 1
+            told += [token for event in new for token in event.tokens()]
+        assert told == expected["mine"]
+    finally:
+        os.close(reader)
+        os.close(writer)

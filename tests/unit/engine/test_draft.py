@@ -78,3 +78,19 @@ def test_an_answer_without_a_grammar_gets_its_draft_beside_one_with_one() -> Non
 
 def test_prompts_go_through_the_modules_whoever_asks() -> None:
     assert draft_behind([guided_answer()], has_prompts=True) == 1
+
+
+def test_no_draft_is_made_behind_a_burst_whose_last_pick_failed() -> None:
+    answer, runner = build_answer(), CountingRunner()
+    drafter = Drafter(cast("Runner", runner), DraftConfig(mode="always"))
+    sequence = answer.sequence
+    sequence.num_computed = 2
+    work = Work(sequence=sequence, start=2, end=3)
+    layout = Layout(block_size=4, scratch_slot=0, row_multiple=1, most_experts=4)
+    work.repeat(2)
+    batch = layout.gather([work])
+    # The first pick stands, and the second, whose row the batch has, does not.
+    sequence.tokens.append(1)
+    sequence.num_computed = 3
+    drafter.run(batch, torch.zeros(1, 2), {sequence: answer}, has_prompts=False)
+    assert drafts(answer) == []
