@@ -66,12 +66,12 @@ class Planner:
         works = scheduler.schedule(num_allowed)
         # Those who wait for a place do so until an answer ends, and a burst ends with it.
         is_held_back = num_prompts > 0 and not num_allowed
-        if is_held_back or not all(_is_next(work, answers) for work in works):
-            return works
         running = [answers[work.sequence] for work in works]
+        if is_held_back or not all(map(_is_next, works, running)):
+            return works
         if self._drafter.is_drafting_for(running):
             return works
-        most = min((answer.num_ahead for answer in running), default=1)
+        most = min([answer.num_ahead for answer in running], default=1)
         num_steps = self._stride.steps(len(works), most)
         if num_steps > 1:
             scheduler.repeat(works, num_steps)
@@ -95,13 +95,13 @@ class Planner:
         )
 
 
-def _is_next(work: Work, answers: Answers) -> bool:
+def _is_next(work: Work, answer: Answer) -> bool:
     """Whether a work is the next token of an answer that has begun, and at most forced ones."""
     sequence = work.sequence
     # An answer's first token is told of at once.
     if not (work.is_decode and work.is_sampled and sequence.num_generated):
         return False
-    return work.num_tokens == 1 or bool(answers[sequence].forced)
+    return work.num_tokens == 1 or bool(answer.forced)
 
 
 def _under_way(output: StepOutput, answers: Answers) -> dict[Sequence, Answer]:
