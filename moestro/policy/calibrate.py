@@ -76,8 +76,10 @@ def _cost(floor: Floor, signal_N: Floats, costs_NM: Floats, is_cascade: bool) ->
 
 
 def _calibrate_pool(policy: Policy, outcomes: Outcomes, promise: Promise) -> Floor:
-    gains_NM, costs_NM = policy.gains(outcomes.prompts), request_costs(policy, outcomes)
-    # As `Policy.decide` does: the cheapest model within the threshold, of equals the better one.
+    gains_NM = policy.gains(outcomes.prompts)
+    # As `Policy.decide` does: the cheapest model within the threshold, of equals the better one. It
+    # goes by prices, as no request's cost is known before it is answered.
+    costs_NM = np.array([policy.costs_usd(len(prompt)) for prompt in outcomes.prompts])
     rank_NM = np.lexsort((gains_NM, costs_NM), axis=1)
     chosen_NG = np.full((len(gains_NM), len(GRID)), gains_NM.shape[1] - 1)
     for place in range(gains_NM.shape[1] - 1, -1, -1):

@@ -4,7 +4,10 @@ No pickle, at most 5 MB. Knows the format, not what the numbers mean. Next: repo
 """
 
 import io
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +37,11 @@ _ENCODER = ("rarity_D", "topics_HK", "center_S", "spread_S", "whiten_SS")
 _HEADS = ("text_DM", "bias_M")
 _SEEN = "prints_L"
 _FOREST = ("roots_T", "features_V", "thresholds_V", "left_V", "values_VM")
+# What zipfile, zlib and numpy raise where bytes of weights are not what they were.
+_DAMAGE = (
+    AttributeError, KeyError, TypeError, ValueError, OSError, EOFError, MemoryError, RuntimeError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -82,7 +90,7 @@ def load_policy(path: Path) -> Policy:
         )
     try:
         return _build(saved, path / WEIGHTS_FILE)
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{path}: is damaged ({error}): fit the policy again") from error
 
 

@@ -16,6 +16,7 @@ from moestro.policy.guarantee import Promise
 from moestro.policy.outcome_files import read_outcomes
 from moestro.policy.outcomes import Outcomes
 from moestro.policy.policy import Policy
+from moestro.policy.prices import Price
 from moestro.policy.store import load_policy, save_policy
 from tests.unit.policy.made_outcomes import make_outcomes
 
@@ -85,6 +86,19 @@ def test_a_pool_is_calibrated_as_it_decides() -> None:
     share = chosen.count(pool.strongest) / len(chosen)
     assert share == pytest.approx(calibrated.evidence["strong_share"])
     assert share < 1
+
+
+def test_a_pool_is_calibrated_by_prices_and_not_by_costs_that_decisions_cannot_know() -> None:
+    prices = {"m0": Price(usd_per_request=1.0), "m1": Price(usd_per_request=2.0)}
+    pool = build_pool(make_outcomes(600, 3, seed=1), prices)
+    rows = make_outcomes(600, 3, seed=2)
+    # In these rows the model that is cheaper by its price happened to cost more.
+    costly = replace(rows, costs_NM=np.tile([9.0, 2.0, 10.0], (600, 1)))
+    calibrated = calibrate(pool, costly, Promise(floor=0.9))
+    decided = [calibrated.decide(prompt, pool.models).model for prompt in rows.prompts]
+    scores_NM = rows.of(pool.models).scores_NM
+    served = [row[pool.models.index(name)] for row, name in zip(scores_NM, decided, strict=True)]
+    assert np.mean(served) == pytest.approx(calibrated.evidence["quality"])
 
 
 def test_a_rule_looks_at_the_first_tokens_and_keeps_nothing_that_says_nothing() -> None:

@@ -1,5 +1,6 @@
 """A policy's life: learned, stored, asked, measured, joined by a new model."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,23 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
     (tmp_path / "weights.npz").write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match="is damaged"):
         load_policy(tmp_path)
+
+
+def test_whatever_befalls_the_bytes_of_weights_ends_in_one_line(
+    pair: Policy, tmp_path: Path
+) -> None:
+    save_policy(pair, tmp_path)
+    whole = (tmp_path / "weights.npz").read_bytes()
+    draw, num_refused = random.Random(0), 0
+    for _ in range(100):
+        at = draw.randrange(len(whole))
+        damaged = whole[:at] + draw.randbytes(16) + whole[at + 16 :]
+        (tmp_path / "weights.npz").write_bytes(damaged)
+        try:
+            load_policy(tmp_path)
+        except CheckpointError:
+            num_refused += 1
+    assert num_refused > 90
 
 
 def test_what_cannot_be_learned_is_said() -> None:
