@@ -86,7 +86,11 @@ class FloorWatch:
 
 
 class Auditor:
-    """Has some requests answered by the strongest model too, and both answers scored."""
+    """Has some requests answered by the strongest model too, and both answers scored.
+
+    Requests that the policy sent to the strongest model are among them, with one answer and one
+    score: the floor is promised of all requests, and those to cheaper models alone may lie below.
+    """
 
     def __init__(
         self, records: Records, gateway: Callable[[], CurrentGateway], plan: AuditPlan, judge: str
@@ -101,21 +105,24 @@ class Auditor:
 
     def __call__(self, finished: Finished) -> None:
         """Begin an audit of an answer, if it is one's turn."""
-        record, strongest = finished.record, self._gateway().chooser.strongest
-        if not finished.choice.is_auto or strongest in (None, record.model) or not finished.answer:
+        record, choice = finished.record, finished.choice
+        strongest = self._gateway().chooser.strongest
+        if not choice.is_auto or choice.is_distrusted or strongest is None or not finished.answer:
             return
         self._num_requests += 1
         is_due = self._plan.has(record.request_id, self._num_requests)
         # Beyond that many they would take the place of requests.
         if is_due and len(self._tasks) < _MOST_AUDITS:
-            task = asyncio.create_task(self._audit(finished, str(strongest)))
+            task = asyncio.create_task(self._audit(finished, strongest))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _audit(self, finished: Finished, strongest: str) -> None:
         record, asked = finished.record, finished.asked
         try:
-            other = await self._ask(record.request_id, asked, strongest)
+            other = finished.answer
+            if record.model != strongest:
+                other = await self._ask(record.request_id, asked, strongest)
             scores = await self._score(record.request_id, asked, finished.answer, other)
             outcome = NewOutcome(
                 request_id=record.request_id,
@@ -133,11 +140,11 @@ class Auditor:
     ) -> tuple[float, float]:
         if self._judge == "match":
             return match(answer, other)
-        verdicts = [
-            read_verdict(await self._grade(request_id, asked.prompt, each))
-            for each in (answer, other)
-        ]
-        return verdicts[0], verdicts[1]
+        score = read_verdict(await self._grade(request_id, asked.prompt, answer))
+        # One text has one score: asked twice, a judge may say two things of it.
+        if other == answer:
+            return score, score
+        return score, read_verdict(await self._grade(request_id, asked.prompt, other))
 
     async def _ask(self, request_id: str, asked: Asked, model: str) -> str:
         changes = {"model": model, "stream": None, "stream_options": None, "n": None}

@@ -107,13 +107,15 @@ class Permits(Protocol):
 class ModelChoice:
     """Who answers: the first of `models`, or if it cannot another, in this order; and why.
 
-    `is_stand_in` says that it answers for a model that cannot be asked now.
+    `is_stand_in` says that it answers for a model that cannot be asked now; `is_distrusted` that
+    the policy was not asked, because its promise does not hold.
     """
 
     models: tuple[str, ...]
     reason: str
     is_auto: bool = False
     is_stand_in: bool = False
+    is_distrusted: bool = False
     digest: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     threshold: float | None = None
@@ -241,7 +243,8 @@ class Chooser:
     def _choose_strongest(self, mine: Sequence[str], doubt: str) -> ModelChoice:
         assert self.strongest is not None
         others = [name for name in reversed(mine) if name != self.strongest]
-        return ModelChoice(models=(self.strongest, *others), reason=doubt, is_auto=True)
+        models = (self.strongest, *others)
+        return ModelChoice(models=models, reason=doubt, is_auto=True, is_distrusted=True)
 
     def _decide(self, asked: Asked, mine: Sequence[str], *, may_cascade: bool) -> ModelChoice:
         assert self._policy is not None

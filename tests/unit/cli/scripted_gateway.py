@@ -39,7 +39,9 @@ class ScriptedGateway:
         return Reply(status=200, headers={}, body=msgspec.json.encode({"choices": [choice]}))
 
 
-def finish(answer: str = "42", *, is_auto: bool = True, **record: Any) -> Finished:
+def finish(
+    answer: str = "42", *, is_auto: bool = True, is_distrusted: bool = False, **record: Any
+) -> Finished:
     """Return a request that the small model answered."""
     body = {
         "model": "auto",
@@ -52,6 +54,11 @@ def finish(answer: str = "42", *, is_auto: bool = True, **record: Any) -> Finish
     return Finished(
         record=make_record(**record),
         asked=read_call(call),
-        choice=ModelChoice(models=("small", "large"), reason="policy", is_auto=is_auto),
+        choice=ModelChoice(
+            models=("small", "large"),
+            reason="policy",
+            is_auto=is_auto,
+            is_distrusted=is_distrusted,
+        ),
         answer=answer,
     )

@@ -167,6 +167,16 @@ def test_a_judge_grades_both_answers_unnamed(start_records: StartRecords) -> Non
     assert not any("large" in text or "small" in text for text in texts)
 
 
+@pytest.mark.parametrize(("judge", "score"), [("match", 1.0), ("judge", 0.5)])
+def test_a_request_that_the_policy_sent_to_the_strongest_counts_with_one_answer_and_one_score(
+    start_records: StartRecords, judge: str, score: float
+) -> None:
+    gateway = ScriptedGateway(judge="score: 0.5")
+    [outcome] = audit(start_records(), gateway, judge, finish(model="large"))
+    assert (outcome.score, outcome.strongest_score) == (score, score)
+    assert [body["model"] for body in gateway.bodies()] == ["judge"] * (judge == "judge")
+
+
 @pytest.mark.parametrize(
     ("gateway", "judge"),
     [
@@ -190,11 +200,11 @@ def test_an_audit_that_fails_leaves_no_outcome(
     ("finished", "strongest"),
     [
         (finish(is_auto=False), "large"),
-        (finish(model="large"), "large"),
+        (finish(model="large", is_distrusted=True), "large"),
         (finish(""), "large"),
         (finish(), None),
     ],
-    ids=["named", "the strongest itself", "no text", "no policy"],
+    ids=["named", "the policy set aside", "no text", "no policy"],
 )
 def test_what_needs_no_audit_gets_none(
     start_records: StartRecords, finished: Any, strongest: str | None

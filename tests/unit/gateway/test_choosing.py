@@ -221,6 +221,7 @@ def test_a_lost_floor_is_the_strongest_for_everybody() -> None:
     world.trust.doubt = "floor lost"
     choice = world.ask("easy", "yes", "more")
     assert (choice.models, choice.reason) == (("strong", "weak"), "floor lost")
+    assert choice.is_distrusted
 
 
 def test_only_answered_requests_that_the_policy_decided_count_as_traffic() -> None:
