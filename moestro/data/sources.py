@@ -72,7 +72,7 @@ def walk(root: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Path | L
     refused: list[LeftOut] = []
 
     def refuse(error: OSError) -> None:
-        refused.append(LeftOut(name=str(error.filename), reason="unreadable"))
+        refused.append(LeftOut(name=_readable(str(error.filename)), reason="unreadable"))
 
     for folder, names, files in os.walk(root, followlinks=True, onerror=refuse):
         status = os.stat(folder)
@@ -91,6 +91,7 @@ def read_file(path: Path, name: str, domain: str | None = None) -> Iterator[Foun
     is_zipped = path.suffix.lower() == ".gz"
     suffix = (Path(path.stem) if is_zipped else path).suffix.lower()
     domain = domain or _DOMAINS.get(suffix) or suffix[1:] or path.parent.name or "text"
+    name, domain = _readable(name), _readable(domain)
     try:
         # Opening a pipe or a device could wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -134,7 +135,8 @@ def _read_record(record: object, name: str, domain: str) -> Found | LeftOut:
     own = fields.get("domain")
     # A lone surrogate becomes bytes that are no UTF-8, and is counted with its kind.
     data = text.encode("utf-8", errors="surrogatepass")
-    return Found(name=name, domain=own if isinstance(own, str) and own else domain, data=data)
+    domain = _readable(own) if isinstance(own, str) and own else domain
+    return Found(name=name, domain=domain, data=data)
 
 
 def _read_parquet(path: Path, name: str, domain: str) -> Iterator[Found | LeftOut]:
@@ -153,3 +155,8 @@ def _read_parquet(path: Path, name: str, domain: str) -> Iterator[Found | LeftOu
                 yield _read_record(record, f"{name}:{number}", domain)
     except pyarrow.ArrowException:
         yield LeftOut(name=name, reason="unreadable")
+
+
+def _readable(name: str) -> str:
+    # Old disks hold names that are no UTF-8, and what is written of a run must be.
+    return name.encode(errors="replace").decode()

@@ -17,6 +17,7 @@ _PROBE_BYTES = 32
 _NUM_PROBES = 32
 # A document is a near copy of training text where more of its probes stand there.
 _MOST_SEEN = 0.75
+_PARAGRAPH = 1000
 _TOP_BITS = np.uint64(44)
 # Any odd numbers mix; they only choose which blocks are searched exactly.
 _MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
@@ -64,7 +65,9 @@ def _cut_tail(documents: Sequence[Document], held_out: float) -> Split:
     if longest is not None:
         size = len(longest.text)
         wanted = min(max(round(total * held_out), 1), size // 2)
-        cut = longest.text.rfind("\n", 0, size - wanted) + 1 or size - wanted
+        # Whole lines are worth as much again, or a paragraph, but not most of a long text.
+        first = max(0, size - wanted - max(wanted, _PARAGRAPH))
+        cut = longest.text.rfind("\n", first, size - wanted) + 1 or size - wanted
         head, tail = longest.text[:cut], longest.text[cut:]
         others = [document for document in documents if document is not longest]
         trained = [*others, replace(longest, text=head)]

@@ -90,3 +90,18 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     assert reasons(tmp_path) == [(f"{tmp_path.name}/pipe.txt", "unreadable")]
+
+
+def test_names_that_are_no_unicode_become_names_that_can_be_written(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    for name in (b"na\xefve.txt", b"LICEN\xc7A"):
+        Path(os.fsdecode(folder + b"/" + name)).write_text(TEXT)
+    lines = Path(os.fsdecode(folder + b"/records.jsonl"))
+    lines.write_text(r'{"text": "one", "domain": "\ud800"}' + "\n{broken")
+    items = list(read_path(Path(os.fsdecode(folder))))
+    assert len(items) == 4
+    assert items[0].name == "caf?/LICEN?A"
+    for each in items:
+        assert each.name.encode()
+        assert isinstance(each, LeftOut) or each.domain.encode()

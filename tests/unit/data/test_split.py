@@ -66,6 +66,14 @@ def test_a_lone_document_gives_its_tail() -> None:
     assert (head.name, tail.name) == ("book", "book#tail")
 
 
+def test_a_tail_is_no_larger_for_want_of_line_ends() -> None:
+    text = "a title\n" + "".join(f"word {number} " for number in range(10_000))
+    parts = split([Document(text=text, name="book", domain="prose")], 0.05, 0)
+    (head,), (tail,) = parts.training, parts.held_out
+    assert head.text + tail.text == text
+    assert 0.04 < len(tail.text) / len(text) < 0.11
+
+
 @pytest.mark.parametrize("texts", [[], ["x"], ["ab" * 100]])
 def test_too_little_to_divide_is_an_error(texts: list[str]) -> None:
     documents = [Document(text=text, name="a", domain="prose") for text in texts]
