@@ -77,8 +77,12 @@ def _read_file(path: Path, only: Collection[str]) -> Iterator[_Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file of outcomes") from error
-    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no such file of outcomes: name one that exists") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder: name the files of outcomes in it") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: grant access to it") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read ({error}): give CSV or JSON lines") from error
     is_json = path.suffix in (".jsonl", ".ndjson", ".json") or text.lstrip()[:1] == "{"
     return (_read_json_lines if is_json else _read_csv)(path, text, only)

@@ -58,16 +58,18 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            num_tokens = state.get("generated_tokens")
             log.log(
                 logging.DEBUG if _is_quiet(scope) else logging.INFO,
-                "%s %s %s: status %s in %.3f s, %d tokens",
+                "%s %s %s: status %s in %.3f s%s",
                 request_id,
                 scope["method"],
                 ascii(scope["path"][:_SHOWN_PATH])[1:-1],
                 # No answer at all: an error on its way to whoever answers 500.
                 status or 500,
                 self._clock() - began_at,
-                state.get("generated_tokens", 0),
+                # Where none can be, as for a page, none are told of.
+                "" if num_tokens is None else f", {num_tokens} tokens",
             )
 
 

@@ -28,6 +28,8 @@ from moestro.ui.visitor import Visitor, check_admin, check_origin, find_visitor
 _FEED_HEADERS = {"cache-control": "no-store"}
 _USAGE_DAYS = 30
 _MOST_DAYS = 366
+# A greater number than that no database has for a row.
+_MOST_ROWS = 2**63 - 1
 
 
 def mount_fleet(
@@ -110,7 +112,7 @@ class _Feeds:
         self,
         request: Request,
         search: Annotated[Search, Depends(read_search)],
-        before: int | None = None,
+        before: Annotated[int | None, Query(ge=0, le=_MOST_ROWS)] = None,
         limit: int = PAGE_ROWS,
     ) -> Response:
         """Tell recent decisions, newest first; a key that is no admin's sees its own."""

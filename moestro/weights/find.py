@@ -15,6 +15,8 @@ def find_checkpoint(path: Path) -> Path:
     """Return what MODEL means: a Hugging Face folder, a GGUF file, or a run's newest checkpoint."""
     if is_gguf(path):
         return path
+    if path.is_file():
+        raise CheckpointError(f"{path}: is a file, but no .gguf file: {_ASK}")
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder: {_ASK}")
     if (path / "config.json").exists():

@@ -128,6 +128,11 @@ def test_files_that_are_not_there_or_not_text_are_named(tmp_path: Path) -> None:
         read_outcomes([])
 
 
+def test_a_folder_of_outcomes_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r": is a folder: name the files of outcomes in it$"):
+        read_outcomes([tmp_path])
+
+
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ConfigError, match="tiny: no such model in the outcomes: they have small"):
         make_outcomes(4).of(["tiny"])

@@ -289,3 +289,15 @@ def test_a_streams_usage_counts_every_prompt_and_choice() -> None:
 def test_settings_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ServerConfig(**fields)
+
+
+def test_the_log_tells_of_tokens_where_there_can_be_some(caplog: pytest.LogCaptureFixture) -> None:
+    app = build_app(ScriptedBackend())
+    with caplog.at_level(logging.INFO, "moestro"):
+        ask(app, "GET", "/v1/models")
+        ask(app, "POST", "/v1/completions", json={"prompt": "x", "max_tokens": 2})
+        ask(app, "POST", "/v1/completions", json={"prompt": "x", "max_tokens": 0})
+    page, answer, empty = caplog.messages
+    assert page.endswith(" s")
+    assert answer.endswith(" s, 2 tokens")
+    assert empty.endswith(" s, 0 tokens")

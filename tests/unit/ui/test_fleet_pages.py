@@ -85,6 +85,12 @@ def test_pages_of_decisions_meet_without_gap_or_overlap() -> None:
     assert seen == wanted
 
 
+def test_a_number_that_no_row_has_is_refused_before_the_database_sees_it() -> None:
+    app = build(ScriptedRecords(3))
+    assert send(app, f"/ui/ledger?before={2**63 - 1}").status_code == 200
+    assert send(app, f"/ui/ledger?before={2**63}").status_code in (400, 422)
+
+
 def test_a_status_is_looked_for() -> None:
     found = send(build(ScriptedRecords()), "/ui/ledger?status=502&limit=200").json()["decisions"]
     assert {each["status"] for each in found} == {502}

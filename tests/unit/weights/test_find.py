@@ -36,3 +36,10 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         find_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder"):
         find_checkpoint(tmp_path / "x")
+
+
+def test_a_file_of_another_kind_is_told_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"is a file, but no \.gguf file: give a run"):
+        find_checkpoint(path)
