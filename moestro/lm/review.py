@@ -4,6 +4,7 @@ Compares on the same bytes only: see held_out.py. Knows no pictures. Next: speci
 samples.py, report.py.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -29,6 +30,10 @@ from moestro.train.run import Run
 
 REVIEW_FILE = "review.json"
 Say = Callable[[str], None]
+# Hears the share that is done.
+Hear = Callable[[float], None]
+# Often enough for a person to see that a busy machine is at work.
+_SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,28 +123,61 @@ def review(
     """Measure a model on held-out text, by domain and by budget, and let it complete some."""
     tell = say or (lambda text: None)
     chosen = choose(data.held_out, limits.max_bytes)
-    tell(f"evaluating on {chosen.num_bytes:,} of {chosen.total_bytes:,} held-out bytes")
     documents = _encode(lm, chosen)
-    domains = _evaluate(lm, documents, None)
-    budget = default_budget(lm.config)
+    stage = _Stage(
+        tell, f"evaluating on {chosen.num_bytes:,} of {chosen.total_bytes:,} held-out bytes"
+    )
+    domains = _evaluate(lm, documents, None, stage)
     few = _encode(lm, choose(data.held_out, limits.curve_bytes))
-    tell("measuring what each budget costs")
-    curve = _measure_curve(lm, few, limits.num_budgets) if budget is not None else []
-    tell("switching off each domain's favorite experts")
+    budget, thrifty, curve = default_budget(lm.config), {}, []
+    if budget is not None:
+        thrifty = _evaluate(
+            lm, documents, budget, _Stage(tell, f"evaluating at {budget:g} experts per token")
+        )
+        curve = _measure_curve(
+            lm, few, limits.num_budgets, _Stage(tell, "measuring what each budget costs")
+        )
+    tell("compressing the same bytes with gzip, xz and an n-gram model")
+    compressed = measure_baselines(chosen, data, lm.tokenizer)
     return Review(
         held_out_bytes=chosen.total_bytes,
         domains=domains,
         budget=budget,
-        thrifty=_evaluate(lm, documents, budget) if budget is not None else {},
-        baselines=measure_baselines(chosen, data, lm.tokenizer),
+        thrifty=thrifty,
+        baselines=compressed,
         baselines_of_all=dict(data.about.get("baselines") or {}),
         curve=curve,
         divergence=divergence(domains),
         knock_out=knock_out(
-            lm.model, few, domains, start_id=lm.tokenizer.bos_id, budget=lm.check_experts(budget)
+            lm.model,
+            few,
+            domains,
+            start_id=lm.tokenizer.bos_id,
+            budget=lm.check_experts(budget),
+            on_progress=_Stage(tell, "switching off each domain's favorite experts"),
         ),
         samples=_complete(lm, data.held_out, limits, tell),
     )
+
+
+class _Stage:
+    """A part of the review: named as it begins, then how far it is, now and then."""
+
+    def __init__(self, say: Say, name: str) -> None:
+        self._say = say
+        self._name = name
+        self._said_at = time.monotonic()
+        say(name)
+
+    def __call__(self, share: float) -> None:
+        if time.monotonic() - self._said_at >= _SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            self._say(f"{self._name}: {share:.0%}")
+
+
+def _within(hear: Hear, begin: float, size: float) -> Hear:
+    """Return who hears of a part of a stage, by the share of that part."""
+    return lambda share: hear(begin + size * share)
 
 
 def default_budget(config: ModelConfig) -> float | None:
@@ -174,24 +212,32 @@ def _encode(lm: LanguageModel, chosen: HeldOut) -> dict[str, list[TokenDocument]
 
 
 def _evaluate(
-    lm: LanguageModel, documents: Mapping[str, Sequence[TokenDocument]], experts: float | None
+    lm: LanguageModel,
+    documents: Mapping[str, Sequence[TokenDocument]],
+    experts: float | None,
+    hear: Hear,
 ) -> dict[str, Evaluation]:
     budget = lm.check_experts(experts)
     start_id = lm.tokenizer.bos_id
-    return {
-        name: evaluate(lm.model, part, start_id=start_id, budget=budget)
-        for name, part in documents.items()
-    }
+    sizes = {name: sum(len(each.tokens) for each in part) for name, part in documents.items()}
+    total, done, found = max(1, sum(sizes.values())), 0, {}
+    for name, part in documents.items():
+        on_progress = _within(hear, done / total, sizes[name] / total)
+        found[name] = evaluate(
+            lm.model, part, start_id=start_id, budget=budget, on_progress=on_progress
+        )
+        done += sizes[name]
+    return found
 
 
 def _measure_curve(
-    lm: LanguageModel, documents: Mapping[str, Sequence[TokenDocument]], num: int
+    lm: LanguageModel, documents: Mapping[str, Sequence[TokenDocument]], num: int, hear: Hear
 ) -> list[BudgetPoint]:
     everything = {"": [document for part in documents.values() for document in part]}
     fewest, most = lm.config.fewest_experts, lm.config.num_experts_per_tok
     points = []
-    for requested in np.linspace(fewest, most, num).tolist():
-        found = _evaluate(lm, everything, requested)[""]
+    for place, requested in enumerate(np.linspace(fewest, most, num).tolist()):
+        found = _evaluate(lm, everything, requested, _within(hear, place / num, 1 / num))[""]
         points.append(
             BudgetPoint(
                 requested=requested,

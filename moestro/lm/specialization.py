@@ -6,7 +6,7 @@ train/evaluate.py.
 Shapes: N domains, L MoE layers, E experts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -105,18 +105,21 @@ def knock_out(
     *,
     start_id: int,
     budget: float | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[KnockOut] | None:
     """Switch off each domain's favorites in turn and measure the damage to all domains.
 
     `by_domain` says who the favorites are, `documents` what is read with and without them. None
     where nothing can be compared: one domain, a dense model, or one whose gates leave no expert
-    unchosen.
+    unchosen. `on_progress` hears the share of readings that is done.
     """
     if divergence(by_domain) is None or not _has_spare_expert(model.config):
         return None
     before = _nats(model, documents, start_id, budget)
-    found = []
+    found: list[KnockOut] = []
     for domain in documents:
+        if on_progress is not None:
+            on_progress((1 + len(found)) / (1 + len(documents)))
         experts = favorites(by_domain, domain)
         with switched_off(model, experts):
             after = _nats(model, documents, start_id, budget)

@@ -8,7 +8,7 @@ M moments.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 
@@ -119,21 +119,25 @@ def evaluate(
     *,
     start_id: int,
     budget: float | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Predict every token of every document from those before it, each document on its own.
 
     A document begins behind `start_id`. One that is longer than the model's context is read in
     windows that overlap by half, so that every token but the first window's has at least half a
-    context before it.
+    context before it. `on_progress` hears the share of windows that is read.
     """
     context = model.config.max_position_embeddings
     windows = [w for d in documents for w in _windows([start_id, *d.tokens], context)]
     windows.sort(key=lambda window: len(window.tokens), reverse=True)
-    total = _empty(model, documents)
+    total, num_read = _empty(model, documents), 0
     remaining = iter(windows)
     with torch.no_grad():
         while batch := _take(remaining):
             total = total + _evaluate_batch(model, batch, budget)
+            num_read += len(batch)
+            if on_progress is not None:
+                on_progress(num_read / len(windows))
     return total
 
 

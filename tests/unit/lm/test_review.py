@@ -33,6 +33,23 @@ def test_a_review_tells_of_budget_domains_and_samples(tmp_path: Path) -> None:
     assert [each["domain"] for each in found["knock_out"]] == ["python", "c", "prose"]
 
 
+def test_a_long_review_says_how_far_each_stage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moestro.lm.review._SAY_EVERY_S", 0.0)
+    heard: list[str] = []
+    review(tiny.language_model(), tiny.shards(tmp_path), limits=LIMITS, say=heard.append)
+    shares: dict[str, list[int]] = {}
+    for name, _, share in (line.rpartition(": ") for line in heard if line.endswith("%")):
+        shares.setdefault(name.split()[0], []).append(int(share.rstrip("%")))
+    assert set(shares) == {"evaluating", "measuring", "switching"}
+    for told in shares.values():
+        assert max(told) <= 100
+    # Of two stages that evaluate, and of one each.
+    assert [told.count(100) for told in shares.values()] == [2, 1, 0]
+    assert shares["measuring"] == sorted(shares["measuring"])
+
+
 def test_the_headline_is_what_scoring_the_same_documents_gives(tmp_path: Path) -> None:
     lm, data = tiny.language_model(), tiny.shards(tmp_path)
     found = review(lm, data, limits=LIMITS).to_dict()
