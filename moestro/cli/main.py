@@ -118,7 +118,8 @@ def _drop_output() -> None:
 
 def _describe(error: typer.TyperException) -> str:
     """Put what is wrong with the command line in one line: the flag, its value, where to look."""
-    message = error.format_message()
+    # Pydantic, which reads what is given, says so before what others found wrong.
+    message = error.format_message().replace(": Value error, ", ": ", 1)
     given = [reason["input"] for reason in getattr(error.__cause__, "errors", list)()]
     value = "".join(f" Got {text!r}." for text in given if repr(text) not in message)
     context = getattr(error, "ctx", None)

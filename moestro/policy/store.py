@@ -3,6 +3,7 @@
 No pickle, at most 5 MB. Knows the format, not what the numbers mean. Next: report.py.
 """
 
+import hashlib
 import io
 import struct
 import tokenize
@@ -36,6 +37,8 @@ _HALF = ("rarity_D", "topics_HK", "text_DM", "values_VM")
 _ENCODER = ("rarity_D", "topics_HK", "center_S", "spread_S", "whiten_SS")
 _HEADS = ("text_DM", "bias_M")
 _SEEN = "prints_L"
+# Of the weights: both files are from one writing, or the floor was shown for others.
+_DIGEST = "weights_sha256"
 _FOREST = ("roots_T", "features_V", "thresholds_V", "left_V", "values_VM")
 # What zipfile, zlib and numpy raise where bytes of weights are not what they were.
 _DAMAGE = (
@@ -63,7 +66,8 @@ def save_policy(policy: Policy, folder: Path) -> None:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS_FILE, packed.getvalue())
-    write_json(folder / POLICY_FILE, _describe(policy))
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    write_json(folder / POLICY_FILE, {**_describe(policy), _DIGEST: digest})
 
 
 def is_calibrated(folder: Path) -> bool:
@@ -89,7 +93,11 @@ def load_policy(path: Path) -> Policy:
             f"{path / POLICY_FILE}: format {saved.get('format')!r} is not {FORMAT}: fit again"
         )
     try:
-        return _build(saved, path / WEIGHTS_FILE)
+        weights = (path / WEIGHTS_FILE).read_bytes()
+        # Policies of before have no digest.
+        if saved.get(_DIGEST, digest := hashlib.sha256(weights).hexdigest()) != digest:
+            raise ValueError(f"{WEIGHTS_FILE} is not the one that {POLICY_FILE} tells of")
+        return _build(saved, weights)
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: is damaged ({error}): fit the policy again") from error
 
@@ -113,8 +121,8 @@ def _describe(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _build(saved: Mapping[str, Any], weights: Path) -> Policy:
-    with zipfile.ZipFile(weights) as packed:
+def _build(saved: Mapping[str, Any], weights: bytes) -> Policy:
+    with zipfile.ZipFile(io.BytesIO(weights)) as packed:
         tensors = {name: _read_numbers(packed, name) for name in (*_ENCODER, *_HEADS, *_FOREST)}
         is_known = f"{_SEEN}.npy" in packed.namelist()
         seen = SeenPrompts(_read_prints(packed)) if is_known else SeenPrompts()

@@ -156,3 +156,30 @@ def test_the_help_names_the_tables_that_keys_need(keys: Any) -> None:
     assert status == 0
     assert "[records]" in out
     assert "[[models]]" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--days", "1e12"], "it must be 0 to 253402300799"),
+        (["--set", f"budget_tokens={10**20}"], "budget_tokens is 1" + 20 * "0" + ": it must be 0"),
+        (["--set", f"requests_per_minute={2**31}"], "it must be 1 to 2147483647"),
+    ],
+)
+def test_terms_that_no_calendar_or_database_holds_are_refused_and_the_list_is_shown(
+    keys: Any, config: Path, given: list[str], complaint: str
+) -> None:
+    status, _, said = keys("add", config, "alice", *given)
+    assert status == 2
+    assert complaint in said
+    assert keys("list", config)[0] == 0
+
+
+def test_a_word_that_is_no_choice_is_told_in_words_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["moestro", "convert", "model", "new", "--to", "onnx"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("moestro: Invalid value for '--to': 'onnx' is not one of 'hf', 'gguf'.")

@@ -1,5 +1,6 @@
 """A policy's life: learned, stored, asked, measured, joined by a new model."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -111,11 +112,33 @@ def test_damaged_folders_are_named(pair: Policy, tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
+def test_weights_of_another_writing_are_refused(
+    pair: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised = pair.with_threshold(0.5, {"floor": 0.9})
+    save_policy(promised, tmp_path)
+    assert load_policy(tmp_path).threshold == 0.5
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moestro.policy.store.write_json", stop)
+    other = build_pair(make_outcomes(200, seed=9), "small", "large", {})
+    with pytest.raises(KeyboardInterrupt):
+        save_policy(other, tmp_path)
+    with pytest.raises(CheckpointError, match=r"is not the one that policy\.json tells of"):
+        load_policy(tmp_path)
+
+
 def test_whatever_befalls_the_bytes_of_weights_ends_in_one_line(
     pair: Policy, tmp_path: Path
 ) -> None:
     save_policy(pair, tmp_path)
     whole = (tmp_path / "weights.npz").read_bytes()
+    said = json.loads((tmp_path / "policy.json").read_text())
+    del said["weights_sha256"]
+    # As of a policy from before there were digests.
+    (tmp_path / "policy.json").write_text(json.dumps(said))
     draw, num_refused = random.Random(0), 0
     for _ in range(100):
         at = draw.randrange(len(whole))
