@@ -57,7 +57,8 @@ class FloorWatch:
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
-        state = await self._records.advance(self._name, self._step, kind="audit")
+        # Audits of before were those of another policy or promise.
+        state = await self._records.advance(self._name, self._step, kind="audit", is_from_now=True)
         was_held = self.monitor.is_held
         self.monitor, self.lost_at = self._read(state), state.get("lost_at")
         self._gauge.set(self.monitor.is_held)

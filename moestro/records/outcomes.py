@@ -121,9 +121,11 @@ def advance(
     step: Step,
     *,
     kind: ScoreKind | None = None,
+    is_from_now: bool = False,
 ) -> State:
     """Apply `step` to a state for each outcome that it has not seen, once, and return it.
 
+    A state that is new has seen none, or with `is_from_now` all that there are.
     `step` takes the state and an outcome and returns the next state; it may be called again for
     an outcome when another worker was faster, and then starts from what that one left.
     """
@@ -131,6 +133,10 @@ def advance(
         with database.read() as connection:
             stored, version = load_state(connection, name)
             unseen = outcomes_since(connection, stored.get("seen", 0), kind=kind)
+        if is_from_now and not version:
+            with database.write() as connection:
+                save_state(connection, name, {"seen": _last_number(connection)}, version)
+            continue
         if not unseen:
             return dict(stored.get("state", {}))
         state = dict(stored.get("state", {}))
@@ -139,6 +145,13 @@ def advance(
         with database.write() as connection:
             save_state(connection, name, {"seen": unseen[-1].id, "state": state}, version)
     raise CapacityError(f"the state {name} is behind by more than {_TRIES * _MOST} outcomes")
+
+
+def _last_number(connection: Connection) -> int:
+    number: int = connection.execute(
+        select(STAMPS.c.value).where(STAMPS.c.name == "outcomes")
+    ).scalar_one()
+    return number
 
 
 def find_state(database: Database, name: str) -> State:

@@ -144,9 +144,16 @@ class Records:
         """Write a score and return its number; raises StorageError if it cannot be kept."""
         return await asyncio.to_thread(self._write_outcome, outcome)
 
-    async def advance(self, name: str, step: Step, *, kind: ScoreKind | None = None) -> State:
-        """Apply `step` to the state that workers share for each outcome it has not seen, once."""
-        return await asyncio.to_thread(advance, self.database, name, step, kind=kind)
+    async def advance(
+        self, name: str, step: Step, *, kind: ScoreKind | None = None, is_from_now: bool = False
+    ) -> State:
+        """Apply `step` to the state that workers share for each outcome it has not seen, once.
+
+        With `is_from_now` a new state has seen all that there are.
+        """
+        return await asyncio.to_thread(
+            advance, self.database, name, step, kind=kind, is_from_now=is_from_now
+        )
 
     async def state(self, name: str) -> State:
         """Return a state that workers share as it is now, an empty one at first."""

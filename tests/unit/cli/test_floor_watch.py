@@ -48,6 +48,7 @@ def test_bad_audits_lose_the_floor_for_all_workers_and_each_says_so_once(
     assert all(watch.is_held for watch in watches)
 
     async def work() -> None:
+        await watches[0]._look()
         await add_audits(records, 40, 0.0, 1.0)
         await follow(*watches, until=lambda: not any(watch.is_held for watch in watches))
         await add_audits(records, 5, 0.0, 1.0)
@@ -70,6 +71,7 @@ def test_good_audits_and_plain_scores_keep_it(start_records: StartRecords) -> No
     watch = FloorWatch(records, "promise", 0.9, build_gauge())
 
     async def work() -> None:
+        await watch._look()
         await add_audits(records, 30, 1.0, 1.0)
         # No audits: nobody knows what the strongest model would have scored.
         await add_audits(records, 30, 0.0, None)
@@ -92,6 +94,27 @@ def test_another_promise_is_tested_anew(start_records: StartRecords) -> None:
         return other
 
     assert asyncio.run(work()).monitor.floor == 0.8
+
+
+def test_a_new_promise_is_not_lost_by_the_audits_of_the_one_before(
+    start_records: StartRecords,
+) -> None:
+    records = start_records()
+
+    async def work() -> tuple[FloorWatch, FloorWatch]:
+        first = FloorWatch(records, "one", 0.9, build_gauge())
+        await first._look()
+        await add_audits(records, 40, 0.0, 1.0)
+        await first._look()
+        second = FloorWatch(records, "two", 0.9, build_gauge())
+        await second._look()
+        await add_audits(records, 3, 1.0, 1.0)
+        await second._look()
+        return first, second
+
+    first, second = asyncio.run(work())
+    assert (first.is_held, first.monitor.num_audits > 0) == (False, True)
+    assert (second.is_held, second.monitor.num_audits) == (True, 3)
 
 
 def test_a_state_that_is_damaged_is_begun_anew(
