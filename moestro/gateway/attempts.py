@@ -167,7 +167,7 @@ class Attempts:
             await asyncio.wait((first, placed), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait((first,), timeout=after_s)
         except asyncio.CancelledError:
-            await _drop(first)
+            _drop(first)
             raise
         if first.done():
             return first.result()
@@ -269,15 +269,21 @@ async def _race(first: "asyncio.Task[Leg]", second: "asyncio.Task[Leg]") -> Leg:
         return first.result()
     finally:
         for task in running:
-            await _drop(task)
+            _drop(task)
 
 
-async def _drop(task: "asyncio.Task[Leg]") -> None:
+def _drop(task: "asyncio.Task[Leg]") -> None:
+    """End a try, and its answer if it has one already.
+
+    Nobody waits for that: who left meanwhile would leave the answer that won open behind him.
+    """
     task.cancel()
-    # Not awaited itself: that it was cancelled and that we are would look the same.
-    await asyncio.wait((task,))
+    task.add_done_callback(_close)
+
+
+def _close(task: "asyncio.Task[Leg]") -> None:
     with suppress(BackendError, CapacityError, asyncio.CancelledError):
-        task.result().close()
+        task.result().close_well()
 
 
 def _final(fault: Fault, line: Line) -> BackendError | CapacityError:

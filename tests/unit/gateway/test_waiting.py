@@ -6,12 +6,14 @@ Next: test_queue.py.
 import asyncio
 import random
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from moestro.gateway.attempts import _race
 from moestro.gateway.config import BreakerConfig
 from moestro.gateway.faults import Fault
 from moestro.gateway.fleet import BackendConfig
 from moestro.gateway.health import Health
+from moestro.gateway.legs import Incoming, Leg
 from moestro.gateway.queue import Line, Member
 from moestro.gateway.shared import Alone
 from moestro.gateway.upstream import build_upstream
@@ -127,3 +129,36 @@ def test_a_hedge_goes_to_another_backend_than_the_slow_one() -> None:
             return [len(server.asked) for server in running.servers["m"]]
 
     assert run(work()) == [1, 1]
+
+
+def test_who_leaves_as_a_hedge_is_decided_leaves_no_place_taken() -> None:
+    class Silent:
+        status = 200
+
+        def close(self) -> None:
+            pass
+
+    async def work() -> list[int]:
+        places = line(1, 1)
+
+        async def win() -> Leg:
+            member = await places.enter(None)
+            return Leg(member=member, line=places, incoming=cast(Incoming, Silent()))
+
+        async def lose() -> Leg:
+            try:
+                return await asyncio.Future()
+            finally:
+                await asyncio.sleep(0.01)
+
+        race = asyncio.ensure_future(
+            _race(asyncio.ensure_future(win()), asyncio.ensure_future(lose()))
+        )
+        await asyncio.sleep(0.005)
+        if not race.cancel():
+            race.result().close()
+        await asyncio.gather(race, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        return [member.health.num_in_flight for member in places.members]
+
+    assert run(work()) == [0, 0]
