@@ -16,7 +16,6 @@ from moestro.gateway.choosing import CascadeRule
 from moestro.gateway.config import GatewayConfig
 from moestro.gateway.content import text_of
 from moestro.gateway.events import as_count, read_data, write_event
-from moestro.gateway.faults import Fault
 from moestro.gateway.legs import Leg
 
 
@@ -70,20 +69,19 @@ class Sieve:
 
 
 async def is_good(leg: Leg, sieve: Sieve, rule: CascadeRule, config: GatewayConfig) -> bool:
-    """Tell whether an answer is kept; its first events are read as far as that needs."""
-    try:
-        if rule.reads_whole:
-            return await _is_good_text(leg, rule, config.max_answer_bytes)
-        if leg.events is None:
-            leg.body = sieve.whole(leg.body)
-        while leg.events is not None and len(sieve.logprobs) < config.cascade_tokens:
-            more = await leg.events.next()
-            if not more:
-                break
-            leg.body += more
-    except Fault as fault:
-        leg.member.health.note_fault(fault)
-        return False
+    """Tell whether an answer is kept; its first events are read as far as that needs.
+
+    A Fault where its backend breaks off before.
+    """
+    if rule.reads_whole:
+        return await _is_good_text(leg, rule, config.max_answer_bytes)
+    if leg.events is None:
+        leg.body = sieve.whole(leg.body)
+    while leg.events is not None and len(sieve.logprobs) < config.cascade_tokens:
+        more = await leg.events.next()
+        if not more:
+            break
+        leg.body += more
     # Without any there is nothing that speaks for it.
     return bool(sieve.logprobs) and rule.accepts("", sieve.logprobs)
 

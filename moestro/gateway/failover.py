@@ -153,10 +153,11 @@ class StreamOut:
                 log.warning("request %s goes not on at %s: %s", trace.call.request_id, model, error)
                 continue
             if leg.status != 200:
-                leg.close()
+                leg.close_well()
                 continue
             self.leg = leg
             self.outgoing = outgoing
+            leg.member.health.note_success()
             broken.health.note_failover()
             trace.num_failovers += 1
             trace.model, trace.member = model, leg.member

@@ -170,11 +170,9 @@ class Health:
         if fault.retry_after_s is not None:
             self._rests_until = max(self._rests_until, now + fault.retry_after_s)
             self._is_full = fault.kind == "busy"
-        if fault.kind in ("busy", "unready"):
-            # Full, or loading still, but alive.
-            return
-        if fault.is_of_request:
-            # Else one client with a path or a text that it does not take shuts all others out.
+        # Full, or loading still, but alive; and one client with a path or a text that it does not
+        # take must not shut all others out.
+        if fault.kind in ("busy", "unready") or fault.is_of_request:
             self.note_left()
             return
         self._change(lambda breaker: breakers.after_failure(breaker, now, self._config))

@@ -90,6 +90,11 @@ class Leg:
             if self.span is not None:
                 self.span.end(self.status, error)
 
+    def close_well(self) -> None:
+        """End it where it shows its backend to be well, though nobody gets it."""
+        self.close()
+        self.member.health.note_success()
+
 
 class Events:
     """The events of one backend's stream, each taken into what has been told before it goes on."""

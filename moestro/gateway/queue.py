@@ -141,8 +141,8 @@ class Line:
         wait_s = self.wait_s()
         full = next((member for member in members if member.health.is_overloaded), None)
         if full is not None:
-            trouble = full.health.trouble
-            raise CapacityError(f"{trouble}: try again in {wait_s:.1f} s", wait_s)
+            message = f"{full.name} is asked too much: try again in {wait_s:.1f} s"
+            raise CapacityError(message, wait_s)
         trouble = next((m.health.trouble for m in members if m.health.trouble), None)
         because = f" ({trouble})" if trouble else ""
         what = "is loading" if self.state == "loading" else f"does not answer{because}"

@@ -58,16 +58,10 @@ class Turns:
         if leg.status != 200:
             trace.reason = f"cascade; {small} refused"
             return _end_refused(leg)
-        try:
-            is_kept = await is_good(leg, sieve, rule, self._config)
-        except BaseException:
-            leg.close()
-            raise
-        if is_kept:
+        if await self._judge(leg, sieve, rule):
             trace.choice = choice
             trace.model, trace.member, trace.reason = small, leg.member, "cascade: kept"
             return leg
-        leg.close()
         # Its answer is better than none, should nobody else have one.
         trace.choice = replace(choice, models=(*rest, small))
         trace.reason = "cascade: not sure enough"
@@ -75,6 +69,24 @@ class Turns:
         num_prompt = trace.asked.estimated_tokens
         trace.extra_usd = self._prices[small].cost_usd(num_prompt, trace.wasted_tokens)
         return None
+
+    async def _judge(self, leg: Leg, sieve: Sieve, rule: CascadeRule) -> bool:
+        """Tell whether a small model's answer is kept; end it if not."""
+        health = leg.member.health
+        try:
+            is_kept = await is_good(leg, sieve, rule, self._config)
+        except Fault as fault:
+            health.note_fault(fault)
+            leg.close(fault)
+            return False
+        except BaseException as error:
+            health.note_left()
+            leg.close(error)
+            raise
+        if not is_kept:
+            # Not sure enough, but well; of one that is kept, whoever passes it on says so.
+            leg.close_well()
+        return is_kept
 
     async def _ask_all(self, trace: Trace, outgoing: Outgoing, refused: Leg | None) -> Leg:
         """Ask the model chosen; if it refuses or none of its backends answers, the next one."""
@@ -119,7 +131,6 @@ def _explain(
 
 
 def _end_refused(leg: Leg) -> Leg:
-    leg.close()
     # Who says what is wrong with a request is well.
-    leg.member.health.note_success()
+    leg.close_well()
     return leg
