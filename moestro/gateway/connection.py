@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._taker: Taker | None = None
         self._fields: Fields = {}
         self._num_bytes = 0
+        self._has_heard = False
         self._has_head = False
         self._may_stay = False
         self._is_paused = False
@@ -56,13 +57,18 @@ class Connection(asyncio.Protocol):
         """Whether something can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether anything came since the last request was sent."""
+        return self._has_heard
+
     def send(self, request: bytes, taker: Taker) -> None:
         """Send a whole request; its answer goes to `taker`."""
         assert self._transport is not None
         assert self._taker is None, "one request at a time"
         self._taker = taker
         self._num_bytes = 0
-        self._has_head = self._may_stay = False
+        self._has_heard = self._has_head = self._may_stay = False
         self._transport.write(request)
 
     def pause(self) -> None:
@@ -116,6 +122,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take an answer apart."""
+        self._has_heard = True
         taker = self._taker
         if taker is None or taker.is_over:
             # Nobody asked for it.

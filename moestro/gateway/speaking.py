@@ -32,9 +32,16 @@ class WireSender:
         if _is_native(upstream, outgoing):
             body = outgoing.body_for(upstream.model)
             headers = {**asked.headers, **outgoing.headers}
-            return await self._connections.post(upstream, asked.path, body, headers)
-        written = _translate(upstream, outgoing)
-        incoming = await self._connections.post(upstream, _MESSAGES, written, outgoing.headers)
+            return await self._connections.post(
+                upstream, asked.path, body, headers, is_repeatable=asked.is_repeatable
+            )
+        incoming = await self._connections.post(
+            upstream,
+            _MESSAGES,
+            _translate(upstream, outgoing),
+            outgoing.headers,
+            is_repeatable=asked.is_repeatable,
+        )
         return TranslatedIncoming(incoming, wants_usage=asked.wants_usage)
 
 

@@ -157,17 +157,37 @@ class Connections:
         path: str,
         body: bytes,
         headers: Mapping[str, str] = _NO_HEADERS,
+        *,
+        is_repeatable: bool = True,
     ) -> Incoming:
-        """Send a request and return its answer's head; `headers` are added to the server's own."""
-        return await self._send(upstream, upstream.request(b"POST", path, body, headers))
+        """Send a request and return its answer's head; `headers` are added to the server's own.
+
+        One that is not repeatable is sent once, whatever becomes of it.
+        """
+        request = upstream.request(b"POST", path, body, headers)
+        return await self._send(upstream, request, is_repeatable=is_repeatable)
 
     async def get(self, upstream: Upstream, path: str) -> Incoming:
         """Ask for something and return the answer's head."""
-        return await self._send(upstream, upstream.request(b"GET", path, b""))
+        request = upstream.request(b"GET", path, b"")
+        return await self._send(upstream, request, is_repeatable=True)
 
-    async def _send(self, upstream: Upstream, request: bytes) -> Incoming:
+    async def _send(self, upstream: Upstream, request: bytes, *, is_repeatable: bool) -> Incoming:
+        kept = self._find_idle(upstream.place)
+        if kept is not None:
+            try:
+                return await self._send_over(kept, upstream, request)
+            except Fault as fault:
+                is_closed_unheard = fault.kind == "broken" and not kept.has_heard
+                if not (is_closed_unheard and is_repeatable):
+                    raise
+                # A server may close an idle connection just as it is used again: no fault of its.
+        return await self._send_over(await self._open(upstream), upstream, request)
+
+    async def _send_over(
+        self, connection: Connection, upstream: Upstream, request: bytes
+    ) -> Incoming:
         place = upstream.place
-        connection = self._find_idle(place) or await self._open(upstream)
 
         def keep(connection: Connection) -> None:
             self._keep(place, connection)

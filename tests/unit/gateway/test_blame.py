@@ -12,7 +12,7 @@ from moestro.errors import BackendError, ConfigError
 from tests.unit.gateway.test_anthropic import well as well_anthropic
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
-from tests.unit.gateway.upstreams import QUICK, Asking, Behavior, gateway_over, replies, well
+from tests.unit.gateway.upstreams import QUICK, Asking, Behavior, gateway_over, raw, replies, well
 
 # More than open a breaker, with a retry each.
 MANY = 4
@@ -142,3 +142,19 @@ def test_a_path_that_is_not_there_lets_the_next_request_try_a_half_open_breaker(
             return (await running.ask()).status
 
     assert run(work()) == 200
+
+
+def test_a_connection_that_is_closed_as_it_is_used_again_blames_nobody() -> None:
+    async def work() -> Any:
+        hangs_up = raw(b"")
+        config = replace(QUICK, retries=0)
+        async with gateway_over({"m": [[well, hangs_up, well, hangs_up]]}, config) as running:
+            statuses = [(await running.ask()).status for _ in range(2)]
+            backend = running.gateway.view().models[0].backends[0]
+            assert (backend.num_requests, backend.num_errors) == (2, 0)
+            # What is kept there must not be kept twice.
+            with pytest.raises(BackendError, match="m/0 closed the connection"):
+                await running.ask(store=True)
+            return statuses, len(running.servers["m"][0].asked)
+
+    assert run(work()) == ([200, 200], 4)

@@ -39,8 +39,10 @@ class Site:
     heads: list[bytes]
     num_connections: int = 0
 
-    async def ask(self, body: bytes = b"{}") -> bytes:
-        incoming = await self.connections.post(self.upstream, "/v1/completions", body)
+    async def ask(self, body: bytes = b"{}", *, is_repeatable: bool = True) -> bytes:
+        incoming = await self.connections.post(
+            self.upstream, "/v1/completions", body, is_repeatable=is_repeatable
+        )
         try:
             return await incoming.read_whole(10**9)
         finally:
