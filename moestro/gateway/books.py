@@ -21,7 +21,8 @@ _NO_PRICE = Price()
 class AnswerBound:
     """What an answer may become: its tokens, None where nothing limits them, and their price.
 
-    `price` is the dearest of the models that may be asked. Of several answers to one request, each
+    `price` is the dearest of the models that may be asked, and in a cascade the small one's as
+    well: its answer is paid for though it be not kept. Of several answers to one request, each
     may have so many tokens.
     """
 
@@ -96,12 +97,12 @@ class Books:
         asked, choice, call = trace.asked, trace.choice, trace.call
         assert asked is not None
         assert choice is not None
-        dearest = max(
-            (self._prices[model] for model in choice.models),
-            key=lambda price: price.input_usd_per_mtok + price.output_usd_per_mtok,
-        )
+        prices = [self._prices[model] for model in choice.models]
+        price = max(prices, key=lambda each: each.input_usd_per_mtok + each.output_usd_per_mtok)
+        if choice.cascade is not None:
+            price += prices[0]
         bound = AnswerBound(
-            max_tokens=asked.answer_limit, price=dearest, num_answers=asked.num_choices
+            max_tokens=asked.answer_limit, price=price, num_answers=asked.num_choices
         )
         trace.settle = self._door.admit(
             call.caller,

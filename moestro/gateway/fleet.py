@@ -35,6 +35,13 @@ class Price:
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} is {value}: a price is 0 or more dollars")
 
+    def __add__(self, other: "Price") -> "Price":
+        """Return the price of tokens that two models read and write."""
+        return Price(
+            input_usd_per_mtok=self.input_usd_per_mtok + other.input_usd_per_mtok,
+            output_usd_per_mtok=self.output_usd_per_mtok + other.output_usd_per_mtok,
+        )
+
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return what an answer cost."""
         spent = prompt_tokens * self.input_usd_per_mtok

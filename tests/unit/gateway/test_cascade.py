@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.unit.gateway.test_books import NotingDoor
 from tests.unit.gateway.test_choosing import ScriptedPolicy
 from tests.unit.gateway.test_failover import run
 from tests.unit.gateway.upstreams import (
     QUICK,
+    WORDS,
     Asking,
     Behavior,
     answer_of,
@@ -105,6 +107,25 @@ def test_what_is_not_sure_is_asked_of_the_stronger(is_stream: bool) -> None:
     if is_stream:
         assert read_stream(data)[0] == whole_text()
         assert b"logprob" not in data
+
+
+def test_what_a_cascade_may_cost_is_held_of_a_budget() -> None:
+    async def work() -> Any:
+        door = NotingDoor()
+        policy = ScriptedPolicy(cascade=Above())
+        behaviors: Any = {"weak": [says(-3)], "strong": [well]}
+        around = {"door": door}
+        async with gateway_over(behaviors, policy=policy, around=around) as running:
+            # As many as the servers' answers have.
+            await running.ask(model="auto", max_tokens=WORDS)
+            await running.ask(model="strong", max_tokens=WORDS)
+        return door.admitted, running.records
+
+    admitted, records = run(work())
+    assert records[0].wasted_tokens == WORDS
+    for (_, _, num_prompt, bound), record in zip(admitted, records, strict=True):
+        assert record.cost_usd <= bound.price.cost_usd(num_prompt, bound.max_tokens)
+    assert [bound.price.output_usd_per_mtok for *_, bound in admitted] == [4, 2]
 
 
 @pytest.mark.parametrize("strong", [replies(500), replies(503, b"", "retry-after: 60")])
