@@ -101,7 +101,8 @@ class GatewayConfig:
     """The most seconds of that; a backend's own Retry-After is waited for if it is no longer.
     Limits: above 0."""
     hedge_after_s: float | None = None
-    """Ask a second backend when the first is silent for so many seconds; none never does.
+    """Ask a second backend when the first is silent for so many seconds; none never does. What the
+    slower one read is in no cost here, though its operator may bill it.
     Limits: above 0."""
     sticky_s: float = 3600.0
     """Seconds for which a conversation stays with its model after its last turn; another one that
