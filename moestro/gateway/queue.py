@@ -130,15 +130,16 @@ class Line:
         if self._waiting:
             self._serve()
 
-    def wait_s(self) -> float:
-        """Return how long all backends are left alone still."""
-        return min((member.health.wait_s() for member in self.members), default=0.0)
+    def wait_s(self, barred: Collection[str] = ()) -> float:
+        """Return how long all backends not `barred` are left alone still."""
+        members = (member for member in self.members if member.name not in barred)
+        return min((member.health.wait_s() for member in members), default=0.0)
 
     def _check_open(self, barred: Collection[str]) -> None:
         members = [member for member in self.members if member.name not in barred]
         if any(member.health.may_ask() for member in members):
             return
-        wait_s = self.wait_s()
+        wait_s = self.wait_s(barred)
         full = next((member for member in members if member.health.is_overloaded), None)
         if full is not None:
             message = f"{full.name} is asked too much: try again in {wait_s:.1f} s"

@@ -8,6 +8,9 @@ import random
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
+from moestro.errors import CapacityError
 from moestro.gateway.attempts import _race
 from moestro.gateway.config import BreakerConfig
 from moestro.gateway.faults import Fault
@@ -162,3 +165,15 @@ def test_who_leaves_as_a_hedge_is_decided_leaves_no_place_taken() -> None:
         return [member.health.num_in_flight for member in places.members]
 
     assert run(work()) == [0, 0]
+
+
+def test_who_may_not_go_elsewhere_hears_how_long_those_rest_where_it_may() -> None:
+    async def work() -> float | None:
+        places = line(1, 1)
+        full = places.members[0].health
+        full.note_fault(Fault("busy", "it is full", retry_after_s=30))
+        with pytest.raises(CapacityError, match="m/0 is asked too much") as raised:
+            await places.enter("a", barred=["m/1"])
+        return raised.value.retry_after_s
+
+    assert run(work()) == pytest.approx(30, abs=1)
