@@ -288,8 +288,9 @@ def _check_gate(config: ModelConfig) -> None:
         raise ConfigError(
             f"topk_group is {config.topk_group}, but there are {config.n_group} groups"
         )
+    # A greedy choice looks at no groups, whatever the configuration says of them.
     reachable = experts // config.n_group * config.topk_group
-    if chosen > reachable:
+    if config.topk_method != "greedy" and chosen > reachable:
         raise ConfigError(
             f"num_experts_per_tok is {chosen}, but topk_group leaves {reachable} experts"
         )

@@ -113,6 +113,7 @@ def mixtures(count: int) -> dict[str, dict[str, Any]]:
 GRID = one_at_a_time() | mixtures(24)
 VERSION_2: dict[str, dict[str, Any]] = {
     "greedy": {"topk_method": "greedy"},
+    "greedy, whatever the groups": {"topk_method": "greedy", "n_group": 4, "topk_group": 1},
     "groups": {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
     "compressed queries, biases": {"q_lora_rank": 12, "attention_bias": True},
     "yarn": {"rope_parameters": yarn(mscale=0.707, mscale_all_dim=0.707)},
