@@ -79,7 +79,9 @@ def _scalars(stats: Iterable[Stats]) -> Iterator[Metric]:
 def _experts(stats: Iterable[Stats]) -> Iterator[Metric]:
     labels = (_MODEL, "layer")
     tokens = CounterMetricFamily(
-        "moestro:expert_tokens", "Tokens that visited an expert.", labels=(*labels, "expert")
+        "moestro:expert_tokens",
+        "Tokens that visited an expert, drafts that were wrong among them.",
+        labels=(*labels, "expert"),
     )
     violation = GaugeMetricFamily(
         "moestro:expert_load_violation",

@@ -171,8 +171,9 @@ class TrainConfig:
     batch_size: int = 16
     """Sequences of a step. Limits: 1 or more."""
     micro_batch_size: int | None = None
-    """Sequences of one forward pass; none takes the whole batch at once.
-    Limits: 1 or more, divides `batch_size`."""
+    """Sequences of one forward pass; none takes the whole batch at once. Thresholds of the budget
+    are means over passes, so that with drawn budgets a run is near to one in whole batches, not
+    equal. Limits: 1 or more, divides `batch_size`."""
     seed: int = 0
     """Decides first weights, the order of the data and the budgets drawn.
     Limits: 0 to 4294967295."""
