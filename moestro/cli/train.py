@@ -3,6 +3,7 @@
 Next: train/run.py, train/loop.py.
 """
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,6 @@ def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
             f" see its figures; the model is whole, {trained.checkpoint}"
         )
     last = steps[-1]
-    rates = sorted(row["tokens_per_s"] for row in steps)
     return {
         "run": str(folder),
         "checkpoint": str(trained.checkpoint),
@@ -82,6 +82,7 @@ def summarize(folder: Path, trained: "Trained") -> dict[str, Any]:
         "loss": last["loss"],
         "tokens": last["tokens"],
         "seconds": last["seconds"],
-        "tokens_per_s": rates[len(rates) // 2],
-        "mfu": last["mfu"],
+        # Of all steps: the last one may have shared the machine with another program.
+        "tokens_per_s": statistics.median(row["tokens_per_s"] for row in steps),
+        "mfu": statistics.median(row["mfu"] for row in steps),
     }
