@@ -1,7 +1,8 @@
 """Keeping experts equally busy: biases that steer the choice, and losses that teach the gate.
 
-One method at a time, a bias method with a small sequence-wise loss beside it; statistics are over
-the whole batch of a step, micro-batches included. No token is ever dropped.
+One method at a time, a bias method with a small sequence-wise loss beside it. Biases go by the
+whole batch of a step, micro-batches included; the global-batch loss of a micro-batch by those up to
+it, as the paper buffers them. No token is ever dropped.
 Next: step.py; what the methods cost and give is in docs/log.md.
 
 Shapes: T tokens, K slots, E experts, S sequences, M tokens of a sequence.
