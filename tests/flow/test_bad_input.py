@@ -155,7 +155,7 @@ def test_a_budget_table_needs_fewer_experts_than_the_most(workplace: Path, fewes
     [
         ("nope", ["nope", "no such folder"]),
         ("text", ["text", "no config.json"]),
-        ("text/1.py", ["text/1.py", "no such folder"]),
+        ("text/1.py", ["text/1.py", "is a file"]),
     ],
 )
 def test_a_place_that_is_no_model_is_named_by_every_command(

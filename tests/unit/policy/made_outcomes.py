@@ -1,11 +1,15 @@
 """Outcomes made up for tests: sums are hard for the small model, greetings are not."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moestro.policy.outcomes import Outcomes
+from moestro.policy.store import POLICY_FILE, WEIGHTS_FILE
 
 EASY = ("Say hello to {}", "Greet my friend {}", "Write a kind word for {}")
 HARD = ("Integrate x^{} over the line", "Prove that {} divides n^3", "Solve y'' = {} y")
@@ -51,3 +55,11 @@ def write_json_lines(outcomes: Outcomes, path: Path) -> Path:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def write_weights_of_before(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Put other weights into a policy's folder, as when policies had no digest of theirs."""
+    np.savez(folder / WEIGHTS_FILE, **dict(arrays))
+    said = json.loads((folder / POLICY_FILE).read_text())
+    del said["weights_sha256"]
+    (folder / POLICY_FILE).write_text(json.dumps(said))

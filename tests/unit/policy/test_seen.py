@@ -14,7 +14,7 @@ from moestro.policy.policy import Policy
 from moestro.policy.report import report
 from moestro.policy.seen import SeenPrompts
 from moestro.policy.store import WEIGHTS_FILE, load_policy, save_policy
-from tests.unit.policy.made_outcomes import make_outcomes, write_csv
+from tests.unit.policy.made_outcomes import make_outcomes, write_csv, write_weights_of_before
 from tests.unit.policy.test_commands import QUICK, run
 
 WARNING = "the policy learned from 60 of these 60 rows, where it looks better than it is"
@@ -55,7 +55,7 @@ def test_a_policy_that_does_not_know_what_it_saw_says_nothing(pair: Policy, tmp_
     save_policy(pair, tmp_path)
     with np.load(tmp_path / WEIGHTS_FILE) as saved:
         arrays = {name: saved[name] for name in saved if name != "prints_L"}
-    np.savez_compressed(tmp_path / WEIGHTS_FILE, **arrays)
+    write_weights_of_before(tmp_path, arrays)
     assert load_policy(tmp_path).seen.count(make_outcomes(200, seed=1).prompts) == 0
 
 

@@ -12,7 +12,7 @@ from moestro.policy.estimate import TOPIC_PLACES, fold_words
 from moestro.policy.features import NUM_BUCKETS, read
 from moestro.policy.learn import LearnConfig, find_topics, fit_encoder
 from moestro.policy.store import WEIGHTS_FILE, load_policy, save_policy
-from tests.unit.policy.made_outcomes import make_outcomes
+from tests.unit.policy.made_outcomes import make_outcomes, write_weights_of_before
 
 MATTERS = ("river lake stream delta flood", "court judge appeal verdict statute")
 CONFIG = LearnConfig(num_topics=4)
@@ -66,6 +66,6 @@ def test_topics_of_another_shape_are_refused(cut: Any, tmp_path: Path) -> None:
     save_policy(build_pair(make_outcomes(40), "small", "large", {}, CONFIG), tmp_path)
     arrays = dict(np.load(tmp_path / WEIGHTS_FILE))
     arrays["topics_HK"] = arrays["topics_HK"][cut]
-    np.savez(tmp_path / WEIGHTS_FILE, **arrays)
+    write_weights_of_before(tmp_path, arrays)
     with pytest.raises(CheckpointError, match="topics have shape"):
         load_policy(tmp_path)
