@@ -21,9 +21,9 @@ _NO_PRICE = Price()
 class AnswerBound:
     """What an answer may become: its tokens, None where nothing limits them, and their price.
 
-    `price` is the dearest of the models that may be asked, and in a cascade the small one's as
-    well: its answer is paid for though it be not kept. Of several answers to one request, each
-    may have so many tokens.
+    `price` is exceeded by none of the models that may be asked, and in a cascade has the small
+    one's added: its answer is paid for though it be not kept. Of several answers to one request,
+    each may have so many tokens.
     """
 
     max_tokens: int | None
@@ -98,7 +98,7 @@ class Books:
         assert asked is not None
         assert choice is not None
         prices = [self._prices[model] for model in choice.models]
-        price = max(prices, key=lambda each: each.input_usd_per_mtok + each.output_usd_per_mtok)
+        price = Price.dearest(prices)
         if choice.cascade is not None:
             price += prices[0]
         bound = AnswerBound(

@@ -5,7 +5,7 @@ connection. Next: gateway.py, config.py.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,14 @@ class Price:
         for name, value in vars(self).items():
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} is {value}: a price is 0 or more dollars")
+
+    @classmethod
+    def dearest(cls, prices: Sequence["Price"]) -> "Price":
+        """Return a price that no tokens at any of these exceed; one model may read cheaply only."""
+        return cls(
+            input_usd_per_mtok=max(each.input_usd_per_mtok for each in prices),
+            output_usd_per_mtok=max(each.output_usd_per_mtok for each in prices),
+        )
 
     def __add__(self, other: "Price") -> "Price":
         """Return the price of tokens that two models read and write."""

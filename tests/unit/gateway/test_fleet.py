@@ -9,7 +9,7 @@ from moestro import settings
 from moestro.backends.scripted import DEFAULT_CARD
 from moestro.errors import ConfigError
 from moestro.gateway.config import GatewayConfig
-from moestro.gateway.fleet import Fleet, LocalServer
+from moestro.gateway.fleet import Fleet, LocalServer, Price
 
 URL = "http://10.0.0.5:8000/v1"
 ONE = {"name": "m", "backends": [{"url": URL}]}
@@ -104,6 +104,13 @@ def test_a_policy_for_other_models_is_told_apart() -> None:
         fleet.check_policy_models(["other"])
     with pytest.raises(ConfigError, match="of which other is not in the fleet"):
         build(ONE).check_policy_models(["other"])
+
+
+def test_no_tokens_cost_more_than_at_the_dearest_price() -> None:
+    reads_cheaply = Price(input_usd_per_mtok=1, output_usd_per_mtok=9)
+    writes_cheaply = Price(input_usd_per_mtok=6, output_usd_per_mtok=2)
+    dearest = Price.dearest([reads_cheaply, writes_cheaply])
+    assert dearest == Price(input_usd_per_mtok=6, output_usd_per_mtok=9)
 
 
 def test_settings_are_written_as_they_are_read() -> None:
