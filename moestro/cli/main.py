@@ -73,9 +73,7 @@ def main() -> None:
     # As Ctrl-C: what is half written is taken away again. Servers and runs say what else they do.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _run()
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(_run())
     except typer.TyperException as error:
         # Without any arguments there is no complaint: the help was shown.
         _fail(_describe(error), status=2) if error.format_message() else sys.exit(2)
@@ -99,16 +97,22 @@ def main() -> None:
         )
 
 
-def _run() -> None:
+def _run() -> int:
     # Not `app()`, which ends the process itself: its complaints fill a box of several lines, and
     # Ctrl-C is 130 to it.
     command = typer.main.get_command(app)
     asked = settings.variable(_COMPLETE, "")
     if asked:
         sys.exit(typer.completion.shell_complete(command, {}, "moestro", _COMPLETE, asked))
-    with command.make_context("moestro", sys.argv[1:]) as context:
-        command.invoke(context)
+    status = 0
+    try:
+        with command.make_context("moestro", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        status = done.exit_code
+    # Python does so at its end, too late to say what is wrong in one line.
     sys.stdout.flush()
+    return status
 
 
 def _drop_output() -> None:

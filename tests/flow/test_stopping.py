@@ -65,14 +65,16 @@ def test_ctrl_c_while_the_program_is_imported_is_one_line(
 @pytest.mark.parametrize(
     "words", [("--version",), ("inspect", "run", "--json"), ("keys", "--help")]
 )
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_behind_standard_output_is_one_line(
-    workplace: Path, model: Path, words: tuple[str, ...]
+    workplace: Path, model: Path, words: tuple[str, ...], unbuffered: str
 ) -> None:
+    place = {"PYTHONPATH": str(Path(moestro.__file__).parents[1]), "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "moestro", *words],
             cwd=workplace,
-            env=os.environ | {"PYTHONPATH": str(Path(moestro.__file__).parents[1])},
+            env=os.environ | place,
             stdout=full,
             stderr=subprocess.PIPE,
             encoding="utf-8",
