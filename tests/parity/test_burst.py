@@ -10,19 +10,17 @@ import torch
 from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
-from moestro.engine.request import EngineRequest, Event, FailEvent, TokensEvent
+from moestro.engine.request import EngineRequest, Event, TokensEvent
 from moestro.model.model import Transformer
 from moestro.model.prepare import prepare
 from moestro.ops.choose import chosen_kernels
 from moestro.ops.native import NativeKernels
 from tests.builders import linear_budget, random_model, random_tokens, tiny_config
-from tests.parity.traffic import steps
+from tests.parity.traffic import run
 
 SHAPE = tiny_config(max_position_embeddings=256, num_nextn_predict_layers=1)
 KERNELS = chosen_kernels().kernels
 pytestmark = pytest.mark.skipif(not isinstance(KERNELS, NativeKernels), reason="no native kernels")
-
-Answers = dict[str, list[Any]]
 
 
 def prepared(seed: int = 0, kind: Any = "float32") -> Transformer:
@@ -58,21 +56,6 @@ def ask(name: str, seed: int = 0, **changes: Any) -> EngineRequest:
 
 def crowd(number: int, **changes: Any) -> list[EngineRequest]:
     return [ask(f"r{seed}", seed, **changes) for seed in range(number)]
-
-
-def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> tuple[Answers, int]:
-    """Run requests to their ends, one more each so many steps; return answers and steps."""
-    answers: Answers = {}
-    num_steps = 0
-    for events in steps(engine, requests, every):
-        num_steps += 1
-        for event in events:
-            own = answers.setdefault(event.request_id, [])
-            if isinstance(event, TokensEvent):
-                own.extend(event.tokens())
-            elif isinstance(event, FailEvent):
-                own.append(event.message)
-    return answers, num_steps
 
 
 def num_new(events: Sequence[Event]) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from moestro.api.sampling import Sampling
 from moestro.engine.config import CacheConfig, DraftConfig, EngineConfig
 from moestro.engine.engine import Engine
 from moestro.engine.guide import Guide
-from moestro.engine.request import EngineRequest, FailEvent, TokensEvent
+from moestro.engine.request import EngineRequest, TokensEvent
 from moestro.errors import DataError
 from moestro.model.config import ModelConfig
 from moestro.model.model import Transformer
@@ -23,7 +22,7 @@ from moestro.ops.native import NativeKernels
 from moestro.text.grammar import Grammar, GrammarFactory, GrammarSpec
 from moestro.text.learn import learn
 from tests.builders import random_model, tiny_config
-from tests.parity.traffic import steps
+from tests.parity.traffic import Answers, run, steps
 
 TOKENIZER = learn(["the quick brown fox jumps over the lazy dog, says he"] * 3, vocab_size=300)
 SHAPE = tiny_config(vocab_size=TOKENIZER.vocab_size, max_position_embeddings=256)
@@ -41,8 +40,6 @@ SAMPLINGS = [
     Sampling(temperature=0.6, seed=2),
     Sampling(top_p=0.8, top_k=9, min_p=0.02, seed=5),
 ]
-
-Answers = dict[str, list[Any]]
 
 
 def talkative(shape: ModelConfig) -> Transformer:
@@ -96,22 +93,6 @@ def ask(name: str, pattern: str | None, **changes: Any) -> EngineRequest:
         "wants_xray": True,
     }
     return EngineRequest(id=name, grammar=grammar, **(defaults | changes))
-
-
-def run(engine: Engine, requests: Sequence[EngineRequest], every: int = 0) -> tuple[Answers, int]:
-    """Return what each request got, bit by bit, and in how many steps; `+` for a second choice."""
-    answers: Answers = {}
-    num_steps = 0
-    for events in steps(engine, requests, every):
-        num_steps += 1
-        for event in events:
-            choice = event.choice if isinstance(event, TokensEvent) else 0
-            own = answers.setdefault(event.request_id + "+" * choice, [])
-            if isinstance(event, TokensEvent):
-                own.extend(event.tokens())
-            elif isinstance(event, FailEvent):
-                own.append(event.message)
-    return answers, num_steps
 
 
 def text(answer: list[Any]) -> str:

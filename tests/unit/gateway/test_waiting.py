@@ -58,14 +58,19 @@ def test_a_newcomer_gets_a_place_that_nobody_who_waits_may_have() -> None:
     run(work())
 
 
+def frail_line(num_places: int, now: list[float]) -> tuple[Line, Health]:
+    """Return a line for one backend whose breaker opens at one fault, and what it knows."""
+    shared = Alone()
+    config = BackendConfig(url="http://127.0.0.1:1/v1", max_concurrent=num_places)
+    upstream = build_upstream("m/0", "m", config)
+    health = Health(upstream, shared, BreakerConfig(failures=1), lambda: now[0])
+    return Line("m", [Member(upstream, health)], QUICK.queue, shared), health
+
+
 def test_a_backend_that_recovers_is_sent_one_of_those_who_wait() -> None:
     async def work() -> None:
         now = [0.0]
-        shared = Alone()
-        config = BackendConfig(url="http://127.0.0.1:1/v1", max_concurrent=4)
-        upstream = build_upstream("m/0", "m", config)
-        health = Health(upstream, shared, BreakerConfig(failures=1), lambda: now[0])
-        places = Line("m", [Member(upstream, health)], QUICK.queue, shared)
+        places, health = frail_line(4, now)
         held = [await places.enter("a") for _ in range(4)]
         waiting = [asyncio.ensure_future(places.enter("b")) for _ in range(3)]
         await asyncio.sleep(0)
@@ -84,11 +89,7 @@ def test_a_backend_that_recovers_is_sent_one_of_those_who_wait() -> None:
 def test_a_place_that_nobody_wanted_any_more_does_not_keep_others_out() -> None:
     async def work() -> None:
         now = [0.0]
-        shared = Alone()
-        config = BackendConfig(url="http://127.0.0.1:1/v1", max_concurrent=1)
-        upstream = build_upstream("m/0", "m", config)
-        health = Health(upstream, shared, BreakerConfig(failures=1), lambda: now[0])
-        places = Line("m", [Member(upstream, health)], QUICK.queue, shared)
+        places, health = frail_line(1, now)
         held = await places.enter("a")
         waiting = asyncio.ensure_future(places.enter("b"))
         await asyncio.sleep(0)
